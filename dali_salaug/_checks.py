@@ -1,0 +1,71 @@
+"""Checks of arguments, made once, where a caller hands them in. None of them reads a value from the device."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, legal: Collection[str]) -> None:
+    if value not in legal:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}")
+
+
+def check_number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    """``low <= value <= high``, or ``low < value <= high`` with ``open_low``."""
+    fits = isinstance(value, int | float) and low <= value <= high and not (open_low and value == low)
+    if not fits:
+        raise ValueError(f"{name} must be a number in {'(' if open_low else '['}{low:g}, {high:g}]; got {value!r}")
+
+
+def check_images(name: str, images: object) -> Tensor:
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point tensor (B, C, H, W); got {_describe(images)}")
+    return images
+
+
+def check_like_images(name: str, other: object, images: Tensor) -> Tensor:
+    """``other`` must be a batch like ``images``: same shape, dtype and device."""
+    fits = isinstance(other, Tensor) and (other.shape, other.dtype) == (images.shape, images.dtype)
+    if not fits or other.device != images.device:  # type: ignore[attr-defined]
+        raise ValueError(f"{name} must be like images ({_describe(images)}); got {_describe(other)}")
+    return other  # type: ignore[return-value]
+
+
+def check_saliency(saliency: object, images: Tensor) -> Tensor:
+    fits = isinstance(saliency, Tensor) and saliency.ndim == 3 and saliency.is_floating_point()
+    if not fits or saliency.shape[0] != len(images) or saliency.device != images.device:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"saliency must be a floating-point tensor (B, h, w) with B = {len(images)} on {images.device}; "
+            f"got {_describe(saliency)}"
+        )
+    return saliency  # type: ignore[return-value]
+
+
+def check_labels(labels: object, images: Tensor) -> Tensor:
+    fits = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and labels.dtype == torch.int64
+    if not fits or labels.device != images.device:  # type: ignore[attr-defined]
+        raise ValueError(f"labels must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(labels)}")
+    return labels  # type: ignore[return-value]
+
+
+def check_region(size: object) -> tuple[int, int]:
+    """A region's size as (height, width): a whole number of pixels, or a pair of them."""
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise ValueError(f"size must be a positive whole number of pixels, or (height, width); got {size!r}")
+    return pair[0], pair[1]
+
+
+def check_region_fits(size: tuple[int, int], images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    if size[0] > height or size[1] > width:
+        raise ValueError(
+            f"size must fit into the image, at most {height}×{width} pixels here; got a region of {size[0]}×{size[1]}"
+        )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} on {value.device}"
+    return f"{type(value).__name__} {value!r}" if value is not None else "None"

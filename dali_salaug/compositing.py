@@ -1,0 +1,38 @@
+"""The one place that writes pixels: what a region holds comes from elsewhere."""
+
+import torch
+from torch import Tensor
+
+
+def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """True inside each image's box.
+
+    Args:
+        boxes: (B, 4), int64: top, left, bottom, right in pixels, half-open.
+        image_size: (H, W).
+
+    Returns:
+        (B, 1, H, W), bool.
+    """
+    top, left, bottom, right = boxes[:, :, None].unbind(1)
+    y = torch.arange(image_size[0], device=boxes.device)
+    x = torch.arange(image_size[1], device=boxes.device)
+    in_rows, in_columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+
+
+def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Tensor:
+    """A copy of ``images`` with each image's box taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
+
+    KeepAugment eq. 2 (content 0) and eq. 3 (images the augmented, content the clean ones).
+
+    Args:
+        images: (B, C, H, W).
+        boxes: (B, 4), int64, see :func:`box_mask`.
+        content: (B, C, H, W) like ``images``, or one value.
+
+    Returns:
+        (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
+    """
+    # torch.where, not masked_fill: the latter turns channels-last images into contiguous ones.
+    return torch.where(box_mask(boxes, (images.shape[-2], images.shape[-1])), content, images)

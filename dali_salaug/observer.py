@@ -1,0 +1,78 @@
+"""Running a model that is being trained without leaving a trace in it.
+
+A saliency map looks at the live model in the middle of a training step, so the look must change nothing: parameters,
+buffers, gradients already accumulated, ``requires_grad`` flags, modes, random state (``spec`` of the project, §1).
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside any nesting of DistributedDataParallel, DataParallel and ``torch.compile``.
+
+    DDP's wrapper would arm its gradient reducer, and a compiled module computes the gradients of all its
+    parameters even where only the input's is asked for.
+    """
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif "_orig_mod" in model._modules:  # torch.compile's OptimizedModule
+            model = model._modules["_orig_mod"]  # type: ignore[assignment]
+        else:
+            return model
+
+
+@contextmanager
+def observing(model: nn.Module, device: torch.device) -> Iterator[Forward]:
+    """A context that yields ``model``'s forward as a pure observer, for images on ``device``.
+
+    Inside it the model computes in eval mode (an image's result depends on that image alone) with gradients
+    enabled, on detached copies of its parameters and buffers: gradients reach the images and nothing else, and a
+    layer that writes into a buffer writes into a copy. Everything in the model, and the global random state of the
+    CPU and of ``device``, is afterwards as it was, also when the body raises.
+
+    Reduced precision: float16 weights, and float16 autocast, are computed in bfloat16, because a float16
+    gradient underflows to zero where the model is confident.
+    """
+    module = unwrap(model)
+    training = [m for m in module.modules() if m.training]
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+        if _any_compiled(module):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # The mode is the attribute: train() and eval() may be overridden, and then keep some layers as they are.
+        for m in training:
+            stack.callback(setattr, m, "training", True)
+            m.training = False
+        tensors = {name: _safe_dtype(p.detach()) for name, p in module.named_parameters()}
+        tensors |= {name: _safe_dtype(b.detach().clone()) for name, b in module.named_buffers()}
+        weights = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
+
+        def forward(images: Tensor) -> Tensor:
+            return functional_call(module, tensors, (images.to(weights[0] if weights else images.dtype),))
+
+        yield forward
+
+
+def _safe_dtype(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.bfloat16) if tensor.dtype == torch.float16 else tensor
+
+
+def _any_compiled(module: nn.Module) -> bool:
+    """Whether a part of ``module`` was compiled, by ``torch.compile(part)`` or ``part.compile()``."""
+    if "torch._dynamo" not in sys.modules:  # then nothing can have been, and its import takes seconds
+        return False
+    return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in module.modules())

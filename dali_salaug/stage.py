@@ -1,0 +1,151 @@
+"""The stage between a loader and a model: saliency of the live model, the method's draw, the compositing."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dali_salaug._checks import check_images, check_labels, check_like_images
+from dali_salaug.method import Method
+from dali_salaug.saliency import check_saliency_options, saliency_map
+
+
+class StageTrace(NamedTuple):
+    """What a pass through the stage made, for pictures and measurements."""
+
+    inputs: Tensor  # (B, C, H, W), what the network is given
+    targets: Tensor  # (B,), int64
+    saliency: Tensor | None  # (B, h, w), float32; None where the method uses none, or in warm-up
+    boxes: Tensor | None  # (B, 4), int64: top, left, bottom, right; None where there are no regions
+
+
+class SaliencyStage:
+    """Make a network's inputs from a batch of any loader, just before the optimizer step.
+
+    The stage never waits for the device. Its random numbers come from a generator of its own, on the images'
+    device, made at the first call; the state goes into the checkpoint by :meth:`state_dict`.
+
+    Args:
+        method: what is done to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
+        scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1; half by default).
+        target: the scalar of the map: "label", "max" or "loss", see :func:`saliency_map`.
+        warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
+            model says nothing. The epochs are counted by :meth:`set_epoch`.
+        seed: of the stage's generator. With several processes give each its own, such as seed + rank.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+
+    Example:
+        >>> stage = SaliencyStage(KeepPaste())
+        >>> for batch in loader:
+        ...     inputs, targets = stage(model, batch.images, batch.labels, batch.augmented)
+        ...     loss = F.cross_entropy(model(inputs), targets)
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        scale: float = 0.5,
+        target: str = "label",
+        warmup_epochs: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(method, Method):
+            raise ValueError(f"method must be a dali_salaug Method such as KeepCutout(); got {method!r}")
+        if not isinstance(warmup_epochs, int) or warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must be a whole number of epochs, 0 or more; got {warmup_epochs!r}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
+        check_saliency_options(method="gradient", target=target, scale=scale)
+        self.method = method
+        self.scale = scale
+        self.target = target
+        self.warmup_epochs = warmup_epochs
+        self.seed = seed
+        self._epoch: int | None = None
+        self._generator: torch.Generator | None = None
+        self._generator_state: Tensor | None = None  # restored, waiting for the first call to tell the device
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The inputs and targets of one training step.
+
+        Args:
+            model: the live model, in whatever wrapper; it is only observed, see :func:`saliency_map`.
+            images: the clean images (B, C, H, W), floating point, normalised; not written to.
+            labels: (B,), int64, on the images' device.
+            augmented: an augmented copy of the same crops, like ``images``; for methods that paste.
+
+        Returns:
+            The inputs (B, C, H, W), which may be ``images`` or ``augmented`` itself, and the targets (B,), int64.
+
+        Raises:
+            ValueError: for an argument outside of what is said above, or a region larger than the images.
+        """
+        trace = self.trace(model, images, labels, augmented)
+        return trace.inputs, trace.targets
+
+    def trace(self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None) -> StageTrace:
+        """The same as a call, with the saliency map and the boxes beside the inputs and targets."""
+        images = check_images("images", images)
+        labels = check_labels(labels, images)
+        if self.method.uses_augmented:
+            if augmented is None:
+                raise ValueError(
+                    f"augmented must be given for {self.method!r}; got None (does the loader apply a policy?)"
+                )
+            augmented = check_like_images("augmented", augmented, images)
+        if self._warming_up():
+            return StageTrace(images, labels, None, None)
+
+        saliency = None
+        if self.method.uses_saliency:
+            saliency = saliency_map(model, images, labels, target=self.target, scale=self.scale)
+        with torch.no_grad():
+            boxes = self.method.draw(images, saliency, self._generator_on(images.device))
+            inputs = self.method.apply(images, boxes, augmented)
+        return StageTrace(inputs, labels, saliency, boxes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the stage the epoch, from 0, for ``warmup_epochs``."""
+        self._epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch and the state of the generator: plain types and a tensor, for ``torch.save``."""
+        state = self._generator_state if self._generator is None else self._generator.get_state()
+        return {"epoch": self._epoch, "generator": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`, with the same draws that would have come next.
+
+        Raises:
+            ValueError: where ``state`` is not one of this stage.
+        """
+        if set(state) != {"epoch", "generator"}:
+            raise ValueError(f"state must have the keys 'epoch' and 'generator'; got {sorted(state)}")
+        self._epoch = state["epoch"]
+        self._generator = None
+        self._generator_state = state["generator"]
+
+    def _warming_up(self) -> bool:
+        if self.warmup_epochs == 0:
+            return False
+        if self._epoch is None:
+            raise ValueError(f"set_epoch must be called before a stage with warmup_epochs={self.warmup_epochs}")
+        return self._epoch < self.warmup_epochs
+
+    def _generator_on(self, device: torch.device) -> torch.Generator:
+        if self._generator is None:
+            self._generator = torch.Generator(device).manual_seed(self.seed)
+            if self._generator_state is not None:
+                self._generator.set_state(self._generator_state)
+        return self._generator
+
+    def __repr__(self) -> str:
+        return (
+            f"SaliencyStage({self.method!r}, scale={self.scale:g}, target={self.target!r}, "
+            f"warmup_epochs={self.warmup_epochs}, seed={self.seed})"
+        )

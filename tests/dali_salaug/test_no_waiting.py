@@ -1,0 +1,92 @@
+"""The stage never waits for the device: held on the CPU by a guard on operators, and rehearsed on a fake GPU."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dali_salaug import (
+    Augmented,
+    Clean,
+    Cutout,
+    KeepCutout,
+    KeepPaste,
+    SaliencyStage,
+    saliency_map,
+    selective_cut,
+    selective_paste,
+)
+
+METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x[0, 0].item(),
+        lambda x: bool(x[0, 0] > 0),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.masked_select(x, x > 0),
+        lambda x: x.unique(),
+    ],
+)
+def test_the_guard_sees_what_waits(no_waiting, wait):
+    with pytest.raises(AssertionError, match="waits for the device"), no_waiting():
+        wait(torch.randn(3, 3))
+
+
+@pytest.mark.parametrize("target", ["label", "max", "loss"])
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_the_saliency_pass(no_waiting, small_net, target, scale):
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    with no_waiting():
+        saliency_map(small_net, images, labels, target=target, scale=scale)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_the_stage(no_waiting, small_net, method):
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    stage = SaliencyStage(method)
+    with no_waiting():
+        stage(small_net, images, labels, images + 1)
+
+
+def test_the_compositing_on_a_fake_gpu():
+    """Mixed devices and data-dependent shapes raise there; a copy to the host shows as an output on the CPU."""
+    with FakeTensorMode():
+        images = torch.empty(4, 3, 32, 24, device="cuda")
+        saliency = torch.empty(4, 16, 12, device="cuda")
+        results = [
+            *selective_cut(images, saliency, 7),
+            *selective_cut(images, saliency, 7, border="inside"),
+            *selective_paste(images, images, saliency, 7),
+            Cutout(5).draw(images, None, None),
+        ]
+    assert {result.device.type for result in results} == {"cuda"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_the_stage_on_a_gpu(small_net, method):
+    small_net.cuda()
+    images, labels = torch.randn(4, 3, 16, 16, device="cuda"), torch.arange(4, device="cuda")
+    stage = SaliencyStage(method)
+    stage(small_net, images, labels, images + 1)  # the first call initialises libraries
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stage(small_net, images, labels, images + 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_cpu_and_gpu_choose_the_same_regions(small_net):
+    images, labels = torch.randn(64, 3, 32, 32), torch.arange(64) % 5
+    saliency = saliency_map(small_net, images, labels)
+    uniforms = torch.rand(64, dtype=torch.float64)
+    from dali_salaug.regions import draw_boxes
+
+    options = {"border": "clip", "tau": 0.6, "keep": "low"}
+    expected = draw_boxes((32, 32), (8, 8), uniforms, saliency=saliency, **options)
+    got = draw_boxes((32, 32), (8, 8), uniforms.cuda(), saliency=saliency.cuda(), **options)
+    assert torch.equal(got.cpu(), expected)

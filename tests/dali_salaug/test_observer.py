@@ -1,0 +1,209 @@
+"""The saliency pass is a pure observer: all that must be the same after it, whatever the model wears."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dali_salaug import saliency_map
+from dali_salaug.observer import unwrap
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class Counting(nn.Module):
+    """Writes into a buffer at each call, in eval mode too, and draws random numbers in eval mode."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x + 1e-3 * torch.randn_like(x))
+
+
+class KeepsBatchNormInEval(nn.Module):
+    """Overrides train(), as fine-tuning code does."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.train()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.training = False
+        return self
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def plain(net):
+    return net
+
+
+def frozen(net):
+    for p in net.features.parameters():
+        p.requires_grad_(False)
+    net.features.eval()
+    return net
+
+
+def compiled(net):
+    return torch.compile(net, backend="aot_eager")
+
+
+def compiled_in_place(net):
+    net.compile(backend="aot_eager")
+    return net
+
+
+def compiled_part(net):
+    net.features = torch.compile(net.features, backend="aot_eager")
+    return net
+
+
+def tied(net):
+    net.features.append(copy.deepcopy(net.features[3]))
+    net.features[-1].weight = net.features[3].weight
+    return net
+
+
+def weight_normed(net):
+    nn.utils.parametrizations.weight_norm(net.classifier)
+    return net
+
+
+def ddp(net):
+    return DistributedDataParallel(net)
+
+
+def ddp_of_compiled(net):
+    return DistributedDataParallel(torch.compile(net, backend="aot_eager"))
+
+
+WRAPPERS = [
+    plain,
+    Counting,
+    KeepsBatchNormInEval,
+    frozen,
+    compiled,
+    compiled_in_place,
+    compiled_part,
+    tied,
+    weight_normed,
+    ddp,
+    ddp_of_compiled,
+]
+
+
+def snapshot(model):
+    return {
+        "parameters": {n: (p.detach().clone(), p.requires_grad) for n, p in model.named_parameters()},
+        "identities": {n: (id(p), p._version) for n, p in model.named_parameters()},
+        "gradients": {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()},
+        "buffers": {n: b.clone() for n, b in model.named_buffers()},
+        "modes": [m.training for m in model.modules()],
+        "hooks": [
+            [len(hooks) for name, hooks in sorted(vars(m).items()) if name.endswith("_hooks")] for m in model.modules()
+        ],
+        "random": torch.get_rng_state(),
+    }
+
+
+def assert_same(before, after):
+    assert before["identities"] == after["identities"]
+    assert before["modes"] == after["modes"]
+    assert before["hooks"] == after["hooks"]
+    for what in ("parameters", "gradients", "buffers", "random"):
+        torch.testing.assert_close(before[what], after[what], rtol=0, atol=0)
+
+
+def step(model, images, labels):
+    nn.functional.cross_entropy(model(images), labels).backward()
+
+
+@pytest.mark.parametrize("context", ["", "no_grad", "inference", "autocast"])
+@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
+def test_changes_nothing_in_the_middle_of_gradient_accumulation(small_net, process_group, wrap, context):
+    model = wrap(small_net)
+    model.train()
+    if wrap is frozen:
+        unwrap(model).features.eval()
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=context == "autocast"):
+        step(model, images, labels)
+        before, pixels = snapshot(model), images.clone()
+        contexts = {"no_grad": torch.no_grad(), "inference": torch.inference_mode()}
+        with contexts.get(context, torch.enable_grad()):
+            saliency = saliency_map(model, images, labels)
+        assert saliency.max() > 0
+        assert_same(before, snapshot(model))
+        assert torch.equal(images, pixels)
+        assert images.grad is None
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
+def test_the_training_step_after_it_is_the_same_to_the_bit(small_net, process_group, wrap):
+    """Dropout masks, BatchNorm statistics and gradients of a step with a look before it equal those without."""
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    results = []
+    for look in (False, True):
+        model = wrap(copy.deepcopy(small_net))
+        torch.manual_seed(3)
+        for _ in range(2):
+            if look:
+                saliency_map(model, images, labels)
+            step(model, images, labels)
+        results.append(snapshot(model))
+    for what in ("gradients", "buffers", "random"):
+        torch.testing.assert_close(results[0][what], results[1][what], rtol=0, atol=0)
+
+
+def test_changes_nothing_when_the_model_fails(small_net):
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_net
+
+        def forward(self, x):
+            self.inner(x)
+            raise RuntimeError("out of order")
+
+    model = Failing()
+    images = torch.randn(2, 3, 16, 16)
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="out of order"):
+        saliency_map(model, images, torch.tensor([0, 1]), scale=1.0)
+    assert_same(before, snapshot(model))
+
+
+def test_computes_no_parameter_gradients(small_net):
+    """No parameter takes part in the pass's graph, so no gradient of one can have been computed."""
+    seen = []
+    for module in small_net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda m, args, out: seen.append((m.weight.requires_grad, out.requires_grad)))
+    saliency_map(small_net, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]))
+    assert seen == [(False, True)] * 3
+
+
+@pytest.mark.gpu
+def test_leaves_the_random_state_of_the_gpu_alone(small_net):
+    model = Counting(small_net).cuda()
+    state = torch.cuda.get_rng_state()
+    saliency_map(model, torch.randn(2, 3, 16, 16, device="cuda"), torch.tensor([0, 1], device="cuda"))
+    assert torch.equal(state, torch.cuda.get_rng_state())

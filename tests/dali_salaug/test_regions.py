@@ -1,0 +1,170 @@
+"""Scores, thresholds and draws of regions, against float64 loops over all candidates."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dali_salaug.regions import candidate_axis, default_length, draw_boxes, draw_candidates, region_scores
+
+# image (H, W), map (h, w), region (height, width)
+GEOMETRIES = [
+    ((12, 12), (12, 12), (4, 4)),
+    ((12, 12), (6, 6), (4, 4)),
+    ((10, 17), (10, 17), (3, 5)),
+    ((11, 18), (5, 9), (5, 4)),  # sides that the scale does not divide
+    ((13, 9), (4, 3), (13, 9)),  # the region is the whole image
+    ((9, 8), (9, 8), (1, 1)),
+]
+
+
+def oracle_axis(cells, pixels, size, border):
+    """[(map start, map stop, image start, image stop)] of each candidate, from the definitions."""
+    map_size = min(max(round(size * cells / pixels), 1), cells)
+    candidates = []
+    if border == "inside":
+        for start in range(cells - map_size + 1):
+            image_start = min(start * pixels // cells, pixels - size)
+            candidates.append((start, start + map_size, image_start, image_start + size))
+    else:
+        for centre in range(cells):
+            image_centre = centre * pixels // cells
+            start, image_start = centre - map_size // 2, image_centre - size // 2
+            candidates.append(
+                (max(start, 0), min(start + map_size, cells), max(image_start, 0), min(image_start + size, pixels))
+            )
+    return candidates
+
+
+def oracle(saliency, image_size, size, border):
+    """{box: score} of one image, every candidate, summed pixel by pixel in float64."""
+    boxes, scores = [], []
+    for top, bottom, image_top, image_bottom in oracle_axis(saliency.shape[0], image_size[0], size[0], border):
+        for left, right, image_left, image_right in oracle_axis(saliency.shape[1], image_size[1], size[1], border):
+            score = 0.0
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    score += float(saliency[i, j]) if np.isfinite(saliency[i, j]) else 0.0
+            boxes.append((image_top, image_left, image_bottom, image_right))
+            scores.append(score)
+    return boxes, np.array(scores, dtype=np.float64)
+
+
+def qualifying(scores, tau, keep):
+    """Indices of the candidates on the kept side of NumPy's own quantile, ties (to rounding) included."""
+    slack = 1e-9 * (1 + np.abs(scores).max())
+    threshold = np.quantile(scores, tau)
+    return set(np.flatnonzero(scores <= threshold + slack if keep == "low" else scores >= threshold - slack))
+
+
+def every_draw(saliency, image_size, size, border, tau, keep, count):
+    """The boxes for draws in the middle of each of ``count`` equal parts of [0, 1)."""
+    uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    maps = torch.as_tensor(saliency)[None].expand(count, -1, -1)
+    return draw_boxes(image_size, size, uniforms, border=border, saliency=maps, tau=tau, keep=keep).tolist()
+
+
+@pytest.mark.parametrize("border", ["inside", "clip"])
+@pytest.mark.parametrize(("image_size", "map_size", "size"), GEOMETRIES)
+def test_scores_are_the_sums_of_a_loop_over_all_candidates(image_size, map_size, size, border):
+    maps = np.random.default_rng(0).random((3, *map_size))
+    rows = candidate_axis(map_size[0], image_size[0], size[0], border, torch.device("cpu"))
+    columns = candidate_axis(map_size[1], image_size[1], size[1], border, torch.device("cpu"))
+    scores = region_scores(torch.tensor(maps), rows, columns).flatten(1).double()
+    for image in range(3):
+        _, expected = oracle(maps[image], image_size, size, border)
+        assert len(expected) == scores.shape[1]
+        ratio = scores[image].numpy() / expected  # scores are up to a factor for each image
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-11)
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+@pytest.mark.parametrize("tau", [0.0, 0.31, 0.6, 1.0])
+@pytest.mark.parametrize("border", ["inside", "clip"])
+@pytest.mark.parametrize(("image_size", "map_size", "size"), GEOMETRIES)
+def test_the_draw_runs_through_exactly_the_qualifying_candidates(image_size, map_size, size, border, tau, keep):
+    saliency = np.random.default_rng(1).random(map_size)
+    boxes, scores = oracle(saliency, image_size, size, border)
+    expected = sorted(boxes[i] for i in qualifying(scores, tau, keep))
+    drawn = every_draw(saliency, image_size, size, border, tau, keep, len(expected))
+    assert sorted(map(tuple, drawn)) == expected  # each once: the draw is uniform over the set
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-30, 3e38])
+def test_a_flat_map_is_a_draw_over_all_candidates(value, keep):
+    saliency = np.full((7, 9), value, dtype=np.float32)
+    boxes, _ = oracle(saliency, (14, 18), (6, 4), "inside")
+    drawn = every_draw(saliency, (14, 18), (6, 4), "inside", 0.6, keep, len(boxes))
+    assert sorted(map(tuple, drawn)) == sorted(boxes)
+
+
+def test_a_single_qualifying_candidate_is_always_drawn():
+    saliency = np.ones((8, 8), dtype=np.float32)
+    saliency[2, 5] = 0.5
+    drawn = every_draw(saliency, (8, 8), (1, 1), "inside", 0.0, "low", 50)
+    assert {tuple(box) for box in drawn} == {(2, 5, 3, 6)}
+    drawn = every_draw(2 - saliency, (8, 8), (1, 1), "inside", 1.0, "high", 50)
+    assert {tuple(box) for box in drawn} == {(2, 5, 3, 6)}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_count_as_zero(bad):
+    saliency = np.random.default_rng(2).random((6, 6)).astype(np.float32)
+    saliency[1, 2] = saliency[4, 4] = bad
+    boxes, scores = oracle(saliency, (12, 12), (4, 4), "clip")
+    for keep in ("low", "high"):
+        expected = sorted(boxes[i] for i in qualifying(scores, 0.6, keep))
+        drawn = every_draw(saliency, (12, 12), (4, 4), "clip", 0.6, keep, len(expected))
+        assert sorted(map(tuple, drawn)) == expected
+    boxes, _ = oracle(np.full((6, 6), bad), (12, 12), (4, 4), "clip")
+    drawn = every_draw(np.full((6, 6), bad, dtype=np.float32), (12, 12), (4, 4), "clip", 0.6, "low", len(boxes))
+    assert sorted(map(tuple, drawn)) == sorted(boxes)
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+def test_draws_from_a_generator_are_uniform_by_chi_square(keep):
+    saliency = np.random.default_rng(3).random((6, 6))
+    boxes, scores = oracle(saliency, (12, 12), (5, 5), "clip")
+    expected = {boxes[i] for i in qualifying(scores, 0.6, keep)}
+    draws = 20_000
+    uniforms = torch.rand(draws, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    maps = torch.tensor(saliency)[None].expand(draws, -1, -1)
+    drawn = draw_boxes((12, 12), (5, 5), uniforms, border="clip", saliency=maps, tau=0.6, keep=keep)
+    kinds, counts = np.unique(drawn.numpy(), axis=0, return_counts=True)
+    assert {tuple(kind) for kind in kinds.tolist()} == expected
+    assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_without_saliency_every_centre_is_equally_likely():
+    count = 9 * 7
+    uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    drawn = draw_boxes((9, 7), (4, 3), uniforms, border="clip")
+    boxes, _ = oracle(np.zeros((9, 7)), (9, 7), (4, 3), "clip")
+    assert sorted(map(tuple, drawn.tolist())) == sorted(boxes)
+
+
+def test_images_of_a_batch_do_not_touch_each_other():
+    maps = torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps[2] *= 1e6  # thresholds and scales are per image
+    uniforms = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    options = {"border": "inside", "tau": 0.6, "keep": "high"}
+    together = draw_boxes((16, 16), (6, 6), uniforms, saliency=maps, **options)
+    for i in range(5):
+        alone = draw_boxes((16, 16), (6, 6), uniforms[i : i + 1], saliency=maps[i : i + 1], **options)
+        assert torch.equal(together[i : i + 1], alone)
+
+
+def test_the_largest_draw_stays_in_range():
+    scores = torch.arange(10)[None]
+    almost_one = torch.tensor([np.nextafter(1.0, 0.0)], dtype=torch.float64)
+    assert draw_candidates(scores, almost_one, tau=1.0, keep="low").tolist() == [9]
+    box = draw_boxes((7, 7), (2, 2), almost_one, border="inside")
+    assert box.tolist() == [[5, 5, 7, 7]]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "length"), [((32, 32), 16), ((224, 224), 40), ((64, 64), 20), ((64, 32), 16), ((8, 8), 8)]
+)
+def test_default_length(image_size, length):
+    assert default_length(image_size) == length
