@@ -3,11 +3,11 @@
 Knows PyTorch only, and works with any loader.
 """
 
-from dali_salaug.cutout import Cutout, KeepCutout, selective_cut
-from dali_salaug.method import Augmented, Clean, Method
-from dali_salaug.paste import KeepPaste, selective_paste
-from dali_salaug.saliency import saliency_map
-from dali_salaug.stage import SaliencyStage, StageTrace
+from .cutout import Cutout, KeepCutout, selective_cut
+from .method import Augmented, Clean, Method
+from .paste import KeepPaste, selective_paste
+from .saliency import saliency_map
+from .stage import SaliencyStage, StageTrace
 
 __all__ = [
     "Augmented",

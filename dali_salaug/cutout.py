@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from dali_salaug._checks import check_choice, check_images, check_number, check_region, check_saliency
-from dali_salaug.compositing import replace_boxes
-from dali_salaug.method import Method
-from dali_salaug.regions import BORDERS, draw_regions
+from ._checks import check_choice, check_images, check_number, check_region, check_saliency
+from .compositing import replace_boxes
+from .method import Method
+from .regions import BORDERS, draw_regions
 
 
 def selective_cut(

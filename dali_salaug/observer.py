@@ -1,7 +1,7 @@
 """Running a model that is being trained without leaving a trace in it.
 
 A saliency map looks at the live model in the middle of a training step, so the look must change nothing: parameters,
-buffers, gradients already accumulated, ``requires_grad`` flags, modes, random state (``spec`` of the project, §1).
+buffers, gradients already accumulated, ``requires_grad`` flags, the mode of each submodule, random state.
 """
 
 import sys

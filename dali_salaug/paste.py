@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from dali_salaug._checks import check_images, check_like_images, check_number, check_region, check_saliency
-from dali_salaug.compositing import replace_boxes
-from dali_salaug.method import Method
-from dali_salaug.regions import draw_regions
+from ._checks import check_images, check_like_images, check_number, check_region, check_saliency
+from .compositing import replace_boxes
+from .method import Method
+from .regions import draw_regions
 
 
 def selective_paste(

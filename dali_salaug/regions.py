@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dali_salaug._checks import check_region_fits
+from ._checks import check_region_fits
 
 BORDERS = ("inside", "clip")
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_salaug._checks import check_choice, check_images, check_labels, check_number
-from dali_salaug.observer import observing
+from ._checks import check_choice, check_images, check_labels, check_number
+from .observer import observing
 
 METHODS = ("gradient",)
 TARGETS = ("label", "max", "loss")
@@ -61,7 +61,7 @@ def saliency_map(
     with observing(network, images.device) as forward:
         pixels = _reduce(images, scale).requires_grad_()
         try:
-            logits = forward(pixels)
+            logits = forward(pixels.clone())  # autograd forbids a first layer to work in place on a leaf
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:

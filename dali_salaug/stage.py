@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dali_salaug._checks import check_images, check_labels, check_like_images
-from dali_salaug.method import Method
-from dali_salaug.saliency import check_saliency_options, saliency_map
+from ._checks import check_images, check_labels, check_like_images
+from .method import Method
+from .saliency import check_saliency_options, saliency_map
 
 
 class StageTrace(NamedTuple):

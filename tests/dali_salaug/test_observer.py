@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -171,6 +172,16 @@ def test_the_training_step_after_it_is_the_same_to_the_bit(small_net, process_gr
         results.append(snapshot(model))
     for what in ("gradients", "buffers", "random"):
         torch.testing.assert_close(results[0][what], results[1][what], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "swin_t"])
+def test_torchvisions_models_are_only_observed(name):
+    """Dropout, stochastic depth, in-place activations, layer norms: in real networks."""
+    model = torchvision.models.get_model(name, weights=None, num_classes=4)
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
+    before = snapshot(model)
+    assert saliency_map(model, images, labels).max() > 0
+    assert_same(before, snapshot(model))
 
 
 def test_changes_nothing_when_the_model_fails(small_net):

@@ -77,6 +77,15 @@ def test_a_head_computes_the_logits_in_the_models_place(small_net):
     torch.testing.assert_close(got, oracle(head, images, labels, "label", 1.0))
 
 
+def test_a_first_layer_may_work_in_place(small_net):
+    images, labels = torch.randn(2, 3, 16, 16), torch.tensor([0, 1])
+    before = images.clone()
+    got = saliency_map(nn.Sequential(nn.ReLU(inplace=True), small_net), images, labels, scale=1.0)
+    expected = saliency_map(nn.Sequential(nn.ReLU(), small_net), images, labels, scale=1.0)
+    torch.testing.assert_close(got, expected)
+    assert torch.equal(images, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_reduced_precision_where_the_model_is_confident(small_net, dtype):
     """Loss gradients of a confident model are under float16's smallest number; the map must not be zero."""
