@@ -1,0 +1,170 @@
+"""`image_loader`: checks what the user asks for and puts the loader together."""
+
+import os
+from collections.abc import Iterable
+
+import torch
+from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
+
+from .datasets import Dataset, find_dataset
+from .graph import Recipe
+from .loader import ImageLoader
+from .policies import POLICIES, Policy
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's
+CROPS = ("auto", "random_resized", "pad")
+
+
+def image_loader(
+    root: str | os.PathLike[str],
+    *,
+    batch_size: int,
+    image_size: int = 224,
+    train: bool = True,
+    policy: str | Policy | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    num_threads: int | None = None,
+    dtype: str = "float32",
+    interpolation: str = "nearest",
+    crop: str = "auto",
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    with_matrices: bool = False,
+) -> ImageLoader:
+    """Makes a loader of the images under `root`.
+
+    Training: each epoch in a new random order; per image one decode, one random crop, one random mirroring,
+    then `policy`. Validation (`train=False`): in the data set's order, without randomness. Files are resized
+    (shorter side to image_size / 0.875; to image_size where that is below 128) and cropped in the middle;
+    CIFAR images are taken as they are. `policy` may be given for validation too; `crop` and `crop_scale`
+    are then without effect.
+
+    The same arguments give the same batches on any machine, whatever `num_threads` (on the GPU, decoded by
+    another decoder, with small differences in the pixels).
+
+    Args:
+        root: Folder of the data; see `find_dataset` for the layouts.
+        batch_size: Images per batch and process. The last batch of an epoch may be smaller.
+        image_size: Side of the images given, in pixels. CIFAR images are resized where it is not 32.
+        train: Training or validation form.
+        policy: None, a name in `POLICIES`, or a policy object such as `RandAugment(n=2, m=9)`.
+        device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
+            "cuda:N".
+        seed: Of all random numbers, from 0 to 2⁶⁴ − 1. The same on all ranks.
+        rank, world_size: Which share of each global batch this process gets, of how many. The batches of the
+            ranks together are those of one process with `world_size * batch_size`.
+        num_threads: Of DALI's CPU work; by default the CPU cores this process may use.
+        dtype: Of the images: "float32" or "float16".
+        interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
+            default for them and what the policies were published with, and on the CPU the linear one is the
+            bottleneck (2 cores, RandAugment: 1.5 times slower overall).
+        crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
+            "auto": "pad" for CIFAR, else "random_resized".
+        crop_scale: Least and greatest share of the image's area in "random_resized".
+        mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
+        with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy.
+
+    Raises:
+        DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded.
+        ValueError: An argument is out of its range.
+    """
+    policy = _named_policy(policy)
+    for name, value in (("batch_size", batch_size), ("image_size", image_size), ("world_size", world_size)):
+        _require(name, value, "an integer of at least 1", isinstance(value, int) and value >= 1)
+    _require("seed", seed, "an integer from 0 to 2**64 - 1", isinstance(seed, int) and 0 <= seed < 2**64)
+    _require("rank", rank, f"from 0 to world_size - 1 = {world_size - 1}", 0 <= rank < world_size)
+    _require("num_threads", num_threads, "None or at least 1", num_threads is None or num_threads >= 1)
+    _require_one("dtype", dtype, ("float32", "float16"))
+    _require_one("interpolation", interpolation, ("nearest", "linear"))
+    _require_one("crop", crop, CROPS)
+    low, high = crop_scale
+    _require("crop_scale", crop_scale, "0 < least <= greatest <= 1", 0 < low <= high <= 1)
+    _require("mean", mean, "three numbers", len(mean) == 3)
+    _require("std", std, "three numbers above 0", len(std) == 3 and min(std) > 0)
+    _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
+    chosen = _choose_device(device)
+    dataset = find_dataset(root, train)
+    crop, resize_to = _choose_crop(dataset, crop, train, image_size)
+    recipe = Recipe(
+        from_files=dataset.images is None,
+        device="gpu" if chosen.type == "cuda" else "cpu",
+        image_size=image_size,
+        crop=crop,
+        resize_to=resize_to,
+        ratio=CROP_RATIO,
+        operations=policy.operations(image_size) if policy else (),
+        stages=policy.stages if policy else 0,
+        interpolation=interpolation,
+        with_matrices=with_matrices,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+    )
+    return ImageLoader(
+        dataset,
+        recipe,
+        device=chosen,
+        policy=policy,
+        crop_scale=crop_scale,
+        batch_size=batch_size,
+        train=train,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        num_threads=num_threads or _usable_cores(),
+    )
+
+
+def _choose_crop(dataset: Dataset, crop: str, train: bool, image_size: int) -> tuple[str, int | None]:
+    """`Recipe.crop` and `Recipe.resize_to`."""
+    if dataset.images is not None:
+        resize_to = None if dataset.images.shape[1] == image_size else image_size
+        crop = "pad" if crop == "auto" else crop
+        return (crop, None if crop == "random_resized" else resize_to) if train else ("none", resize_to)
+    if not train:
+        return "center", round(image_size / 0.875) if image_size >= 128 else image_size
+    return ("pad", image_size) if crop == "pad" else ("random_resized", None)
+
+
+def _choose_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        usable = GetCUDADeviceCount() > 0 and torch.cuda.is_available()
+        device = "cuda" if usable else "cpu"
+    legal = "'auto', 'cpu', 'cuda' or 'cuda:N'"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be {legal}, got {device!r}") from None
+    _require("device", str(device), legal, chosen.type in ("cpu", "cuda"))
+    if chosen.type == "cpu":
+        return chosen
+    if not (GetCUDADeviceCount() > 0 and torch.cuda.is_available()):
+        raise ValueError(f"device {str(device)!r} asked for, but there is no GPU that DALI and torch can use")
+    return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
+
+
+def _named_policy(policy: str | Policy | None) -> Policy | None:
+    if isinstance(policy, str):
+        _require_one("policy", policy, tuple(POLICIES))
+        return POLICIES[policy]
+    _require("policy", policy, "None, a name or a policy object", policy is None or isinstance(policy, Policy))
+    return policy
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _require(name: str, value: object, legal: str, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {legal}, got {value!r}")
+
+
+def _require_one(name: str, value: str, legal: Iterable[str]) -> None:
+    _require(name, value, "one of " + ", ".join(legal), value in legal)

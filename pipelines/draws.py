@@ -1,0 +1,87 @@
+"""All random numbers of the loader, drawn on the host and fully determined by where they are used.
+
+What happens to the sample at position p of epoch e is a function of (seed, e, p) alone: not of the batches
+drawn before, the number of processes, prefetching or the device. Going to another epoch, leaving one in the
+middle and resuming are therefore nothing but a change of (e, p).
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+# Streams of one epoch. The numbers are part of what a seed means: append, never reorder.
+ORDER, VIEW, POLICY = range(3)
+
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 3  # attempts, position (y, x), flip
+
+
+def _philox(seed: int, epoch: int, stream: int) -> np.random.Philox:
+    return np.random.Philox(key=np.array([seed, 4 * epoch + stream], dtype=np.uint64))
+
+
+@lru_cache(maxsize=4)  # of this epoch and the next, for two loaders
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the samples in an epoch: a permutation of 0 … count − 1, (count,) int64, read-only."""
+    order = np.random.Generator(_philox(seed, epoch, ORDER)).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+def uniforms(seed: int, epoch: int, stream: int, start: int, count: int, width: int) -> np.ndarray:
+    """`width` numbers in [0, 1) for each of the positions start … start + count − 1: (count, width) float64."""
+    blocks = -(-width // 4)  # one step of the counter gives four numbers
+    source = _philox(seed, epoch, stream).advance(start * blocks)
+    return np.random.Generator(source).random((count, 4 * blocks))[:, :width]
+
+
+def shard(batch: int, count: int, batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First position and number of samples of one rank's part of a global batch.
+
+    The global batch is `world_size * batch_size` positions, of which each rank takes one block; the last,
+    shorter one is shared out as evenly as possible, so that no sample is given twice or left out.
+    """
+    start = batch * world_size * batch_size
+    size = min(world_size * batch_size, count - start)
+    each, more = divmod(size, world_size)
+    return start + rank * each + min(rank, more), each + (rank < more)
+
+
+def random_resized_windows(
+    numbers: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The draws of random resized crop that need no image size.
+
+    An attempt is an area share, uniform in `scale`, and an aspect ratio (width / height), log-uniform in
+    `ratio`; which attempt fits is known only when the image's size is. See `graph.random_resized_window`.
+
+    Args:
+        numbers: (B, VIEW_UNIFORMS) in [0, 1).
+        scale: Least and greatest share of the image's area.
+        ratio: Least and greatest aspect ratio of the window.
+
+    Returns:
+        Sides (height, width) of each attempt in units of the square root of the image's area,
+        (B, CROP_ATTEMPTS, 2) float32, and the window's position in [0, 1) for each attempt and, last, for the
+        central window that is taken when none fits, (B, CROP_ATTEMPTS + 1, 2) float32.
+    """
+    share = scale[0] + (scale[1] - scale[0]) * numbers[:, :CROP_ATTEMPTS]
+    low, high = np.log(ratio)
+    aspect = np.exp(low + (high - low) * numbers[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS])
+    sides = np.sqrt(np.stack([share / aspect, share * aspect], axis=-1)).astype(np.float32)
+    # Just under a half: the upper and left of two middle places, as torchvision's.
+    middle = np.nextafter(np.float32(0.5), np.float32(0))
+    positions = np.full((len(numbers), CROP_ATTEMPTS + 1, 2), middle, dtype=np.float32)
+    positions[:, :CROP_ATTEMPTS] = numbers[:, None, 2 * CROP_ATTEMPTS : 2 * CROP_ATTEMPTS + 2]
+    return sides, positions
+
+
+def pad_offsets(numbers: np.ndarray, padding: int) -> np.ndarray:
+    """Top-left corner (y, x) of a crop of a padded image, in pixels of the unpadded one: (B, 2) int32."""
+    position = numbers[:, 2 * CROP_ATTEMPTS : 2 * CROP_ATTEMPTS + 2]
+    return (np.floor(position * (2 * padding + 1)) - padding).astype(np.int32)
+
+
+def flips(numbers: np.ndarray) -> np.ndarray:
+    """Mirror left to right or not, with probability one half: (B,) int32, 0 or 1."""
+    return (numbers[:, 2 * CROP_ATTEMPTS + 2] < 0.5).astype(np.int32)

@@ -1,0 +1,251 @@
+# DALI's type stubs lack its enumerations and sub-modules, and say "a node, several or None" of every operator.
+# mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
+"""The one DALI pipeline: files or arrays in, clean and augmented images out, on the CPU or the GPU.
+
+DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py`) with the samples.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali.auto_aug import augmentations as stock
+from nvidia.dali.auto_aug.core import select
+from nvidia.dali.data_node import DataNode
+
+from .draws import CROP_ATTEMPTS
+
+GEOMETRY_FILL = 128  # grey, as DALI's suites
+_PARAMETERS = ("amount", "kernel", "matrix")  # of an operation; each uses the one it needs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the pipeline does; the same for every batch.
+
+    crop: "random_resized" or "pad" (training), "center" or "none" (validation).
+    resize_to: Side after resizing, before the crop ("center": of the shorter side); None where no resizing is
+        needed, or where the crop sees to it ("random_resized").
+    operations: The names that the drawn numbers index; empty without a policy.
+    interpolation: "nearest" or "linear", of the geometric operations.
+    mean, std: Of the channels, in [0, 1] units.
+    """
+
+    from_files: bool
+    device: str
+    image_size: int
+    crop: str
+    resize_to: int | None
+    ratio: tuple[float, float]
+    operations: tuple[str, ...]
+    stages: int
+    interpolation: str
+    with_matrices: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dtype: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that the source gives for each batch, in their order."""
+        names = ["index", "image", "flip"]
+        names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
+        for stage in range(self.stages):
+            names += [f"{name}{stage}" for name in ("operation", *_PARAMETERS)]
+        return (*names, "total_matrix") if self.with_matrices else tuple(names)
+
+
+# The operations follow DALI's suite to rounding. Where the suite's own form is slow on the CPU (float
+# arithmetic with broadcasting), a fused operator does the same there; on the GPU its parameter would have to
+# be on the host. Microseconds of a core per 224×224 image are given, the suite's first.
+
+
+def brightness(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
+    return stock.brightness.op(data, amount)
+
+
+def contrast(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
+    if data.device == "gpu":
+        return stock.contrast.op(data, amount.gpu())
+    grey = fn.color_space_conversion(data, image_type=types.RGB, output_type=types.GRAY)
+    return fn.contrast(data, contrast=amount, contrast_center=fn.reductions.mean(grey))  # 870 -> 80
+
+
+def color(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
+    return stock.color.op(data, amount)
+
+
+def sharpness(data: DataNode, kernel: DataNode, **_: Any) -> DataNode:
+    return fn.filter(data, _beside(kernel, data))  # the stock operation calls its deprecated name
+
+
+def posterize(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
+    return stock.posterize.op(data, _beside(fn.cast(amount, dtype=types.UINT8), data))
+
+
+def solarize(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
+    # 255 − value is value ^ 255.
+    return data ^ (types.Constant(255, dtype=types.UINT8) * (data >= _beside(amount, data)))  # 390 -> 160
+
+
+def solarize_add(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
+    return stock.solarize_add.op(data, _beside(fn.cast(amount, dtype=types.UINT8), data))
+
+
+def invert(data: DataNode, **_: Any) -> DataNode:
+    return stock.invert.op(data, None)
+
+
+def equalize(data: DataNode, **_: Any) -> DataNode:
+    return fn.equalize(data)  # the stock operation calls its deprecated name
+
+
+def auto_contrast(data: DataNode, **_: Any) -> DataNode:
+    if data.device == "gpu":
+        return stock.auto_contrast.op(data, None)
+    low = fn.reductions.min(data, axis_names="HW")
+    spread = fn.reductions.max(data, axis_names="HW") - low
+    varied = fn.cast(spread > 0, dtype=types.FLOAT)  # a channel of one value stays as it is
+    return fn.crop_mirror_normalize(
+        data,
+        mean=low * varied,
+        std=spread + 255 * (1 - varied),
+        scale=255.0,
+        dtype=types.UINT8,
+        output_layout="HWC",
+    )  # 600 -> 190
+
+
+def identity(data: DataNode, **_: Any) -> DataNode:
+    return data
+
+
+def warp_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
+    return _warp(data, matrix, types.INTERP_NN)
+
+
+def warp_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
+    return _warp(data, matrix, types.INTERP_LINEAR)
+
+
+def _warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
+    return fn.warp_affine(data, matrix=matrix, inverse_map=False, fill_value=GEOMETRY_FILL, interp_type=interp_type)
+
+
+def _beside(parameter: DataNode, data: DataNode) -> DataNode:
+    # Operands of one operator must share a device; its named arguments stay on the host.
+    return parameter.gpu() if data.device == "gpu" else parameter
+
+
+_OPERATIONS: dict[str, Callable[..., DataNode]] = {
+    operation.__name__: operation
+    for operation in (
+        brightness, contrast, color, sharpness, posterize, solarize, solarize_add, invert, equalize,
+        auto_contrast, identity,
+    )
+}  # fmt: skip
+_WARPS = {"nearest": warp_nearest, "linear": warp_linear}
+
+
+def random_resized_window(
+    image_shape: DataNode, sides: DataNode, positions: DataNode, ratio: tuple[float, float]
+) -> tuple[DataNode, DataNode]:
+    """The crop window of torchvision's RandomResizedCrop: of ten attempts the first that fits in the image,
+    or else the largest central window whose aspect is in `ratio`.
+
+    Args:
+        image_shape: (height, width, channels).
+        sides, positions: See `draws.random_resized_windows`.
+        ratio: Least and greatest aspect (width / height).
+
+    Returns:
+        Top-left corner and shape of the window, (y, x) and (height, width), int32 pixels.
+    """
+    image = fn.cast(image_shape[:2], dtype=types.FLOAT)
+    height, width = image[0], image[1]
+    attempts = math.floor(sides * math.sqrt(height * width) + 0.5)
+    limits = types.Constant(np.array([1 / ratio[0], ratio[1]], dtype=np.float32))
+    central = math.min(math.floor(fn.stack(width, height) * limits + 0.5), image)
+    windows = math.max(fn.cat(attempts, fn.expand_dims(central, axes=0), axis=0), 1)
+    fits = fn.reductions.max(windows / image, axes=1) <= 1
+    # The first that fits has the highest rank; the central window, last, always fits.
+    ranks = types.Constant(np.arange(CROP_ATTEMPTS + 1, 0, -1, dtype=np.int32))
+    first = CROP_ATTEMPTS + 1 - fn.reductions.max(fits * ranks)
+    window = windows[first]
+    room = image - window
+    corner = math.min(math.floor(positions[first] * (room + 1)), room)
+    return fn.cast(corner, dtype=types.INT32), fn.cast(window, dtype=types.INT32)
+
+
+def _view(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
+    """One decode, one crop, one resize: uint8 HWC."""
+    size = [recipe.image_size] * 2
+    if recipe.crop == "random_resized":
+        return fn.resize(_random_resized_crop(recipe, given), size=size)
+    if recipe.from_files:
+        images = fn.decoders.image(fn.io.file.read(given["image"]), **_decoding(recipe))
+    else:
+        images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+    if recipe.crop == "center":
+        return fn.crop(fn.resize(images, resize_shorter=recipe.resize_to), crop=size)
+    if recipe.resize_to is not None:
+        images = fn.resize(images, size=[recipe.resize_to] * 2)
+    if recipe.crop == "pad":
+        images = fn.slice(images, start=given["offset"], shape=size, axes=[0, 1], out_of_bounds_policy="pad")
+    return images
+
+
+def _random_resized_crop(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
+    draws = given["sides"], given["positions"], recipe.ratio
+    if recipe.from_files:
+        encoded = fn.io.file.read(given["image"])
+        corner, window = random_resized_window(fn.peek_image_shape(encoded), *draws)
+        # Decodes little more than the window.
+        return fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
+    corner, window = random_resized_window(given["image"].shape(), *draws)
+    images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+    return fn.slice(images, start=corner, shape=window, axes=[0, 1])
+
+
+def _decoding(recipe: Recipe) -> dict[str, Any]:
+    return {"device": "mixed" if recipe.device == "gpu" else "cpu", "output_type": types.RGB}
+
+
+def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
+    return fn.crop_mirror_normalize(
+        images,
+        mirror=flip,
+        mean=[255 * value for value in recipe.mean],
+        std=[255 * value for value in recipe.std],
+        dtype=types.FLOAT16 if recipe.dtype == "float16" else types.FLOAT,
+        output_layout="HWC",
+    )
+
+
+@pipeline_def(enable_conditionals=True)
+def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
+    """Outputs: images, indices, then, where the recipe has them, augmented images and matrices."""
+    names = recipe.inputs
+    layouts = ["HWC" if name == "image" and not recipe.from_files else "" for name in names]
+    nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
+    given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
+    view = _view(recipe, given)
+    outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
+    if recipe.stages:
+        warp = _WARPS[recipe.interpolation]
+        choices = [warp if name == "warp" else _OPERATIONS[name] for name in recipe.operations]
+        for stage in range(recipe.stages):
+            view = select(
+                choices,
+                given[f"operation{stage}"],
+                data=view,
+                **{name: given[f"{name}{stage}"] for name in _PARAMETERS},
+            )
+        outputs.append(_normalise(recipe, view, given["flip"]))
+    if recipe.with_matrices:
+        outputs.append(given["total_matrix"])
+    if recipe.device == "gpu":
+        outputs = [output.gpu() for output in outputs]
+    return tuple(outputs)

@@ -1,0 +1,288 @@
+"""Batches for training and validation, with the manners of a torch DataLoader."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import draws
+from .datasets import Dataset
+from .faults import find_fault
+from .graph import Recipe, image_pipeline
+from .policies import Policy, compose, mirrored
+
+PADDING = 4  # pixels, of pad-and-crop
+PREFETCH = 2  # batches made ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
+
+    Attributes:
+        images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
+        augmented: The same crops and flips after the policy, like `images`; None without a policy.
+        labels: (B,) int64.
+        indices: (B,) int64, the samples' places in the data set.
+        matrices: (B, 2, 3) float32, None unless asked for: the geometry of the policy, from `images` to
+            `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5.
+    """
+
+    images: torch.Tensor
+    augmented: torch.Tensor | None
+    labels: torch.Tensor
+    indices: torch.Tensor
+    matrices: torch.Tensor | None = None
+
+
+class _Source:
+    """Feeds the pipeline: batch after batch, on into the next epoch, so that prefetching never stops.
+
+    The pipeline runs ahead of the user. `tags` holds (epoch, batch) of what it has taken and not yet given.
+    """
+
+    def __init__(self, loader: "ImageLoader") -> None:
+        self._loader = loader
+        self.next = (0, 0)
+        self.tags: deque[tuple[int, int]] = deque()
+
+    def __call__(self) -> tuple[Any, ...]:
+        epoch, batch = self.next
+        arrays = self._loader._draw(epoch, batch)
+        self.tags.append(self.next)
+        self.next = (epoch, batch + 1) if batch + 1 < len(self._loader) else (epoch + 1, 0)
+        # DALI takes no strided arrays.
+        return tuple(
+            array if isinstance(array, list) else np.ascontiguousarray(array)
+            for array in (arrays[name] for name in self._loader.recipe.inputs)
+        )
+
+
+class ImageLoader:
+    """Iterates over a data set in batches; see `image_loader`.
+
+    Each `iter()` is one epoch: the first is epoch 0, then one more each time, also after a `break`, unless
+    `set_epoch` or `load_state_dict` says otherwise. `len()` is the number of this rank's batches. It is the
+    same on all ranks unless the last global batch has fewer samples than there are ranks; then the last ranks
+    have one batch less.
+
+    Attributes:
+        dataset: What is read (`Dataset`).
+        device: Where the batches are.
+        mean, std: By which the images are normalised, in [0, 1] units.
+        batch_size: Of this rank.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        policy: Policy | None,
+        crop_scale: tuple[float, float],
+        batch_size: int,
+        train: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+        num_threads: int,
+    ) -> None:
+        self.dataset = dataset
+        self.recipe = recipe
+        self.device = device
+        self.mean, self.std = recipe.mean, recipe.std
+        self.batch_size = batch_size
+        self._policy = policy
+        self._crop_scale = crop_scale
+        self._train = train
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._num_threads = num_threads
+        self._labels = torch.from_numpy(dataset.labels).to(device)
+        global_batches = -(-len(dataset) // (world_size * batch_size))
+        _, last = draws.shard(global_batches - 1, len(dataset), batch_size, rank, world_size)
+        self._length = global_batches - (last == 0)
+        if self._length == 0:
+            raise ValueError(
+                f"rank {rank} of world_size {world_size} gets no sample: the data set has {len(dataset)}. "
+                "Use at most as many processes as there are samples."
+            )
+        self._epoch = self._batch = 0  # of the next batch to be given
+        self._restored = False
+        self._iteration = 0
+        self._source = _Source(self)
+        self._pipeline: Any = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._batch and not self._restored:
+            self._epoch, self._batch = self._epoch + 1, 0
+        self._restored = False
+        self._iteration += 1
+        return self._iterate(self._iteration)
+
+    def _iterate(self, iteration: int) -> Iterator[Batch]:
+        while True:
+            if iteration != self._iteration:
+                raise RuntimeError(
+                    "this iteration is over: iter(), set_epoch() or load_state_dict() was called on its loader"
+                )
+            if self._batch >= self._length:
+                break
+            batch = self._take(self._epoch, self._batch)
+            self._batch += 1
+            yield batch
+        self._epoch, self._batch = self._epoch + 1, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next `iter()` gives this epoch; from its start, or, when just restored into it, from there.
+
+        Args:
+            epoch: At least 0.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        if self._restored and epoch == self._epoch:
+            return
+        self._move(int(epoch), 0, restored=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the user is, and a description of the loader, in JSON types.
+
+        "epoch" and "batch" are those of the next batch. Batches made ahead and not yet given do not count.
+        """
+        return {"epoch": self._epoch, "batch": self._batch, "configuration": self._configuration()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next `iter()` goes on where `state` was taken, with the identical batches.
+
+        Raises:
+            ValueError: `state` is of a loader with another data set, seed, batch size or the like.
+        """
+        own, given = self._configuration(), state["configuration"]
+        differing = [
+            f"{key}: {given.get(key)!r} in the state, {own.get(key)!r} here"
+            for key in sorted(own.keys() | given.keys())
+            if own.get(key) != given.get(key)
+        ]
+        if differing:
+            raise ValueError("the state is of another loader. " + "; ".join(differing))
+        self._move(state["epoch"], state["batch"], restored=True)
+
+    def _move(self, epoch: int, batch: int, *, restored: bool) -> None:
+        self._epoch, self._batch, self._restored = epoch, batch, restored
+        self._iteration += 1
+
+    def _configuration(self) -> dict[str, Any]:
+        # All that decides which pixels a batch holds, save the device: a run may move between machines.
+        recipe = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
+        for name in ("device", "operations", "stages", "with_matrices"):
+            del recipe[name]
+        return {
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
+            "dataset": self.dataset.digest(),
+            "samples": len(self.dataset),
+            "policy": repr(self._policy),
+            "crop_scale": list(self._crop_scale),
+            "batch_size": self.batch_size,
+            "train": self._train,
+            "seed": self._seed,
+            "rank": self._rank,
+            "world_size": self._world_size,
+        }
+
+    def _positions(self, epoch: int, batch: int) -> tuple[int, np.ndarray]:
+        """First position in the epoch, and the samples from there on."""
+        count = len(self.dataset)
+        start, size = draws.shard(batch, count, self.batch_size, self._rank, self._world_size)
+        if not self._train:
+            return start, np.arange(start, start + size)
+        return start, draws.epoch_order(count, self._seed, epoch)[start : start + size]
+
+    def _draw(self, epoch: int, batch: int) -> dict[str, Any]:
+        """What the pipeline is given for one batch, by the names of `Recipe.inputs`."""
+        recipe = self.recipe
+        start, indices = self._positions(epoch, batch)
+        count = len(indices)
+        arrays: dict[str, Any] = {"index": indices, "flip": np.zeros(count, dtype=np.int32)}
+        if self.dataset.images is not None:
+            arrays["image"] = self.dataset.images[indices]
+        elif self.dataset.paths is not None:
+            paths = (self.dataset.paths[index] for index in indices)
+            arrays["image"] = [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
+        if self._train:
+            numbers = draws.uniforms(self._seed, epoch, draws.VIEW, start, count, draws.VIEW_UNIFORMS)
+            arrays["flip"] = draws.flips(numbers)
+            arrays["offset"] = draws.pad_offsets(numbers, PADDING)
+            if recipe.crop == "random_resized":
+                arrays["sides"], arrays["positions"] = draws.random_resized_windows(
+                    numbers, self._crop_scale, recipe.ratio
+                )
+        if self._policy is not None:
+            numbers = draws.uniforms(self._seed, epoch, draws.POLICY, start, count, self._policy.uniforms)
+            drawn = self._policy.draw(numbers, recipe.image_size)
+            # The pipeline mirrors last, once for both outputs. Seen in the mirror, the drawn geometry then
+            # acts on the mirrored image, as if the flip had come first; the other operations do not see flips.
+            matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size)
+            for stage in range(recipe.stages):
+                arrays[f"operation{stage}"] = drawn.operations[:, stage]
+                arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
+                arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
+                arrays[f"matrix{stage}"] = matrices[:, stage]
+            if recipe.with_matrices:
+                arrays["total_matrix"] = compose(drawn.matrices)
+        return arrays
+
+    def _take(self, epoch: int, batch: int) -> Batch:
+        """Runs the pipeline until it gives the batch asked for."""
+        source = self._source
+        if self._pipeline is None:
+            source.tags.clear()
+            source.next = (epoch, batch)
+            self._pipeline = image_pipeline(
+                self.recipe,
+                source,
+                batch_size=self.batch_size,
+                num_threads=self._num_threads,
+                device_id=self.device.index,
+                prefetch_queue_depth=PREFETCH,
+            )
+        elif (epoch, batch) not in source.tags:
+            source.next = (epoch, batch)
+        while True:
+            try:
+                outputs = self._pipeline.run()
+            except RuntimeError as error:
+                self._pipeline = None  # dead after an error; the next batch asked for starts a new one
+                raise self._explained(error, *source.tags[0]) from None
+            # After a break or a jump, what had been made ahead comes out first.
+            if source.tags.popleft() == (epoch, batch):
+                return self._batch_of(outputs)
+
+    def _batch_of(self, outputs: tuple) -> Batch:
+        with self.device:
+            tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
+        images, indices, *others = tensors
+        augmented = others.pop(0) if self._policy is not None else None
+        return Batch(
+            images=images.permute(0, 3, 1, 2),
+            augmented=None if augmented is None else augmented.permute(0, 3, 1, 2),
+            labels=self._labels[indices],
+            indices=indices,
+            matrices=others.pop(0) if others else None,
+        )
+
+    def _explained(self, error: RuntimeError, epoch: int, batch: int) -> Exception:
+        if self.dataset.paths is None:
+            return error
+        _, indices = self._positions(epoch, batch)
+        fault = find_fault([self.dataset.paths[index] for index in indices])
+        return error if fault is None else fault

@@ -1,0 +1,296 @@
+"""The loader's manners: coverage over shards, epochs, break, resume, partial batches, types, errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import Batch, ImageLoader, RandAugment, image_loader
+
+
+def _loader(root: Path, **changes: Any) -> ImageLoader:
+    options = {"batch_size": 8, "image_size": 32, "device": "cpu", "num_threads": 1, "seed": 3}
+    return image_loader(root, **(options | changes))
+
+
+def _assert_same(one: Batch, other: Batch) -> None:
+    for name in ("images", "augmented", "labels", "indices", "matrices"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert (left is None) == (right is None)
+        assert left is None or torch.equal(left, right), name
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    return Batch(
+        **{
+            name: torch.cat([getattr(batch, name) for batch in batches])
+            for name in ("images", "augmented", "labels", "indices", "matrices")
+        }
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (7, 2), (16, 3), (11, 4), (100, 1)])
+def test_every_sample_once_over_shards_and_ranks_together_are_one_process(
+    cifar: Path, batch_size: int, world_size: int
+) -> None:
+    options = {"policy": "randaugment", "with_matrices": True}
+    whole = list(_loader(cifar, batch_size=batch_size * world_size, **options))
+    ranks = [
+        _loader(cifar, batch_size=batch_size, rank=rank, world_size=world_size, **options) for rank in range(world_size)
+    ]
+    parts = [list(loader) for loader in ranks]
+    assert [len(loader) for loader in ranks] == [len(batches) for batches in parts]
+    assert sorted(i for batch in whole for i in batch.indices.tolist()) == list(range(100))
+    for number, batch in enumerate(whole):
+        _assert_same(_joined([part[number] for part in parts if number < len(part)]), batch)
+
+
+def test_last_ranks_do_without_where_the_last_batch_is_too_small(cifar: Path) -> None:
+    # 100 = 3 · 33 + 1
+    lengths = [len(_loader(cifar, batch_size=11, rank=rank, world_size=3)) for rank in range(3)]
+    assert lengths == [4, 3, 3]
+    with pytest.raises(ValueError, match="rank 100 of world_size 101"):
+        _loader(cifar, rank=100, world_size=101)
+
+
+def test_a_batch_is_typed_and_the_last_one_short(folders: Path) -> None:
+    loader = _loader(folders, policy="trivialaugment", with_matrices=True)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 5
+    assert [len(batch.labels) for batch in batches] == [8, 8, 8, 8, 5]
+    for batch in batches:
+        count = len(batch.labels)
+        assert batch.augmented is not None
+        assert batch.matrices is not None
+        for images in (batch.images, batch.augmented):
+            assert images.shape == (count, 3, 32, 32)
+            assert images.dtype == torch.float32
+            assert images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels.shape == batch.indices.shape == (count,)
+        assert batch.labels.dtype == batch.indices.dtype == torch.int64
+        assert batch.matrices.shape == (count, 2, 3)
+        assert batch.matrices.dtype == torch.float32
+        assert batch.labels.tolist() == loader.dataset.labels[batch.indices.numpy()].tolist()
+    plain = next(iter(_loader(folders)))
+    assert plain.augmented is None
+    assert plain.matrices is None
+
+
+def test_float16_is_float32_rounded(folders: Path) -> None:
+    half = next(iter(_loader(folders, dtype="float16", policy="randaugment")))
+    full = next(iter(_loader(folders, policy="randaugment")))
+    assert half.images.dtype == half.augmented.dtype == torch.float16
+    torch.testing.assert_close(half.images.float(), full.images, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(half.augmented.float(), full.augmented, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+def test_epochs_differ_and_repeat(layout: str, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(layout)
+    one, other = _loader(root, policy="randaugment"), _loader(root, policy="randaugment", num_threads=2)
+    first, second = list(one), list(one)
+    assert not torch.equal(first[0].indices, second[0].indices)
+    for batches in (first, second):
+        for mine, theirs in zip(batches, other, strict=True):
+            _assert_same(mine, theirs)
+    one.set_epoch(0)
+    for mine, theirs in zip(first, one, strict=True):
+        _assert_same(mine, theirs)
+    unlike = next(iter(_loader(root, seed=4)))
+    assert not torch.equal(unlike.indices, first[0].indices)
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 5])
+def test_a_break_does_not_touch_the_next_epoch(folders: Path, after: int) -> None:
+    reference = _loader(folders)
+    list(reference)
+    loader = _loader(folders)
+    for number, _ in enumerate(loader, start=1):
+        if number == after:
+            break
+    for mine, theirs in zip(loader, reference, strict=True):
+        _assert_same(mine, theirs)
+    assert loader.state_dict()["epoch"] == 2
+
+
+def test_set_epoch_jumps_both_ways(cifar: Path) -> None:
+    loader = _loader(cifar)
+    epochs = [list(loader) for _ in range(3)]
+    for epoch in (2, 0, 1, 1):
+        loader.set_epoch(epoch)
+        for mine, theirs in zip(loader, epochs[epoch], strict=True):
+            _assert_same(mine, theirs)
+    with pytest.raises(ValueError, match="epoch must be at least 0, got -1"):
+        loader.set_epoch(-1)
+
+
+def test_an_iteration_ends_when_another_begins(cifar: Path) -> None:
+    loader = _loader(cifar)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    with pytest.raises(RuntimeError, match="this iteration is over"):
+        next(first)
+    next(second)
+    assert loader.state_dict()["epoch"] == 1
+    assert len(list(second)) == len(loader) - 1
+
+
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+@pytest.mark.parametrize("given", [0, 1, 3, 5])
+def test_a_fresh_loader_resumes_with_identical_batches(layout: str, given: int, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(layout)
+    options = {"policy": "randaugment", "with_matrices": True, "batch_size": 8 if layout == "folders" else 20}
+    loader = _loader(root, **options)
+    list(loader)
+    iterator = iter(loader)
+    for _ in range(given):
+        next(iterator)
+    state = json.loads(json.dumps(loader.state_dict()))
+    assert (state["epoch"], state["batch"]) == (1, given)
+    rest = [*iterator, *loader]
+
+    resumed = _loader(root, **options)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    resumed.set_epoch(1)  # a training loop's habit: it must not undo the restored place
+    again = [*resumed, *resumed]
+    assert len(again) == len(rest)
+    for mine, theirs in zip(again, rest, strict=True):
+        _assert_same(mine, theirs)
+
+
+def test_the_state_after_an_epoch_is_the_start_of_the_next(folders: Path) -> None:
+    loader = _loader(folders)
+    list(loader)
+    state = loader.state_dict()
+    assert (state["epoch"], state["batch"]) == (1, 0)
+    resumed = _loader(folders)
+    resumed.load_state_dict(state)
+    _assert_same(next(iter(resumed)), next(iter(loader)))
+
+
+def test_restoring_in_the_middle_and_then_choosing_another_epoch(cifar: Path) -> None:
+    loader = _loader(cifar)
+    epochs = [list(loader) for _ in range(2)]
+    loader.set_epoch(0)
+    next(iter(loader))
+    loader.load_state_dict(loader.state_dict())
+    loader.set_epoch(1)
+    for mine, theirs in zip(loader, epochs[1], strict=True):
+        _assert_same(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 4}, "seed: 3 in the state, 4 here"),
+        ({"batch_size": 4}, "batch_size: 8 in the state, 4 here"),
+        ({"policy": RandAugment(m=5)}, r"policy: 'None' in the state, 'RandAugment\(n=2, m=5\)' here"),
+        ({"image_size": 48}, "image_size: 32 in the state, 48 here"),
+        ({"world_size": 2}, "world_size: 1 in the state, 2 here"),
+        ({"train": False}, "train: True in the state, False here"),
+        ({"crop_scale": (0.5, 1.0)}, "crop_scale: .* in the state, .*0.5, 1.0.* here"),
+    ],
+)
+def test_a_state_of_another_configuration_is_refused(folders: Path, changes: dict, named: str) -> None:
+    state = json.loads(json.dumps(_loader(folders).state_dict()))
+    with pytest.raises(ValueError, match=named):
+        _loader(folders, **changes).load_state_dict(state)
+
+
+def test_a_state_of_other_data_is_refused(folders: Path, cifar: Path) -> None:
+    with pytest.raises(ValueError, match=r"dataset: .*samples: 37 in the state, 100 here"):
+        _loader(cifar).load_state_dict(_loader(folders).state_dict())
+
+
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("crop", ["auto", "random_resized", "pad"])
+@pytest.mark.parametrize("image_size", [32, 48])
+def test_every_crop_in_every_form(
+    layout: str, train: bool, crop: str, image_size: int, request: pytest.FixtureRequest
+) -> None:
+    root = request.getfixturevalue(layout)
+    loader = _loader(root, train=train, crop=crop, image_size=image_size, policy="autoaugment", batch_size=30)
+    batch = next(iter(loader))
+    assert batch.images.shape == batch.augmented.shape == (30, 3, image_size, image_size)
+    assert batch.images.std() > 0.1
+    # The policy changes most images and not all.
+    changed = (batch.images != batch.augmented).flatten(1).any(dim=1).float().mean()
+    assert 0.5 < changed < 1
+
+
+def test_validation_is_in_order_and_the_same_each_time(folders: Path) -> None:
+    loader = _loader(folders, train=False)
+    first, second = list(loader), list(loader)
+    assert torch.cat([batch.indices for batch in first]).tolist() == list(range(37))
+    for mine, theirs in zip(first, second, strict=True):
+        _assert_same(mine, theirs)
+
+
+def test_held_batches_are_never_overwritten(cifar: Path) -> None:
+    loader = _loader(cifar, batch_size=5, policy="randaugment", with_matrices=True)
+    held: list[Batch] = []
+    copies: list[Batch] = []
+    for batch in loader:
+        held.append(batch)
+        copies.append(_joined([batch]))
+    assert len(held) == 20
+    for _ in range(3):
+        list(loader)
+    for batch, copy in zip(held, copies, strict=True):
+        _assert_same(batch, copy)
+
+
+def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
+    alone = list(_loader(cifar))
+    validation = _loader(cifar, train=False)
+    for mine, theirs in zip(_loader(cifar), alone, strict=True):
+        _assert_same(mine, theirs)
+        next(iter(validation))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"seed": -1}, "seed must be an integer from 0 .* got -1"),
+        ({"rank": 2, "world_size": 2}, "rank must be from 0 to world_size - 1 = 1, got 2"),
+        ({"num_threads": 0}, "num_threads must be None or at least 1, got 0"),
+        ({"dtype": "bfloat16"}, "dtype must be one of float32, float16, got 'bfloat16'"),
+        ({"interpolation": "cubic"}, "interpolation must be one of nearest, linear, got 'cubic'"),
+        ({"crop": "center"}, "crop must be one of auto, random_resized, pad, got 'center'"),
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale must be 0 < least"),
+        ({"std": (0.0, 1.0, 1.0)}, "std must be three numbers above 0"),
+        ({"policy": "augmix"}, "policy must be one of autoaugment, .*randaugment.* got 'augmix'"),
+        ({"policy": 3}, "policy must be None, a name or a policy object, got 3"),
+        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
+        ({"device": "tpu"}, "device must be 'auto', 'cpu'"),
+        ({"with_matrices": True}, "with_matrices must be False without a policy"),
+    ],
+)
+def test_bad_arguments_are_named(folders: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _loader(folders, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(folders: Path) -> None:
+    with pytest.raises(ValueError, match="there is no GPU"):
+        _loader(folders, device="cuda")
+    assert _loader(folders, device="auto").device == torch.device("cpu")
+
+
+def test_the_real_layouts(real_data: Path) -> None:
+    tiny = _loader(real_data / "tiny-imagenet-20", train=False, image_size=64)
+    assert (len(tiny.dataset), len(tiny.dataset.classes)) == (1000, 20)
+    assert np.bincount(tiny.dataset.labels).tolist() == [50] * 20
+    cifar = _loader(real_data / "cifar-10-batches-py", batch_size=500)
+    assert sum(len(batch.labels) for batch in cifar) == 50_000
+    samples = _loader(real_data / "imagenet-samples", batch_size=50, image_size=64)
+    assert sorted(i for batch in samples for i in batch.indices.tolist()) == list(range(500))
