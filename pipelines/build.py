@@ -29,7 +29,7 @@ def image_loader(
     rank: int = 0,
     world_size: int = 1,
     num_threads: int | None = None,
-    dtype: str = "float32",
+    dtype: str | torch.dtype = "float32",
     interpolation: str = "nearest",
     crop: str = "auto",
     crop_scale: tuple[float, float] = (0.08, 1.0),
@@ -60,7 +60,7 @@ def image_loader(
         rank, world_size: Which share of each global batch this process gets, of how many. The batches of the
             ranks together are those of one process with `world_size * batch_size`.
         num_threads: Of DALI's CPU work; by default the CPU cores this process may use.
-        dtype: Of the images: "float32" or "float16".
+        dtype: Of the images: "float32" or "float16", or torch's.
         interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
             default for them and what the policies were published with, and on the CPU the linear one is the
             bottleneck (2 cores, RandAugment: 1.5 times slower overall).
@@ -80,6 +80,7 @@ def image_loader(
     _require("seed", seed, "an integer from 0 to 2**64 - 1", isinstance(seed, int) and 0 <= seed < 2**64)
     _require("rank", rank, f"from 0 to world_size - 1 = {world_size - 1}", 0 <= rank < world_size)
     _require("num_threads", num_threads, "None or at least 1", num_threads is None or num_threads >= 1)
+    dtype = str(dtype).removeprefix("torch.")
     _require_one("dtype", dtype, ("float32", "float16"))
     _require_one("interpolation", interpolation, ("nearest", "linear"))
     _require_one("crop", crop, CROPS)

@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property  # a second for a million files, and asked for at each checkpoint
     def digest(self) -> str:
         """A hash of classes, labels and file names below `root`: the folder may move, the samples may not."""
         hashed = hashlib.sha256()

@@ -188,7 +188,7 @@ class ImageLoader:
             del recipe[name]
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
-            "dataset": self.dataset.digest(),
+            "dataset": self.dataset.digest,
             "samples": len(self.dataset),
             "policy": repr(self._policy),
             "crop_scale": list(self._crop_scale),

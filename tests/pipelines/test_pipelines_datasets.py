@@ -79,7 +79,7 @@ def test_cifar10_has_its_pixels_and_labels(cifar: Path, train: bool) -> None:
     assert dataset.images[3, 7, 5].tolist() == content[b"data"][3].reshape(3, 32, 32)[:, 7, 5].tolist()
     assert dataset.labels[:20].tolist() == content[b"labels"][:20]
     assert dataset.classes[4] == "class 4"
-    assert same.digest() == dataset.digest()
+    assert same.digest == dataset.digest()
 
 
 def test_cifar100_with_text_keys(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_the_digest_follows_samples_and_not_the_place(tmp_path: Path) -> None:
-    before = find_dataset(_touch(tmp_path / "one", "a/1.jpg", "b/2.jpg")).digest()
+    before = find_dataset(_touch(tmp_path / "one", "a/1.jpg", "b/2.jpg")).digest
     shutil.copytree(tmp_path / "one", tmp_path / "two")
-    assert find_dataset(tmp_path / "two").digest() == before
+    assert find_dataset(tmp_path / "two").digest == before
     _touch(tmp_path / "two", "b/3.jpg")
-    assert find_dataset(tmp_path / "two").digest() != before
+    assert find_dataset(tmp_path / "two").digest != before
     (tmp_path / "one/b").rename(tmp_path / "one/c")
-    assert find_dataset(tmp_path / "one").digest() != before
+    assert find_dataset(tmp_path / "one").digest != before
