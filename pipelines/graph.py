@@ -7,6 +7,7 @@ DALI draws nothing here. Every number comes in from the host (`draws.py`, `polic
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,24 @@ class Recipe:
     dtype: str
 
     @property
+    def choices(self) -> list[Callable[..., DataNode]]:
+        """The functions that do the operations, in their order."""
+        warp = _WARPS[self.interpolation]
+        return [warp if name == "warp" else _OPERATIONS[name] for name in self.operations]
+
+    @property
+    def parameters(self) -> list[str]:
+        """Those of `_PARAMETERS` that the operations take. DALI warns of inputs that nobody uses."""
+        taken = {name for choice in self.choices for name in signature(choice).parameters}
+        return [name for name in _PARAMETERS if name in taken]
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the arrays that the source gives for each batch, in their order."""
         names = ["index", "image", "flip"]
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
         for stage in range(self.stages):
-            names += [f"{name}{stage}" for name in ("operation", *_PARAMETERS)]
+            names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
         return (*names, "total_matrix") if self.with_matrices else tuple(names)
 
 
@@ -234,15 +247,9 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     view = _view(recipe, given)
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
     if recipe.stages:
-        warp = _WARPS[recipe.interpolation]
-        choices = [warp if name == "warp" else _OPERATIONS[name] for name in recipe.operations]
         for stage in range(recipe.stages):
-            view = select(
-                choices,
-                given[f"operation{stage}"],
-                data=view,
-                **{name: given[f"{name}{stage}"] for name in _PARAMETERS},
-            )
+            parameters = {name: given[f"{name}{stage}"] for name in recipe.parameters}
+            view = select(recipe.choices, given[f"operation{stage}"], data=view, **parameters)
         outputs.append(_normalise(recipe, view, given["flip"]))
     if recipe.with_matrices:
         outputs.append(given["total_matrix"])

@@ -79,7 +79,7 @@ def test_cifar10_has_its_pixels_and_labels(cifar: Path, train: bool) -> None:
     assert dataset.images[3, 7, 5].tolist() == content[b"data"][3].reshape(3, 32, 32)[:, 7, 5].tolist()
     assert dataset.labels[:20].tolist() == content[b"labels"][:20]
     assert dataset.classes[4] == "class 4"
-    assert same.digest == dataset.digest()
+    assert same.digest == dataset.digest
 
 
 def test_cifar100_with_text_keys(tmp_path: Path) -> None:

@@ -31,17 +31,23 @@ def _apply(policy: Policy, picture: np.ndarray, numbers: np.ndarray) -> np.ndarr
     """The graph's augmented copies of one picture: (B, size, size, 3), pixel values."""
     drawn = policy.draw(numbers, len(picture))
     count = len(numbers)
-    arrays: list[np.ndarray] = [np.arange(count), np.tile(picture, (count, 1, 1, 1)), np.zeros(count, np.int32)]
+    arrays = {
+        "index": np.arange(count),
+        "image": np.tile(picture, (count, 1, 1, 1)),
+        "flip": np.zeros(count, np.int32),
+    }
     for stage in range(policy.stages):
-        kernels = drawn.parameters[:, stage].reshape(count, 3, 3)
-        for part in (drawn.operations[:, stage], kernels[:, 0, 0], kernels, drawn.matrices[:, stage]):
-            arrays.append(np.ascontiguousarray(part))
-    pipeline = image_pipeline(
-        _recipe(policy, len(picture)), lambda: tuple(arrays), batch_size=count, num_threads=2, device_id=None,
-        prefetch_queue_depth=1,
-    )  # fmt: skip
+        arrays[f"operation{stage}"] = drawn.operations[:, stage]
+        arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
+        arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
+        arrays[f"matrix{stage}"] = drawn.matrices[:, stage]
+    recipe = _recipe(policy, len(picture))
+    given = tuple(np.ascontiguousarray(arrays[name]) for name in recipe.inputs)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)
+        warnings.simplefilter("error")  # of deprecated operators, or inputs that are given and not used
+        pipeline = image_pipeline(
+            recipe, lambda: given, batch_size=count, num_threads=2, device_id=None, prefetch_queue_depth=1
+        )
         return np.asarray(pipeline.run()[2].as_tensor())
 
 
