@@ -1,0 +1,88 @@
+"""The command line: every option explained with its default, wrong values answered with the legal ones."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from train.config import Config, UserError, build_parser, parse
+from train.methods import METHODS, policies
+
+FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]
+
+
+def test_help_lists_every_option_with_its_default() -> None:
+    options = {o: a for a in build_parser()._actions for o in a.option_strings}
+    for name in [*FIXED, *(f.name.replace("_", "-") for f in dataclasses.fields(Config))]:
+        assert "(default: " in (options[f"--{name}"].help or "")
+    for field in dataclasses.fields(Config):
+        if field.default is not None:
+            assert f"(default: {field.default})" in (options["--" + field.name.replace("_", "-")].help or "")
+        else:
+            assert field.metadata["by_data"], f"{field.name}: None says nothing to the reader"
+    text = build_parser().format_help()
+    for name, entry in METHODS.items():
+        assert f"{name:<20} {entry.description}" in text
+    for name in policies():
+        assert name in text
+
+
+def test_only_what_is_given_comes_out() -> None:
+    assert parse(["--crop-scale", "0.2", "0.9", "--lr", "0.3", "--resume"]) == (
+        {"crop_scale": (0.2, 0.9), "lr": 0.3},
+        True,
+    )
+    assert parse([]) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "cutmix"}, r"--method must be one of none, cutout, keep_cutout.*got 'cutmix'"),
+        ({"device": "tpu"}, r"--device must be one of auto, cpu, cuda; got 'tpu'"),
+        ({"tau": 1.5}, r"--tau must be in \[0, 1\]; got 1.5"),
+        ({"tau": float("nan")}, r"--tau must be in \[0, 1\]; got nan"),
+        ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
+        ({"batch_size": -1}, r"--batch-size must be at least 1; got -1"),
+        ({"lr": 0.0}, r"--lr must be above 0; got 0"),
+        ({"scale": 0.0}, r"--scale must be in \(0, 1\]; got 0"),
+        ({"crop_scale": (0.9, 0.2)}, r"--crop-scale must be 0 < least <= most <= 1"),
+        ({"policy": "fancy"}, r"--policy must be one of autoaugment.*got 'fancy'"),
+        (
+            {"method": "cutout", "policy": "randaugment"},
+            r"--policy is for the methods autoaugment.*got --method cutout",
+        ),
+    ],
+)
+def test_an_illegal_value_is_answered_with_the_legal_ones(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Config(**values).check()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_legal(name: str) -> None:
+    Config(method=name).check()
+
+
+def test_defaults_follow_the_data() -> None:
+    cifar = Config(method="keep_autoaugment").resolved(side=32, embedded=False, cifar=True)
+    assert (cifar.image_size, cifar.batch_size, cifar.lr, cifar.weight_decay) == (32, 128, 0.1, 5e-4)
+    assert cifar.policy == "autoaugment_cifar10"
+    photographs = Config(method="keep_autoaugment").resolved(side=375, embedded=False, cifar=False)
+    assert (photographs.image_size, photographs.batch_size, photographs.lr) == (224, 128, 0.05)
+    assert photographs.policy == "autoaugment"
+    assert photographs.weight_decay == 1e-4
+
+
+def test_what_is_given_wins_over_the_data() -> None:
+    given = Config(
+        method="keep_autoaugment", policy="autoaugment_svhn", image_size=48, lr=0.7, weight_decay=0.0, epochs=3,
+        batch_size=16, crop_scale=(0.3, 0.4),
+    )  # fmt: skip
+    assert given.resolved(side=32, embedded=False, cifar=True) == given
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    config = Config(crop_scale=(0.3, 0.9), data="/a b/ä").resolved(side=64, embedded=False, cifar=False)
+    config.save(tmp_path / "config.yaml")
+    assert Config.load(tmp_path / "config.yaml") == config

@@ -1,0 +1,174 @@
+"""The program end to end, as the user runs it: run folder, methods, stopping, resuming, errors."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from train import checkpoint
+from train.__main__ import main as program
+from train.config import Config
+from train.loop import keep_log_of, main
+from train.methods import METHODS
+from train.shapes import write_shapes
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
+    done = cli("--out", "run")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "run"
+    names = {p.name for p in folder.iterdir()}
+    assert {"config.yaml", "log.jsonl", "last.pt", "best.pt", "augmentations.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert not any(name.startswith(".") for name in names)
+
+    config = Config.load(folder / "config.yaml")
+    assert (config.image_size, config.batch_size, config.epochs, config.size) == (32, 8, 2, 8)
+    assert (config.policy, config.lr, config.weight_decay) == ("randaugment", 0.1 * 8 / 128, 5e-4)
+
+    log = log_of(folder)
+    assert [record["epoch"] for record in log] == [1, 2]
+    for record in log:
+        assert record.keys() == {
+            "epoch", "train_loss", "val_top1", "val_top5", "val_loss", "seconds", "images_per_second", "lr",
+        }  # fmt: skip
+        assert 0 <= record["val_top1"] <= record["val_top5"] <= 100
+        assert record["val_top1"] * 16 / 100 == pytest.approx(round(record["val_top1"] * 16 / 100))  # of 16 images
+    best = checkpoint.load(folder / "best.pt")
+    assert best["val_top1"] == max(record["val_top1"] for record in log)
+    assert best["classes"] == sorted(p.name for p in (cli.data / "val").iterdir())
+    with Image.open(folder / "augmentations.png") as picture:
+        assert min(picture.size) > 600
+    for epoch in (1, 2):
+        assert f"epoch {epoch}/2" in done.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_trains(method: str, cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = {"data": str(cli.data), "out": str(tmp_path / "run"), "method": method, "model": "small", "epochs": 1}
+    assert main(given | {"image_size": 16, "batch_size": 24, "size": 6, "device": "cpu"}, resuming=False) == 0
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state["scheduler"]["last_epoch"] == 2
+    assert state["config"]["policy"] == METHODS[method].policy
+    assert "epoch 1/1" in capsys.readouterr().out
+
+
+def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_path: Path) -> None:
+    options = ["--batch-size", "2", "--device", "cpu", "--label-smoothing", "0.2"]  # 24 steps an epoch
+    whole = cli("--out", "whole", *options)
+    assert whole.returncode == 0, whole.stderr
+
+    last = tmp_path / "parts" / "last.pt"
+    process = cli.start("--out", "parts", *options, "--checkpoint-every", "1")
+    while not last.exists() and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "python -m train --resume --out parts" in errors
+    assert "Traceback" not in errors
+    progress = checkpoint.load(last)["progress"]
+    assert progress["epoch"] == 0
+    assert 0 < progress["step"] < 24, "the signal was to come in the middle of the first epoch"
+
+    again = cli("--resume", "--out", "parts", bare=True)
+    assert again.returncode == 0, again.stderr
+    assert f"going on in epoch 1 after step {progress['step']} of 24" in again.stdout
+
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    for part in ("model", "optimizer", "scheduler", "stage", "random", "loader"):
+        assert same(a[part], b[part]), part
+    timed = {"seconds", "images_per_second"}
+    logs = [[{k: v for k, v in r.items() if k not in timed} for r in log_of(tmp_path / n)] for n in ("whole", "parts")]
+    assert logs[0] == logs[1]
+
+
+def test_a_stop_in_the_validation_is_resumed_there(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from train import loop
+
+    given = {"data": str(cli.data), "method": "keep_cutout", "epochs": 2, "image_size": 16, "batch_size": 8, "size": 6}
+    assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
+
+    real = loop.validate
+
+    def stopped(run: Any, stop: Any, folder: Path) -> dict[str, float]:
+        stop.requested = True
+        return real(run, stop, folder)
+
+    monkeypatch.setattr(loop, "validate", stopped)
+    assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
+    monkeypatch.setattr(loop, "validate", real)
+    progress = checkpoint.load(tmp_path / "parts" / "last.pt")["progress"]
+    assert (progress["epoch"], progress["step"]) == (0, 6)
+    assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
+
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "stage"))
+    assert [r["train_loss"] for r in log_of(tmp_path / "parts")] == [
+        r["train_loss"] for r in log_of(tmp_path / "whole")
+    ]
+
+
+def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"epoch": e}) + "\n" for e in (1, 2, 3)))
+    keep_log_of(path, 2)
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_what_the_user_is_told_when_something_is_wrong(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", str(shapes)]
+    tiny = ["--image-size", "16", "--batch-size", "24", "--epochs", "1", "--method", "none", "--lr", "0.2"]
+
+    def fails(*options: str) -> str:
+        assert program(list(options)) == 2
+        return str(capsys.readouterr().err)
+
+    assert program([*data, *tiny, "--out", "run"]) == 0
+    assert "run already has a run: go on with it by --resume, or give another --out" in fails(*data, "--out", "run")
+    assert "--resume needs --out" in fails("--resume")
+    assert "empty/last.pt: no such checkpoint" in fails("--resume", "--out", "empty")
+    differs = fails("--resume", "--out", "run", "--model", "resnet18", "--lr", "0.5")
+    assert "--model is small in the checkpoint, resnet18 on the command line" in differs
+    assert "--lr is 0.2 in the checkpoint, 0.5 on the command line" in differs
+    assert "nowhere" in fails("--data", str(tmp_path / "nowhere"), "--out", "other")
+    assert "the closest names are small" in fails(*data, "--model", "smal", "--out", "other")
+    assert "--device cuda" in fails(*data, "--device", "cuda", "--out", "other") or torch.cuda.is_available()
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(SystemExit):
+        program(["--device", "tpu"])
+    assert "invalid choice: 'tpu'" in capsys.readouterr().err
+
+
+def test_the_images_may_not_change_before_resuming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_shapes(tmp_path / "data", train_per_class=3, val_per_class=1)
+    options = ["--image-size", "16", "--batch-size", "24", "--epochs", "1", "--method", "none"]
+    assert program(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *options]) == 0
+    (tmp_path / "data" / "train" / "star" / "0000.jpg").unlink()
+    assert program(["--resume", "--out", str(tmp_path / "run")]) == 2
+    assert "cannot resume: " in capsys.readouterr().err

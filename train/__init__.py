@@ -1,0 +1,1 @@
+"""Training with saliency-guided augmentation: `python -m train --help`."""

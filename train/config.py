@@ -1,0 +1,190 @@
+"""All options of a run, each with its default and its help in one place, on the command line and in config.yaml."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is complete; no traceback is needed."""
+
+
+def _option(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    by_data: str | None = None,
+) -> Any:
+    """A field of Config: `by_data` says what a default of None becomes when the data is known."""
+    return field(
+        default=default, metadata={"text": text, "choices": choices, "low": low, "high": high, "by_data": by_data}
+    )
+
+
+@dataclass
+class Config:
+    """The options of a run. None stands for "not given": `resolved` fills in what suits the data."""
+
+    data: str | None = _option(
+        None,
+        "folder of the images: train/<class>/* and val/<class>/*, or CIFAR's pickles",
+        by_data="the embedded data set, generated on first use",
+    )
+    out: str | None = _option(None, "run folder, new unless --resume is given", by_data="runs/<time>-<model>-<method>")
+    model: str = _option("small", "small, resnet18_cifar, a torchvision classification model, or timm's")
+    method: str = _option("keep_randaugment", "what is done to the images, see below")
+    policy: str | None = _option(
+        None, "image-level policy of the methods that use one, in place of their own", by_data="the method's"
+    )
+    epochs: int | None = _option(
+        None, "times through the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
+    )
+    batch_size: int | None = _option(None, "images in a step", low=1, by_data="32 embedded, 128 otherwise")
+    image_size: int | None = _option(
+        None,
+        "side of the network's input in pixels",
+        low=8,
+        by_data="48 embedded, else the first image's shorter side, at most 224",
+    )
+    lr: float | None = _option(
+        None, "peak learning rate", low=0, by_data="0.1 per 128 images of a batch, 0.1 per 256 for photographs"
+    )
+    momentum: float = _option(0.9, "of SGD (Nesterov)", low=0, high=1)
+    weight_decay: float | None = _option(
+        None, "on weights, not on biases and BatchNorm", low=0, by_data="5e-4, 1e-4 for photographs"
+    )
+    label_smoothing: float = _option(0.1, "share of the target spread over all classes", low=0, high=1)
+    lr_warmup_epochs: float = _option(1.0, "epochs of linear warm-up before the cosine", low=0)
+    tau: float = _option(0.6, "quantile τ that separates the salient regions from the others", low=0, high=1)
+    size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
+    scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
+    target: str = _option("label", "what the saliency is the gradient of", choices=("label", "max", "loss"))
+    warmup_epochs: int = _option(0, "epochs of clean images before the method starts", low=0)
+    crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
+    crop_scale: tuple[float, float] | None = _option(
+        None, "area of a random resized crop over that of the image: least, most", low=0, high=1,
+        by_data="0.6 1 embedded, 0.08 1 otherwise",
+    )  # fmt: skip
+    interpolation: str = _option("nearest", "of the policy's geometric operations", choices=("nearest", "linear"))
+    workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
+    seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)
+    device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
+    checkpoint_every: int = _option(0, "steps between checkpoints inside an epoch; 0: only after each epoch", low=0)
+
+    def check(self) -> None:
+        """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
+        from train.methods import METHODS, policies
+        from train.models import check_model
+
+        for option in dataclasses.fields(self):
+            value, meta = getattr(self, option.name), option.metadata
+            flag = "--" + option.name.replace("_", "-")
+            if meta["choices"] and value not in meta["choices"]:
+                raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
+            for number in value if isinstance(value, tuple) else (value,):
+                low, high = meta["low"], meta["high"]
+                if isinstance(number, int | float) and not (number >= low and (high is None or number <= high)):
+                    legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
+                    raise UserError(f"{flag} must be {legal}; got {number}")
+        if self.method not in METHODS:
+            raise UserError(f"--method must be one of {', '.join(METHODS)}; got {self.method!r}")
+        if self.policy is not None:
+            with_policy = [name for name, entry in METHODS.items() if entry.policy]
+            if self.method not in with_policy:
+                raise UserError(f"--policy is for the methods {', '.join(with_policy)}; got --method {self.method}")
+            if self.policy not in policies():
+                raise UserError(f"--policy must be one of {', '.join(policies())}; got {self.policy!r}")
+        check_model(self.model)
+        if self.scale == 0:
+            raise UserError("--scale must be in (0, 1]; got 0")
+        if self.lr == 0:
+            raise UserError("--lr must be above 0; got 0")
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
+            raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {self.crop_scale}")
+
+    def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "Config":
+        """A copy without None where the data decides: `side` is the shorter side of its first image, in pixels."""
+        from train.methods import METHODS
+
+        image_size = self.image_size or (48 if embedded else min(side, 224))
+        photographs = image_size > 96
+        batch_size = self.batch_size or (32 if embedded else 128)
+        policy = self.policy or METHODS[self.method].policy
+        if cifar and self.policy is None and policy == "autoaugment":
+            policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
+        return dataclasses.replace(
+            self,
+            image_size=image_size,
+            batch_size=batch_size,
+            policy=policy,
+            epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
+            lr=self.lr or 0.1 * batch_size / (256 if photographs else 128),
+            weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
+            crop_scale=self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for YAML and checkpoints."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Config":
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+    def save(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+    @classmethod
+    def load(cls, path: Path) -> "Config":
+        return cls.from_dict(yaml.safe_load(path.read_text()))
+
+
+def _scalar_type(annotation: Any) -> type:
+    """int for `int | None`, float for `tuple[float, float] | None`, and so on."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else annotation
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Options that are not given are absent from the namespace; defaults are Config's."""
+    from train.methods import METHODS, policies
+
+    methods = "\n".join(f"  {name:<20} {entry.description}" for name, entry in METHODS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Train an image classifier with saliency-guided augmentation.",
+        epilog=f"methods:\n{methods}\n\npolicies: {', '.join(policies())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    for option in dataclasses.fields(Config):
+        meta, tuple_valued = option.metadata, "tuple" in str(option.type)
+        default = meta["by_data"] or option.default
+        parser.add_argument(
+            "--" + option.name.replace("_", "-"),
+            type=_scalar_type(option.type),
+            choices=meta["choices"],
+            nargs=2 if tuple_valued else None,
+            metavar=None if meta["choices"] else ("LEAST", "MOST") if tuple_valued else option.name.upper(),
+            help=f"{meta['text']} (default: {default})",
+        )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: a new run)")
+    return parser
+
+
+def parse(arguments: list[str] | None = None) -> tuple[dict[str, Any], bool]:
+    """The options given on the command line, and whether to resume. Prints and exits as argparse does."""
+    given = vars(build_parser().parse_args(arguments))
+    resume = given.pop("resume", False)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}, resume

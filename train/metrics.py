@@ -1,0 +1,46 @@
+"""Running means that stay on the device until somebody reads them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Meter:
+    """Sums of per-sample values, on the device: adding never waits for it, reading does.
+
+    Args:
+        names: of the values; each has one float64 sum.
+        device: where the values are.
+    """
+
+    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+        self.names = names
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.samples = 0
+
+    def add(self, sums: list[Tensor], samples: int) -> None:
+        """Add one batch: 0-dim tensors on the device, in the order of the names, each summed over its samples."""
+        self.sums += torch.stack([s.detach().double() for s in sums])
+        self.samples += samples
+
+    def means(self) -> dict[str, float]:
+        """The means over all samples so far (waits for the device)."""
+        return dict(zip(self.names, (self.sums / max(self.samples, 1)).tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {"sums": self.sums.cpu().clone(), "samples": self.samples}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.sums = state["sums"].clone().to(self.sums.device)
+        self.samples = state["samples"]
+
+
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """How many labels are among the k largest logits: (B, K) and (B,) int64 -> 0-dim int64."""
+    return (logits.topk(k, dim=1).indices == labels[:, None]).sum()
+
+
+def validation_sums(logits: Tensor, labels: Tensor) -> list[Tensor]:
+    """Cross-entropy, top-1 and top-5 hits, summed over the batch; top-5 only where there are more than 5 classes."""
+    sums = [F.cross_entropy(logits, labels, reduction="sum"), top_k_hits(logits, labels, 1)]
+    return [*sums, top_k_hits(logits, labels, 5)] if logits.shape[1] > 5 else sums

@@ -1,0 +1,189 @@
+"""Everything that a run is made of, built from its configuration, and its state for a checkpoint."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from dali_salaug import SaliencyStage
+from pipelines import Dataset, ImageLoader, find_dataset, image_loader
+from train import checkpoint
+from train.config import Config, UserError
+from train.methods import METHODS
+from train.metrics import Meter
+from train.models import build_model
+from train.shapes import embedded_data
+
+# May be given anew with --resume, since the result does not depend on them.
+FREE_OPTIONS = ("out", "workers", "checkpoint_every")
+
+
+def data_folder(config: Config) -> Path:
+    """The folder of the images; generates the embedded data on its first use."""
+    return Path(config.data) if config.data else embedded_data()
+
+
+def resolve_for_data(config: Config) -> Config:
+    """The configuration with all defaults that depend on the data filled in."""
+    dataset = find_dataset(data_folder(config))
+    return config.resolved(side=_first_side(dataset), embedded=config.data is None, cifar=dataset.paths is None)
+
+
+def _first_side(dataset: Dataset) -> int:
+    from PIL import Image
+
+    if dataset.paths is None:
+        return min(dataset.images.shape[1:3])  # type: ignore[union-attr]
+    try:
+        with Image.open(dataset.paths[0]) as image:
+            return min(image.size)
+    except OSError as error:
+        raise UserError(f"{dataset.paths[0]}: cannot be read ({error}); remove it, or give --image-size") from error
+
+
+def make_loader(config: Config, *, train: bool, **changes: Any) -> ImageLoader:
+    """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "image_size": config.image_size,
+        "policy": config.policy if train else None,
+        "device": config.device,
+        "seed": config.seed,
+        "num_threads": config.workers,
+        "interpolation": config.interpolation,
+        "crop": config.crop,
+        "crop_scale": config.crop_scale,
+    }
+    return image_loader(data_folder(config), train=train, **(options | changes))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and the scales and shifts of normalisation layers without."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def cosine_with_warmup(step: int, *, warmup: int, total: int) -> float:
+    """Factor on the learning rate at a step: linear up to 1 over `warmup` steps, then a half cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class Run:
+    """A training run: loaders, model, optimizer, schedule, stage, and how far it has come.
+
+    Args:
+        config: resolved for its data.
+
+    Attributes:
+        epoch: whole epochs done (validated and logged).
+        step: steps done in the epoch under way.
+        seconds: spent in the epoch under way.
+        meter: the training loss of the epoch under way.
+        best: the best top-1 so far, per cent.
+    """
+
+    def __init__(self, config: Config) -> None:
+        assert config.epochs is not None
+        assert config.image_size is not None
+        assert config.lr is not None
+        assert config.weight_decay is not None
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: there is no usable CUDA device; legal are auto and cpu")
+        self.config = config
+        self.train_loader = make_loader(config, train=True)
+        self.val_loader = make_loader(config, train=False)
+        self.classes = self.train_loader.dataset.classes
+        self.device = self.train_loader.device
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
+
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, len(self.classes), config.image_size)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        groups = parameter_groups(self.model, config.weight_decay)
+        self.optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        steps = len(self.train_loader)
+        warmup, total = round(config.lr_warmup_epochs * steps), config.epochs * steps
+        self.scheduler = LambdaLR(self.optimizer, lambda s: cosine_with_warmup(s, warmup=warmup, total=total))
+        self.stage = self.make_stage(config.seed)
+
+        self.epoch = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.meter = Meter(("loss",), self.device)
+        self.best = -1.0
+
+    def make_stage(self, seed: int) -> SaliencyStage:
+        config = self.config
+        return SaliencyStage(
+            METHODS[config.method].build(config),
+            scale=config.scale,
+            target=config.target,
+            warmup_epochs=config.warmup_epochs,
+            seed=seed,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: tensors and plain types."""
+        return {
+            "config": self.config.to_dict(),
+            "classes": self.classes,
+            "mean": self.train_loader.mean,  # of the normalisation, as is std
+            "std": self.train_loader.std,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "stage": self.stage.state_dict(),
+            "loader": self.train_loader.state_dict(),
+            "random": checkpoint.random_state(),
+            "meter": self.meter.state_dict(),
+            "progress": {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "best": self.best},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            UserError: the images have changed since.
+        """
+        try:
+            self.train_loader.load_state_dict(state["loader"])
+        except ValueError as error:
+            raise UserError(f"cannot resume: {error}") from error
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.stage.load_state_dict(state["stage"])
+        self.meter.load_state_dict(state["meter"])
+        self.epoch, self.step, self.seconds, self.best = (
+            state["progress"][name] for name in ("epoch", "step", "seconds", "best")
+        )
+        checkpoint.set_random_state(state["random"])
+
+
+def config_to_resume(stored: Config, given: dict[str, Any]) -> Config:
+    """The configuration of the checkpoint, with what may change taken from the command line.
+
+    Raises:
+        UserError: the command line asks for something else than the run was begun with; the message says what.
+    """
+    for name, value in given.items():
+        if name in FREE_OPTIONS:
+            setattr(stored, name, value)
+    differs = [
+        f"--{name.replace('_', '-')} is {getattr(stored, name)} in the checkpoint, {value} on the command line"
+        for name, value in given.items()
+        if getattr(stored, name) != value
+    ]
+    if differs:
+        raise UserError(
+            f"cannot resume: {'; '.join(differs)}. Leave the option out, or begin a new run in another --out"
+        )
+    return stored
