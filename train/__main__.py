@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # DALI's threads and torch's share the cores. Where torch's spin while they wait, an epoch of the default run took
-    # 100 s beside other jobs and 15 to 30 s where they sleep (2 cores, AMD EPYC). Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # DALI's threads and torch's share the cores. Torch's spin while they wait for one another, by default so long that
+    # beside other jobs an epoch of the default run took 80 s; so they take 16 s, and on idle cores no more than before
+    # (2 cores, AMD EPYC). Read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.exit(main())

@@ -1,5 +1,6 @@
 """augmentations.png: what the method does to some training images, as in the KeepAugment paper's figure 1."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ from dali_salaug import Cutout, saliency_map
 if TYPE_CHECKING:
     from train.run import Run
 
-ROWS = 6
+IMAGES = 6
+ABREAST = 2  # images side by side in a row of the figure
 REGION = "#00e5ff"  # stands out from photographs and from the saliency map's colours
 
 
 def write_figure(run: "Run", path: Path) -> None:
-    """Draw clean | saliency | augmented | network's input, a row for each of some training images.
+    """Draw clean | saliency | augmented | network's input, for some training images, two in a row.
 
     The images, the regions and the policy's draws are the same at each call, and the run's own loader, stage and
     random state are left alone. Where the method has no policy, the third column shows Cutout at a random place;
@@ -33,9 +35,9 @@ def write_figure(run: "Run", path: Path) -> None:
     batch_size = min(64, len(run.train_loader.dataset))
     loader = make_loader(config, train=True, batch_size=batch_size, seed=seed)
     batch = next(iter(loader))
-    rows = _of_different_classes(batch.labels, ROWS)
-    images, labels = batch.images[rows], batch.labels[rows]
-    augmented = None if batch.augmented is None else batch.augmented[rows]
+    chosen = _of_different_classes(batch.labels, IMAGES)
+    images, labels = batch.images[chosen], batch.labels[chosen]
+    augmented = None if batch.augmented is None else batch.augmented[chosen]
 
     stage = run.make_stage(seed)
     stage.set_epoch(config.warmup_epochs)
@@ -53,7 +55,7 @@ def write_figure(run: "Run", path: Path) -> None:
         "clean": _pictures(images, run),
         f"saliency, {height}×{width}": saliency.cpu().numpy(),
         config.policy or "cutout, random": _pictures(augmented, run),
-        f"network's input\n{config.method}": _pictures(trace.inputs, run),
+        "network's input": _pictures(trace.inputs, run),
     }
     boxes = None if trace.boxes is None else trace.boxes.cpu().numpy()
     _draw(columns, [run.classes[label] for label in labels.tolist()], boxes, path)
@@ -78,22 +80,26 @@ def _draw(columns: dict[str, np.ndarray], names: list[str], boxes: np.ndarray | 
     from matplotlib.figure import Figure
 
     side = next(iter(columns.values())).shape[1]
-    figure = Figure(figsize=(1.75 * len(columns) + 0.6, 1.75 * len(names) + 0.6), layout="constrained")
+    rows, width = math.ceil(len(names) / ABREAST), len(columns)
+    figure = Figure(figsize=(1.5 * ABREAST * width + 0.6, 1.5 * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(names), len(columns), squeeze=False)
+    axes = figure.subplots(rows, ABREAST * width, squeeze=False)
+    ax: Any
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
     for column, (title, pictures) in enumerate(columns.items()):
-        for row, picture in enumerate(pictures):
-            ax: Any = axes[row, column]
+        for image, picture in enumerate(pictures):
+            row, block = divmod(image, ABREAST)
+            ax = axes[row, block * width + column]
             # All in image coordinates, so that the region lies where it should on the coarser map too.
             ax.imshow(picture, cmap="inferno", extent=(0, side, side, 0), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
             if row == 0:
                 ax.set_title(title, fontsize=10)
             if column == 0:
-                ax.set_ylabel(names[row], fontsize=10)
-            if boxes is not None and column in (1, len(columns) - 1):
-                _outline(ax, boxes[row])
+                ax.set_ylabel(names[image], fontsize=10)
+            if boxes is not None and column in (1, width - 1):
+                _outline(ax, boxes[image])
     figure.savefig(path, dpi=150, facecolor="white")
 
 
