@@ -202,8 +202,11 @@ def resume(given: dict[str, Any]) -> tuple[Run, Path]:
         raise UserError("--resume needs --out, the folder of the run to go on with")
     folder = Path(given["out"])
     state = checkpoint.load(folder / CHECKPOINT)
-    run = Run(config_to_resume(Config.from_dict(state["config"]), given))
+    config = config_to_resume(Config.from_dict(state["config"]), given)
+    config.check()
+    run = Run(config)
     run.load_state_dict(state)
+    config.save(folder / "config.yaml")
     return run, folder
 
 

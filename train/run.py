@@ -18,8 +18,9 @@ from train.metrics import Meter
 from train.models import build_model
 from train.shapes import embedded_data
 
-# May be given anew with --resume, since the result does not depend on them.
-FREE_OPTIONS = ("out", "workers", "checkpoint_every")
+# May be given anew with --resume: the result does not depend on them (that the data is the same, wherever it lies, the
+# loader checks), but for the number of epochs, with which the cosine is drawn out or shortened from here on.
+FREE_OPTIONS = ("out", "data", "workers", "checkpoint_every", "epochs")
 
 
 def data_folder(config: Config) -> Path:

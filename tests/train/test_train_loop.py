@@ -1,6 +1,7 @@
 """The program end to end, as the user runs it: run folder, methods, stopping, resuming, errors."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from train import checkpoint
 from train.__main__ import main as program
-from train.config import Config
+from train.config import Config, UserError
 from train.loop import keep_log_of, main
 from train.methods import METHODS
 from train.shapes import write_shapes
@@ -127,6 +128,22 @@ def test_a_stop_in_the_validation_is_resumed_there(cli: Any, tmp_path: Path, mon
     assert [r["train_loss"] for r in log_of(tmp_path / "parts")] == [
         r["train_loss"] for r in log_of(tmp_path / "whole")
     ]
+
+
+def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: Path) -> None:
+    given = {"method": "none", "image_size": 16, "batch_size": 8, "device": "cpu", "out": str(tmp_path / "run")}
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(cli.data, here)
+    assert main(given | {"data": str(here), "epochs": 1}, resuming=False) == 0
+    here.rename(there)
+    assert main({"out": given["out"], "data": str(there), "epochs": 3}, resuming=True) == 0
+    assert [record["epoch"] for record in log_of(tmp_path / "run")] == [1, 2, 3]
+    config = Config.load(tmp_path / "run" / "config.yaml")
+    assert (config.data, config.epochs) == (str(there), 3)
+
+    (there / "train" / "star" / "0000.jpg").unlink()
+    with pytest.raises(UserError, match="cannot resume: .*samples: 48 in the state, 47 here"):
+        main({"out": given["out"], "epochs": 4}, resuming=True)
 
 
 def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
