@@ -3,19 +3,28 @@
 Knows PyTorch only, and works with any loader.
 """
 
+from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
-from .method import Augmented, Clean, Method
+from .method import Augmented, Clean, Draw, Method
 from .paste import KeepPaste, selective_paste
+from .random_erasing import KeepRandomErasing, RandomErasing
 from .saliency import saliency_map
+from .saliency_cutout import SaliencyCutout
 from .stage import SaliencyStage, StageTrace
 
 __all__ = [
     "Augmented",
     "Clean",
+    "CutMix",
     "Cutout",
+    "Draw",
+    "KeepCutMix",
     "KeepCutout",
     "KeepPaste",
+    "KeepRandomErasing",
     "Method",
+    "RandomErasing",
+    "SaliencyCutout",
     "SaliencyStage",
     "StageTrace",
     "saliency_map",

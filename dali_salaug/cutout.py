@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._checks import check_choice, check_images, check_number, check_region, check_saliency
 from .compositing import replace_boxes
-from .method import Method
+from .method import Draw, Method
 from .regions import BORDERS, draw_regions
 
 
@@ -48,8 +48,9 @@ def selective_cut(
     """
     method = KeepCutout(size, tau=tau, border=border, fill=fill)
     images = check_images("images", images)
-    boxes = method.draw(images, check_saliency(saliency, images), generator)
-    return method.apply(images, boxes, None), boxes
+    drawn = method.draw(images, check_saliency(saliency, images), generator)
+    assert drawn.boxes is not None
+    return method.apply(images, drawn, None), drawn.boxes
 
 
 class Cutout(Method):
@@ -70,12 +71,12 @@ class Cutout(Method):
         self.border = border
         self.fill = fill
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        return draw_regions(images, self.size, generator, border=self.border)
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        return Draw(draw_regions(images, self.size, generator, border=self.border))
 
-    def apply(self, images: Tensor, boxes: Tensor | None, augmented: Tensor | None) -> Tensor:
-        assert boxes is not None
-        return replace_boxes(images, boxes, self.fill)
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.boxes is not None
+        return replace_boxes(images, drawn.boxes, self.fill)
 
     def __repr__(self) -> str:
         return f"Cutout(size={self.size}, border={self.border!r}, fill={self.fill:g})"
@@ -103,9 +104,9 @@ class KeepCutout(Cutout):
         check_number("tau", tau, 0, 1)
         self.tau = tau
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        return draw_regions(
-            images, self.size, generator, border=self.border, saliency=saliency, tau=self.tau, keep="low"
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        return Draw(
+            draw_regions(images, self.size, generator, border=self.border, saliency=saliency, tau=self.tau, keep="low")
         )
 
     def __repr__(self) -> str:

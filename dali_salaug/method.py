@@ -1,34 +1,47 @@
 """What a method is: a draw, and an application of what was drawn."""
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Draw(NamedTuple):
+    """What a method drew for a batch; None where it draws no such thing."""
+
+    boxes: Tensor | None = None  # (B, 4), int64: top, left, bottom, right in pixels, half-open; empty for no region
+    noise: Tensor | None = None  # (B, C, H, W), the images' dtype: what is written into the regions
+    partners: Tensor | None = None  # (B,), int64: the place in the batch of the image that each is mixed with
+
+
 class Method(ABC):
     """A way to make the network's inputs from a batch. Subclasses say what they need and do the two halves.
 
-    ``draw`` makes small tensors from a generator, ``apply`` is a pure function of the images and of what was drawn;
-    neither waits for the device. So a test or a figure can inject the draw, and a draw can be replayed.
+    ``draw`` makes a few tensors from a generator, ``apply`` and ``targets`` are pure functions of the batch and of what
+    was drawn; none waits for the device. So a test or a figure can inject the draw, and a draw can be replayed.
     """
 
     uses_saliency: bool = False  # draw needs the saliency map
     uses_augmented: bool = False  # apply needs the augmented images
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
-        """Boxes (B, 4), int64: top, left, bottom, right; or None for a method without regions."""
-        return None
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        """What to do to each of the images (B, C, H, W)."""
+        return Draw()
 
     @abstractmethod
-    def apply(self, images: Tensor, boxes: Tensor | None, augmented: Tensor | None) -> Tensor:
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         """The inputs (B, C, H, W) that the network is given. Writes into none of its arguments."""
+
+    def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
+        """The targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them."""
+        return labels
 
 
 class Clean(Method):
     """The baseline without augmentation of its own: the network is given the clean images."""
 
-    def apply(self, images: Tensor, boxes: Tensor | None, augmented: Tensor | None) -> Tensor:
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         return images
 
     def __repr__(self) -> str:
@@ -40,7 +53,7 @@ class Augmented(Method):
 
     uses_augmented = True
 
-    def apply(self, images: Tensor, boxes: Tensor | None, augmented: Tensor | None) -> Tensor:
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         assert augmented is not None
         return augmented
 

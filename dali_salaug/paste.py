@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ._checks import check_images, check_like_images, check_number, check_region, check_saliency
 from .compositing import replace_boxes
-from .method import Method
+from .method import Draw, Method
 from .regions import draw_regions
 
 
@@ -42,8 +42,9 @@ def selective_paste(
     method = KeepPaste(size, tau=tau)
     images = check_images("images", images)
     augmented = check_like_images("augmented", augmented, images)
-    boxes = method.draw(images, check_saliency(saliency, images), generator)
-    return method.apply(images, boxes, augmented), boxes
+    drawn = method.draw(images, check_saliency(saliency, images), generator)
+    assert drawn.boxes is not None
+    return method.apply(images, drawn, augmented), drawn.boxes
 
 
 class KeepPaste(Method):
@@ -64,13 +65,15 @@ class KeepPaste(Method):
         self.size = None if size is None else check_region(size)
         self.tau = tau
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        return draw_regions(images, self.size, generator, border="inside", saliency=saliency, tau=self.tau, keep="high")
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        return Draw(
+            draw_regions(images, self.size, generator, border="inside", saliency=saliency, tau=self.tau, keep="high")
+        )
 
-    def apply(self, images: Tensor, boxes: Tensor | None, augmented: Tensor | None) -> Tensor:
-        assert boxes is not None
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.boxes is not None
         assert augmented is not None
-        return replace_boxes(augmented, boxes, images)
+        return replace_boxes(augmented, drawn.boxes, images)
 
     def __repr__(self) -> str:
         return f"KeepPaste(size={self.size}, tau={self.tau:g})"

@@ -21,41 +21,43 @@ BORDERS = ("inside", "clip")
 
 
 class Axis(NamedTuple):
-    """One axis of the candidates: where the n of them begin and end (half-open), on the map and in the image."""
+    """One axis of the candidates: where each of the n begins and ends (half-open), on the map and in the image.
 
-    map_start: Tensor
+    S is B where every image has a region size of its own, or 1 where all share one.
+    """
+
+    map_start: Tensor  # (S, n), int64, like the next three
     map_stop: Tensor
     image_start: Tensor
     image_stop: Tensor
+    valid: Tensor  # (S, n), bool: the first so many of the n positions are candidates
 
 
-def candidate_axis(cells: int, pixels: int, size: int, border: str, device: torch.device) -> Axis:
-    """The candidates along one axis, for a region of ``size`` image pixels.
+def candidate_axis(cells: int, pixels: int, size: Tensor, border: str) -> Axis:
+    """The candidates along one axis.
 
     Args:
         cells: the map's length.
         pixels: the image's length.
-        size: the region's length in image pixels, 1 ≤ size ≤ pixels.
+        size: the region's length in image pixels, (S,), int64, in [0, pixels].
         border: "inside", the region lies wholly in the image; "clip", its centre c is any position, it covers
             [c − ⌊size/2⌋, c − ⌊size/2⌋ + size) and is clipped to the image.
-        device: of the result.
-
-    Returns:
-        Four int64 tensors (n,).
     """
-    map_size = min(max(round(size * cells / pixels), 1), cells)
+    place = torch.arange(cells, device=size.device)[None]
+    size = size[:, None]
+    map_size = (size.double() * cells / pixels).round().long().clamp(1, cells)
     if border == "inside":
-        map_start = torch.arange(cells - map_size + 1, device=device)
-        image_start = (map_start * pixels // cells).clamp(max=pixels - size)
-        return Axis(map_start, map_start + map_size, image_start, image_start + size)
-    centre = torch.arange(cells, device=device)
-    map_start = centre - map_size // 2
-    image_start = centre * pixels // cells - size // 2
+        image_start = torch.minimum(place * pixels // cells, pixels - size)
+        map_stop = (place + map_size).clamp(max=cells)
+        return Axis(place, map_stop, image_start, image_start + size, place <= cells - map_size)
+    map_start = place - map_size // 2
+    image_start = place * pixels // cells - size // 2
     return Axis(
         map_start.clamp(min=0),
         (map_start + map_size).clamp(max=cells),
         image_start.clamp(min=0),
         (image_start + size).clamp(max=pixels),
+        torch.ones_like(map_start, dtype=torch.bool),
     )
 
 
@@ -71,24 +73,39 @@ def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
         rows, columns: candidates along the height (m of them) and the width (n).
 
     Returns:
-        (B, m, n), int64.
+        (B, m, n), int64; meaningless where a candidate is not valid.
     """
     bits = 62 - math.ceil(math.log2(saliency[0].numel()))  # so that the sum of the whole map fits into int64
-    finite = saliency.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    # Worked on in place: at full resolution and a large batch each of these is a fifth of a gigabyte.
+    finite = saliency.to(torch.float64, copy=True).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     peak = finite.abs().amax((1, 2), keepdim=True)
-    fixed = (finite / torch.where(peak > 0, peak, 1.0) * 2.0**bits).round().long()
+    fixed = finite.div_(torch.where(peak > 0, peak, 1.0)).mul_(2.0**bits).round_().long()
+    del finite
     by_rows = _range_sums(fixed, rows.map_start, rows.map_stop, dim=1)
+    del fixed
     return _range_sums(by_rows, columns.map_start, columns.map_stop, dim=2)
 
 
 def _range_sums(values: Tensor, start: Tensor, stop: Tensor, dim: int) -> Tensor:
-    """Sums of ``values`` over [start, stop) along ``dim``, from one running sum."""
-    before_first = [0, 0] * (values.ndim - 1 - dim) + [1, 0]
+    """Sums of ``values`` (B, h, w) over [start, stop) along ``dim``, from one running sum."""
+    before_first = [0, 0] * (2 - dim) + [1, 0]
     running = F.pad(values.cumsum(dim), before_first)
-    return running.index_select(dim, stop) - running.index_select(dim, start)
+    return _take(running, stop, dim).sub_(_take(running, start, dim))
 
 
-def draw_candidates(scores: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:
+def _take(values: Tensor, places: Tensor, dim: int) -> Tensor:
+    """``values`` (B, h, w) at ``places`` (S, n) along ``dim``; the places of each image, or those all share."""
+    if len(places) == 1:
+        return values.index_select(dim, places[0])
+    index = (
+        places[:, :, None].expand(-1, -1, values.shape[2])
+        if dim == 1
+        else places[:, None].expand(-1, values.shape[1], -1)
+    )
+    return values.gather(dim, index)
+
+
+def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:
     """One candidate for each image, uniform among those on one side of the τ-quantile of its scores.
 
     The quantile is the usual one (position τ·(N − 1) among N sorted scores, interpolated), used as a rank: "low"
@@ -96,21 +113,30 @@ def draw_candidates(scores: Tensor, uniforms: Tensor, *, tau: float, keep: str) 
     over all candidates.
 
     Args:
-        scores: (B, N), int64.
+        scores: (B, M), int64.
+        valid: (S, M), bool: which of the M places are candidates; N of them, N may differ between images.
         uniforms: (B,), float64 in [0, 1): the draw.
         tau: τ in [0, 1].
         keep: "low" (selective-cut) or "high" (selective-paste).
 
     Returns:
-        (B,), int64 in [0, N).
+        (B,), int64 in [0, M).
     """
+    # One rank for all images, although N differs: of an image's other places so many are set below all its scores, and
+    # the rest above, that its own rank becomes the common one. kthvalue takes one rank, and sorts nothing.
     position = tau * (scores.shape[1] - 1)
+    own = tau * (valid.sum(1, keepdim=True).double() - 1)
+    # The tolerance: 0.6 · 15 is 9, in floats a little less.
     if keep == "low":
-        rank = math.floor(position + 1e-9)  # the tolerance: 0.6 · 15 is 9, in floats a little less
-        qualifies = scores <= scores.kthvalue(rank + 1, dim=1, keepdim=True).values
+        rank, own_rank = math.floor(position + 1e-9), (own + 1e-9).floor()
     else:
-        rank = math.ceil(position - 1e-9)
-        qualifies = scores >= scores.kthvalue(rank + 1, dim=1, keepdim=True).values
+        rank, own_rank = math.ceil(position - 1e-9), (own - 1e-9).ceil()
+    extremes = torch.iinfo(scores.dtype)
+    below = (~valid).cumsum(1, dtype=torch.int32) <= rank - own_rank
+    ranked = torch.where(valid, scores, extremes.max).masked_fill_(below & ~valid, extremes.min)
+    threshold = ranked.kthvalue(rank + 1, dim=1, keepdim=True).values
+    del ranked
+    qualifies = valid & (scores <= threshold if keep == "low" else scores >= threshold)
     running = qualifies.cumsum(1, dtype=torch.int32)
     count = running[:, -1:]
     nth = torch.minimum((uniforms[:, None] * count).int(), count - 1) + 1
@@ -119,7 +145,7 @@ def draw_candidates(scores: Tensor, uniforms: Tensor, *, tau: float, keep: str) 
 
 def draw_boxes(
     image_size: tuple[int, int],
-    size: tuple[int, int],
+    size: Tensor,
     uniforms: Tensor,
     *,
     border: str,
@@ -131,7 +157,7 @@ def draw_boxes(
 
     Args:
         image_size: the image's (H, W).
-        size: the region's (height, width) in image pixels, not larger than the image.
+        size: the regions' height and width in image pixels, (S, 2), int64, S = B or 1; not larger than the image.
         uniforms: (B,), float64 in [0, 1), on the images' device: the draw.
         border: "inside" or "clip", see :func:`candidate_axis`.
         saliency: (B, h, w), at any resolution.
@@ -141,21 +167,24 @@ def draw_boxes(
         Boxes (B, 4), int64: top, left, bottom, right in image pixels, half-open, clipped to the image.
     """
     grid = image_size if saliency is None else saliency.shape[-2:]
-    rows = candidate_axis(grid[0], image_size[0], size[0], border, uniforms.device)
-    columns = candidate_axis(grid[1], image_size[1], size[1], border, uniforms.device)
+    rows = candidate_axis(grid[0], image_size[0], size[:, 0], border)
+    columns = candidate_axis(grid[1], image_size[1], size[:, 1], border)
     if saliency is None:
-        candidates = len(rows.map_start) * len(columns.map_start)
-        chosen = (uniforms * candidates).long().clamp(max=candidates - 1)
+        across = columns.valid.sum(1)
+        candidates = rows.valid.sum(1) * across
+        chosen = torch.minimum((uniforms * candidates).long(), candidates - 1)
     else:
-        chosen = draw_candidates(region_scores(saliency, rows, columns).flatten(1), uniforms, tau=tau, keep=keep)
-    row, column = chosen // len(columns.map_start), chosen % len(columns.map_start)
+        across = torch.full_like(size[:1, 0], grid[1])
+        valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+        chosen = draw_candidates(region_scores(saliency, rows, columns).flatten(1), valid, uniforms, tau=tau, keep=keep)
+    row, column = (chosen // across)[:, None], (chosen % across)[:, None]
     corners = (
-        rows.image_start[row],
-        columns.image_start[column],
-        rows.image_stop[row],
-        columns.image_stop[column],
+        (rows.image_start, row),
+        (columns.image_start, column),
+        (rows.image_stop, row),
+        (columns.image_stop, column),
     )
-    return torch.stack(corners, 1)
+    return torch.cat([places.expand(len(uniforms), -1).gather(1, at) for places, at in corners], 1)
 
 
 def default_length(image_size: tuple[int, int]) -> int:
@@ -169,7 +198,7 @@ def default_length(image_size: tuple[int, int]) -> int:
 
 def draw_regions(
     images: Tensor,
-    size: tuple[int, int] | None,
+    size: tuple[int, int] | Tensor | None,
     generator: torch.Generator | None,
     *,
     border: str,
@@ -181,7 +210,8 @@ def draw_regions(
 
     Args:
         images: (B, C, H, W); only their shape and device are used.
-        size: the region's (height, width); None for a square of :func:`default_length`.
+        size: the region's (height, width); or (B, 2), int64, one for each image, known to fit; None for a square of
+            :func:`default_length`.
         generator: on the images' device; the global one where it is None.
         border, saliency, tau, keep: see :func:`draw_boxes`.
 
@@ -189,7 +219,11 @@ def draw_regions(
         ValueError: where the region is larger than the images.
     """
     image_size = (images.shape[-2], images.shape[-1])
-    size = size or (default_length(image_size), default_length(image_size))
-    check_region_fits(size, images)
+    if not isinstance(size, Tensor):
+        height, width = size or (default_length(image_size),) * 2
+        check_region_fits((height, width), images)
+        # torch.full, not torch.tensor: the latter copies from the host, which waits for the device.
+        sides = [torch.full((1,), side, device=images.device) for side in (height, width)]
+        size = torch.stack(sides, 1)
     uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
     return draw_boxes(image_size, size, uniforms, border=border, saliency=saliency, tau=tau, keep=keep)

@@ -14,7 +14,7 @@ class StageTrace(NamedTuple):
     """What a pass through the stage made, for pictures and measurements."""
 
     inputs: Tensor  # (B, C, H, W), what the network is given
-    targets: Tensor  # (B,), int64
+    targets: Tensor  # (B,), int64; or (B, K), floating point, of a method that mixes labels
     saliency: Tensor | None  # (B, h, w), float32; None where the method uses none, or in warm-up
     boxes: Tensor | None  # (B, 4), int64: top, left, bottom, right; None where there are no regions
 
@@ -80,7 +80,8 @@ class SaliencyStage:
             augmented: an augmented copy of the same crops, like ``images``; for methods that paste.
 
         Returns:
-            The inputs (B, C, H, W), which may be ``images`` or ``augmented`` itself, and the targets (B,), int64.
+            The inputs (B, C, H, W), which may be ``images`` or ``augmented`` itself, and the targets: ``labels``, or
+            (B, K), floating point, of a method that mixes labels.
 
         Raises:
             ValueError: for an argument outside of what is said above, or a region larger than the images.
@@ -105,9 +106,10 @@ class SaliencyStage:
         if self.method.uses_saliency:
             saliency = saliency_map(model, images, labels, target=self.target, scale=self.scale)
         with torch.no_grad():
-            boxes = self.method.draw(images, saliency, self._generator_on(images.device))
-            inputs = self.method.apply(images, boxes, augmented)
-        return StageTrace(inputs, labels, saliency, boxes)
+            drawn = self.method.draw(images, saliency, self._generator_on(images.device))
+            inputs = self.method.apply(images, drawn, augmented)
+            targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
+        return StageTrace(inputs, targets, saliency, drawn.boxes)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the stage the epoch, from 0, for ``warmup_epochs``."""

@@ -107,6 +107,8 @@ def _outline(ax: Any, box: np.ndarray) -> None:
     from matplotlib.patches import Rectangle
 
     top, left, bottom, right = box
+    if bottom == top or right == left:  # this image was left as it is
+        return
     for colour, line_width in (("black", 3.0), (REGION, 1.6)):
         place = {"xy": (left, top), "width": right - left, "height": bottom - top}
         ax.add_patch(Rectangle(**place, fill=False, edgecolor=colour, linewidth=line_width, clip_on=False))

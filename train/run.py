@@ -124,7 +124,7 @@ class Run:
     def make_stage(self, seed: int) -> SaliencyStage:
         config = self.config
         return SaliencyStage(
-            METHODS[config.method].build(config),
+            METHODS[config.method].build(config, len(self.classes)),
             scale=config.scale,
             target=config.target,
             warmup_epochs=config.warmup_epochs,

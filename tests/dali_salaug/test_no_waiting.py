@@ -7,9 +7,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dali_salaug import (
     Augmented,
     Clean,
+    CutMix,
     Cutout,
+    KeepCutMix,
     KeepCutout,
     KeepPaste,
+    KeepRandomErasing,
+    RandomErasing,
+    SaliencyCutout,
     SaliencyStage,
     saliency_map,
     selective_cut,
@@ -17,6 +22,7 @@ from dali_salaug import (
 )
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
+METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +66,13 @@ def test_the_compositing_on_a_fake_gpu():
             *selective_cut(images, saliency, 7),
             *selective_cut(images, saliency, 7, border="inside"),
             *selective_paste(images, images, saliency, 7),
-            Cutout(5).draw(images, None, None),
+            Cutout(5).draw(images, None, None).boxes,
         ]
+        for method in METHODS:
+            drawn = method.draw(images, saliency, None)
+            labels = torch.zeros(4, dtype=torch.int64, device="cuda")
+            results += [method.apply(images, drawn, images), method.targets(labels, drawn, (32, 24))]
+            results += [part for part in drawn if part is not None]
     assert {result.device.type for result in results} == {"cuda"}
 
 

@@ -61,16 +61,19 @@ def every_draw(saliency, image_size, size, border, tau, keep, count):
     """The boxes for draws in the middle of each of ``count`` equal parts of [0, 1)."""
     uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     maps = torch.as_tensor(saliency)[None].expand(count, -1, -1)
-    return draw_boxes(image_size, size, uniforms, border=border, saliency=maps, tau=tau, keep=keep).tolist()
+    return draw_boxes(
+        image_size, torch.tensor([size]), uniforms, border=border, saliency=maps, tau=tau, keep=keep
+    ).tolist()
 
 
 @pytest.mark.parametrize("border", ["inside", "clip"])
 @pytest.mark.parametrize(("image_size", "map_size", "size"), GEOMETRIES)
 def test_scores_are_the_sums_of_a_loop_over_all_candidates(image_size, map_size, size, border):
     maps = np.random.default_rng(0).random((3, *map_size))
-    rows = candidate_axis(map_size[0], image_size[0], size[0], border, torch.device("cpu"))
-    columns = candidate_axis(map_size[1], image_size[1], size[1], border, torch.device("cpu"))
-    scores = region_scores(torch.tensor(maps), rows, columns).flatten(1).double()
+    rows = candidate_axis(map_size[0], image_size[0], torch.tensor([size[0]]), border)
+    columns = candidate_axis(map_size[1], image_size[1], torch.tensor([size[1]]), border)
+    valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten()
+    scores = region_scores(torch.tensor(maps), rows, columns).flatten(1)[:, valid].double()
     for image in range(3):
         _, expected = oracle(maps[image], image_size, size, border)
         assert len(expected) == scores.shape[1]
@@ -130,7 +133,7 @@ def test_draws_from_a_generator_are_uniform_by_chi_square(keep):
     draws = 20_000
     uniforms = torch.rand(draws, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     maps = torch.tensor(saliency)[None].expand(draws, -1, -1)
-    drawn = draw_boxes((12, 12), (5, 5), uniforms, border="clip", saliency=maps, tau=0.6, keep=keep)
+    drawn = draw_boxes((12, 12), torch.tensor([[5, 5]]), uniforms, border="clip", saliency=maps, tau=0.6, keep=keep)
     kinds, counts = np.unique(drawn.numpy(), axis=0, return_counts=True)
     assert {tuple(kind) for kind in kinds.tolist()} == expected
     assert stats.chisquare(counts).pvalue > 0.001
@@ -139,9 +142,46 @@ def test_draws_from_a_generator_are_uniform_by_chi_square(keep):
 def test_without_saliency_every_centre_is_equally_likely():
     count = 9 * 7
     uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    drawn = draw_boxes((9, 7), (4, 3), uniforms, border="clip")
+    drawn = draw_boxes((9, 7), torch.tensor([[4, 3]]), uniforms, border="clip")
     boxes, _ = oracle(np.zeros((9, 7)), (9, 7), (4, 3), "clip")
     assert sorted(map(tuple, drawn.tolist())) == sorted(boxes)
+
+
+@pytest.mark.parametrize("keep", ["low", "high"])
+@pytest.mark.parametrize("tau", [0.0, 0.31, 0.6, 1.0])
+@pytest.mark.parametrize("border", ["inside", "clip"])
+@pytest.mark.parametrize("map_size", [(11, 14), (5, 7)])
+def test_a_size_for_each_image_is_as_if_each_were_alone(map_size, border, tau, keep):
+    """Sizes from a pixel to the whole image in one batch; each image's draws run through its own candidates."""
+    sizes = [(1, 1), (11, 14), (4, 9), (10, 2), (5, 5)]
+    maps = np.random.default_rng(5).random((len(sizes), *map_size))
+    maps[1] = 0.5  # a flat map among others
+    found = [oracle(m, (11, 14), size, border) for m, size in zip(maps, sizes, strict=True)]
+    expected = [[boxes[i] for i in qualifying(scores, tau, keep)] for boxes, scores in found]
+    drawn = [[] for _ in sizes]
+    most = max(map(len, expected))
+    for step in range(most):
+        # the middles of as many equal parts as the image has candidates; those with fewer begin again
+        uniforms = torch.tensor([(step % len(e) + 0.5) / len(e) for e in expected], dtype=torch.float64)
+        boxes = draw_boxes(
+            (11, 14), torch.tensor(sizes), uniforms, border=border, saliency=torch.tensor(maps), tau=tau, keep=keep
+        )
+        for image, box in enumerate(boxes.tolist()):
+            if step < len(expected[image]):
+                drawn[image].append(tuple(box))
+    for image in range(len(sizes)):
+        assert sorted(drawn[image]) == sorted(expected[image])
+
+
+def test_without_saliency_a_size_for_each_image_is_uniform_too():
+    sizes = torch.tensor([[3, 2], [7, 7], [1, 5]])
+    for image, (height, width) in enumerate(sizes.tolist()):
+        boxes, _ = oracle(np.zeros((9, 8)), (9, 8), (height, width), "inside")
+        drawn = []
+        for step in range(len(boxes)):
+            uniforms = torch.full((3,), (step + 0.5) / len(boxes), dtype=torch.float64)
+            drawn.append(tuple(draw_boxes((9, 8), sizes, uniforms, border="inside")[image].tolist()))
+        assert sorted(drawn) == sorted(boxes)
 
 
 def test_images_of_a_batch_do_not_touch_each_other():
@@ -149,17 +189,18 @@ def test_images_of_a_batch_do_not_touch_each_other():
     maps[2] *= 1e6  # thresholds and scales are per image
     uniforms = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     options = {"border": "inside", "tau": 0.6, "keep": "high"}
-    together = draw_boxes((16, 16), (6, 6), uniforms, saliency=maps, **options)
+    together = draw_boxes((16, 16), torch.tensor([[6, 6]]), uniforms, saliency=maps, **options)
     for i in range(5):
-        alone = draw_boxes((16, 16), (6, 6), uniforms[i : i + 1], saliency=maps[i : i + 1], **options)
+        alone = draw_boxes((16, 16), torch.tensor([[6, 6]]), uniforms[i : i + 1], saliency=maps[i : i + 1], **options)
         assert torch.equal(together[i : i + 1], alone)
 
 
 def test_the_largest_draw_stays_in_range():
     scores = torch.arange(10)[None]
     almost_one = torch.tensor([np.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert draw_candidates(scores, almost_one, tau=1.0, keep="low").tolist() == [9]
-    box = draw_boxes((7, 7), (2, 2), almost_one, border="inside")
+    valid = torch.ones(1, 10, dtype=torch.bool)
+    assert draw_candidates(scores, valid, almost_one, tau=1.0, keep="low").tolist() == [9]
+    box = draw_boxes((7, 7), torch.tensor([[2, 2]]), almost_one, border="inside")
     assert box.tolist() == [[5, 5, 7, 7]]
 
 

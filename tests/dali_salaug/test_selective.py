@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dali_salaug import Augmented, Clean, Cutout, KeepCutout, KeepPaste, selective_cut, selective_paste
+from dali_salaug import Augmented, Clean, Cutout, Draw, KeepCutout, KeepPaste, selective_cut, selective_paste
 
 SHAPES = [(4, 3, 16, 16), (3, 1, 15, 22), (2, 3, 32, 20)]
 
@@ -107,22 +107,22 @@ def test_method_objects_do_what_the_functions_do(shape):
 
     cut = KeepCutout((5, 9), tau=0.4, border="inside", fill=2.0)
     expected, boxes = selective_cut(images, saliency, (5, 9), tau=0.4, border="inside", fill=2.0, generator=generator())
-    assert torch.equal(cut.draw(images, saliency, generator()), boxes)
-    assert torch.equal(cut.apply(images, boxes, None), expected)
+    assert torch.equal(cut.draw(images, saliency, generator()).boxes, boxes)
+    assert torch.equal(cut.apply(images, Draw(boxes), None), expected)
     paste = KeepPaste(7, tau=0.8)
     expected, boxes = selective_paste(images, augmented, saliency, 7, tau=0.8, generator=generator())
-    assert torch.equal(paste.draw(images, saliency, generator()), boxes)
-    assert torch.equal(paste.apply(images, boxes, augmented), expected)
-    assert Clean().apply(images, None, None) is images
-    assert Augmented().apply(images, None, augmented) is augmented
+    assert torch.equal(paste.draw(images, saliency, generator()).boxes, boxes)
+    assert torch.equal(paste.apply(images, Draw(boxes), augmented), expected)
+    assert Clean().apply(images, Draw(), None) is images
+    assert Augmented().apply(images, Draw(), augmented) is augmented
 
 
 def test_cutout_covers_as_its_authors_do():
     """DeVries & Taylor's code: centre uniform over all pixels, square clipped to the image."""
     images = torch.ones(30_000, 1, 8, 8)
     method = Cutout(4)
-    boxes = method.draw(images, None, torch.Generator().manual_seed(0))
-    covered = 1 - method.apply(images, boxes, None).mean((0, 1))
+    drawn = method.draw(images, None, torch.Generator().manual_seed(0))
+    covered = 1 - method.apply(images, drawn, None).mean((0, 1))
     expected = torch.zeros(8, 8)
     for centre_y in range(8):
         for centre_x in range(8):
@@ -132,7 +132,7 @@ def test_cutout_covers_as_its_authors_do():
 
 
 def test_default_size_follows_the_image():
-    boxes = KeepPaste().draw(torch.zeros(2, 3, 224, 224), torch.rand(2, 112, 112), None)
+    boxes = KeepPaste().draw(torch.zeros(2, 3, 224, 224), torch.rand(2, 112, 112), None).boxes
     assert ((boxes[:, 2:] - boxes[:, :2]) == 40).all()
 
 

@@ -38,7 +38,7 @@ def test_only_what_is_given_comes_out() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "cutmix"}, r"--method must be one of none, cutout, keep_cutout.*got 'cutmix'"),
+        ({"method": "magic"}, r"--method must be one of none, cutout, keep_cutout.*got 'magic'"),
         ({"device": "tpu"}, r"--device must be one of auto, cpu, cuda; got 'tpu'"),
         ({"tau": 1.5}, r"--tau must be in \[0, 1\]; got 1.5"),
         ({"tau": float("nan")}, r"--tau must be in \[0, 1\]; got nan"),
