@@ -1,18 +1,24 @@
-"""Saliency maps of the model that is being trained."""
+"""Saliency maps of the model that is being trained: one function for all the methods."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import check_choice, check_images, check_labels, check_number
-from .observer import observing
+from .fine_grained import fine_grained_map
+from .grad_cam import grad_cam_map
+from .gradients import gradient_map, smoothgrad_map
+from .observer import Forward, observing, unwrap
+from .relu_rules import relu_rule_map
 
-METHODS = ("gradient",)
+METHODS = ("gradient", "smoothgrad", "guided", "deconvnet", "grad_cam", "fine_grained")
 TARGETS = ("label", "max", "loss")
 
 
 def saliency_map(
-    model: nn.Module,
+    model: nn.Module | None,
     images: Tensor,
     labels: Tensor | None = None,
     *,
@@ -20,11 +26,28 @@ def saliency_map(
     target: str = "label",
     scale: float = 0.5,
     head: nn.Module | None = None,
+    samples: int = 25,
+    noise: float = 0.15,
+    generator: torch.Generator | None = None,
+    layer: str | None = None,
 ) -> Tensor:
-    """The saliency of each pixel: the largest absolute gradient over channels of one scalar per image.
+    """The saliency of each pixel.
 
-    Simonyan et al. 2014, as used by KeepAugment (§3, eq. 1), SalfMix (eq. 2) and the saliency-consistency loss. With
-    ``scale`` below 1 the map is that of an antialiased bicubic reduction of the images ("low resolution based
+    ====================  ==========================================================================================
+    method                the map
+    ====================  ==========================================================================================
+    "gradient"            the largest absolute gradient over channels of one scalar per image (Simonyan et al. 2014;
+                          KeepAugment §3, eq. 1; SalfMix eq. 2)
+    "smoothgrad"          the mean of the absolute gradient over noisy copies, then the largest over channels
+                          (Smilkov et al. 2017); costs ``samples`` times "gradient"
+    "guided"              as "gradient", with guided backpropagation's rule for ReLU (Springenberg et al. 2015)
+    "deconvnet"           as "gradient", with DeconvNet's rule for ReLU (Zeiler & Fergus 2014); in a network without
+                          max pooling it hardly looks at the image
+    "grad_cam"            ReLU of the gradient-weighted activations of ``layer``, resized (Selvaraju et al. 2017)
+    "fine_grained"        centre-surround contrast over six scales (Montabone & Soto 2010; SaliencyMix); runs no model
+    ====================  ==========================================================================================
+
+    With ``scale`` below 1 the map is that of an antialiased bicubic reduction of the images ("low resolution based
     approximation", KeepAugment §3.1), which costs about ``scale²`` of the full map.
 
     The model is only observed: nothing in it, nor the global random state, is changed (see
@@ -33,23 +56,38 @@ def saliency_map(
 
     Args:
         model: the live model, images (B, C, H, W) to logits (B, K), whatever wrapper it wears. Below ``scale=1`` it
-            must take smaller images too, as networks that end in global average pooling do.
+            must take smaller images too, as networks that end in global average pooling do. Not used, and may be
+            None, for "fine_grained".
         images: (B, C, H, W), floating point, normalised as for training.
-        labels: (B,), int64, in [0, K); not needed for target "max".
-        method: "gradient".
+        labels: (B,), int64, in [0, K); not needed for target "max" and method "fine_grained".
+        method: one of the table.
         target: the scalar: "label", the logit of the true class; "max", the largest logit; "loss", the
-            cross-entropy with the true label.
+            cross-entropy with the true label, with a minus sign before it, so that the methods to which signs
+            matter ("guided", "deconvnet", "grad_cam") show what speaks for the label. Not used by "fine_grained".
         scale: side of the map over side of the image, in (0, 1]; sides are rounded to whole pixels.
         head: a module to compute the logits in the place of ``model``, an early classification head for example.
+        samples: of "smoothgrad", the number of noisy copies, 1 or more.
+        noise: of "smoothgrad", the noise's standard deviation over the image's range of values, 0 or more.
+        generator: of "smoothgrad", on the images' device. Where None is given, the noise is what the global
+            generator would give next, and that generator is put back.
+        layer: of "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n). By default the
+            last feature map before global pooling: the last output with four dimensions and more than one
+            position, adaptive pooling not counted.
 
     Returns:
         (B, h, w), float32, not negative and without normalisation; detached.
 
     Raises:
-        ValueError: for an argument outside of what is said above, or a model that cannot take the reduced size.
+        ValueError: for an argument outside of what is said above, a model that cannot take the reduced size, or one
+            that the method does not fit ("guided" and "deconvnet" need ReLU, "grad_cam" a layer of feature maps).
     """
-    check_saliency_options(method=method, target=target, scale=scale)
+    check_saliency_options(
+        method=method, target=target, scale=scale, samples=samples, noise=noise, generator=generator, layer=layer
+    )
     images = check_images("images", images)
+    if method == "fine_grained":
+        with torch.inference_mode(False), torch.no_grad():
+            return fine_grained_map(_reduce(images, scale))
     if target != "max":
         if labels is None:
             raise ValueError(f"labels must be given for target {target!r} (target 'max' does without); got None")
@@ -59,29 +97,60 @@ def saliency_map(
         raise ValueError(f"{'model' if head is None else 'head'} must be a torch.nn.Module; got {network!r}")
 
     with observing(network, images.device) as forward:
-        pixels = _reduce(images, scale).requires_grad_()
-        try:
-            logits = forward(pixels.clone())  # autograd forbids a first layer to work in place on a leaf
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if pixels.shape == images.shape:
-                raise
-            raise ValueError(
-                f"the model cannot take the images reduced to {pixels.shape[-2]}×{pixels.shape[-1]} pixels "
-                f"(scale={scale:g}): {error}. Give scale=1.0, or a model that ends in global (adaptive) pooling."
-            ) from error
-        _check_logits(logits, len(images))
-        scalar = _scalar(logits, labels, target)
-        (gradient,) = torch.autograd.grad(scalar, pixels)
-        return gradient.abs().amax(1).float()
+        pixels = _reduce(images, scale)
+
+        def scalar(pixels: Tensor) -> Tensor:
+            return _scalar(_logits(forward, pixels, images, scale), labels, target)
+
+        if method == "smoothgrad":
+            saliency = smoothgrad_map(scalar, pixels, samples=samples, noise=noise, generator=generator)
+        elif method == "grad_cam":
+            saliency = grad_cam_map(scalar, pixels, unwrap(network), layer)
+        elif method in ("guided", "deconvnet"):
+            saliency = relu_rule_map(scalar, pixels, method)
+        else:
+            saliency = gradient_map(scalar, pixels)
+        return saliency.float()
 
 
-def check_saliency_options(*, method: str, target: str, scale: float) -> None:
-    """Raise ValueError for options that :func:`saliency_map` would refuse."""
+def check_saliency_options(
+    *,
+    method: str,
+    target: str,
+    scale: float,
+    samples: int = 25,
+    noise: float = 0.15,
+    generator: torch.Generator | None = None,
+    layer: str | None = None,
+) -> None:
+    """Raise ValueError for options that :func:`saliency_map` would refuse, whatever the model and the images."""
     check_choice("method", method, METHODS)
     check_choice("target", target, TARGETS)
     check_number("scale", scale, 0, 1, open_low=True)
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be a whole number, 1 or more; got {samples!r}")
+    check_number("noise", noise, 0, math.inf)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator must be a torch.Generator or None; got {generator!r}")
+    if layer is not None and not isinstance(layer, str):
+        raise ValueError(f"layer must be the name of a submodule or None; got {layer!r}")
+
+
+def _logits(forward: Forward, pixels: Tensor, images: Tensor, scale: float) -> Tensor:
+    """The model's logits for ``pixels``, which are ``images`` reduced by ``scale``."""
+    try:
+        logits = forward(pixels.clone())  # autograd forbids a first layer to work in place on a leaf
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if pixels.shape == images.shape:
+            raise
+        raise ValueError(
+            f"the model cannot take the images reduced to {pixels.shape[-2]}×{pixels.shape[-1]} pixels "
+            f"(scale={scale:g}): {error}. Give scale=1.0, or a model that ends in global (adaptive) pooling."
+        ) from error
+    _check_logits(logits, len(images))
+    return logits
 
 
 def _reduce(images: Tensor, scale: float) -> Tensor:
@@ -100,7 +169,7 @@ def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
         return logits.max(1).values.sum()
     if target == "label":
         return logits.gather(1, labels[:, None]).sum()
-    return F.cross_entropy(logits, labels, reduction="sum")
+    return -F.cross_entropy(logits, labels, reduction="sum")
 
 
 def _check_logits(logits: object, batch: int) -> None:

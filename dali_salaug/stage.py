@@ -27,11 +27,14 @@ class SaliencyStage:
 
     Args:
         method: what is done to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
+        saliency: the method of the saliency map: "gradient", "smoothgrad", "guided", "deconvnet", "grad_cam" or
+            "fine_grained", see :func:`saliency_map`.
         scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1; half by default).
         target: the scalar of the map: "label", "max" or "loss", see :func:`saliency_map`.
         warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
             model says nothing. The epochs are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
+        options: ``samples``, ``noise`` and ``layer`` of :func:`saliency_map`; the stage's generator draws the noise.
 
     Raises:
         ValueError: for an argument outside of what is said above.
@@ -47,10 +50,12 @@ class SaliencyStage:
         self,
         method: Method,
         *,
+        saliency: str = "gradient",
         scale: float = 0.5,
         target: str = "label",
         warmup_epochs: int = 0,
         seed: int = 0,
+        **options: Any,
     ) -> None:
         if not isinstance(method, Method):
             raise ValueError(f"method must be a dali_salaug Method such as KeepCutout(); got {method!r}")
@@ -58,10 +63,9 @@ class SaliencyStage:
             raise ValueError(f"warmup_epochs must be a whole number of epochs, 0 or more; got {warmup_epochs!r}")
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
-        check_saliency_options(method="gradient", target=target, scale=scale)
+        self._saliency_options = {"method": saliency, "target": target, "scale": scale, **options}
+        check_saliency_options(**self._saliency_options)
         self.method = method
-        self.scale = scale
-        self.target = target
         self.warmup_epochs = warmup_epochs
         self.seed = seed
         self._epoch: int | None = None
@@ -102,11 +106,12 @@ class SaliencyStage:
         if self._warming_up():
             return StageTrace(images, labels, None, None)
 
+        generator = self._generator_on(images.device)
         saliency = None
         if self.method.uses_saliency:
-            saliency = saliency_map(model, images, labels, target=self.target, scale=self.scale)
+            saliency = saliency_map(model, images, labels, generator=generator, **self._saliency_options)
         with torch.no_grad():
-            drawn = self.method.draw(images, saliency, self._generator_on(images.device))
+            drawn = self.method.draw(images, saliency, generator)
             inputs = self.method.apply(images, drawn, augmented)
             targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
         return StageTrace(inputs, targets, saliency, drawn.boxes)
@@ -147,7 +152,10 @@ class SaliencyStage:
         return self._generator
 
     def __repr__(self) -> str:
+        map_options = ", ".join(
+            f"{name}={value!r}" for name, value in self._saliency_options.items() if name != "method"
+        )
         return (
-            f"SaliencyStage({self.method!r}, scale={self.scale:g}, target={self.target!r}, "
+            f"SaliencyStage({self.method!r}, saliency={self._saliency_options['method']!r}, {map_options}, "
             f"warmup_epochs={self.warmup_epochs}, seed={self.seed})"
         )

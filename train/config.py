@@ -10,6 +10,9 @@ from typing import Any
 
 import yaml
 
+from dali_salaug.saliency import METHODS as SALIENCY_METHODS
+from dali_salaug.saliency import TARGETS
+
 
 class UserError(Exception):
     """Something the user can put right. The message is complete; no traceback is needed."""
@@ -66,8 +69,9 @@ class Config:
     lr_warmup_epochs: float = _option(1.0, "epochs of linear warm-up before the cosine", low=0)
     tau: float = _option(0.6, "quantile τ that separates the salient regions from the others", low=0, high=1)
     size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
+    saliency: str = _option("gradient", "method of the saliency map", choices=SALIENCY_METHODS)
     scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
-    target: str = _option("label", "what the saliency is the gradient of", choices=("label", "max", "loss"))
+    target: str = _option("label", "what the saliency is the gradient of", choices=TARGETS)
     warmup_epochs: int = _option(0, "epochs of clean images before the method starts", low=0)
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(

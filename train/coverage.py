@@ -136,7 +136,10 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
         ("paste", "random"): KeepPaste(config.size, tau=0.0),  # every square qualifies
         ("paste", "salient"): KeepPaste(config.size, tau=config.tau),
     }
-    stages = {key: SaliencyStage(m, scale=config.scale, target=config.target, seed=0) for key, m in methods.items()}
+    stages = {
+        key: SaliencyStage(m, saliency=config.saliency, scale=config.scale, target=config.target)
+        for key, m in methods.items()
+    }
     shares: dict[tuple[str, str], list[Tensor]] = {key: [] for key in methods}
     for batch in batches(dataset, read_boxes(boxes or root / "boxes.tsv"), config.image_size, limit):
         pixels, labels, objects = (part.to(device) for part in batch)

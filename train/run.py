@@ -125,6 +125,7 @@ class Run:
         config = self.config
         return SaliencyStage(
             METHODS[config.method].build(config, len(self.classes)),
+            saliency=config.saliency,
             scale=config.scale,
             target=config.target,
             warmup_epochs=config.warmup_epochs,

@@ -20,6 +20,8 @@ from dali_salaug import (
     selective_cut,
     selective_paste,
 )
+from dali_salaug.fine_grained import fine_grained_map
+from dali_salaug.saliency import METHODS as MAPS
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
 METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
@@ -43,10 +45,11 @@ def test_the_guard_sees_what_waits(no_waiting, wait):
 
 @pytest.mark.parametrize("target", ["label", "max", "loss"])
 @pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_the_saliency_pass(no_waiting, small_net, target, scale):
+@pytest.mark.parametrize("method", MAPS)
+def test_the_saliency_pass(no_waiting, small_net, method, target, scale):
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     with no_waiting():
-        saliency_map(small_net, images, labels, target=target, scale=scale)
+        saliency_map(small_net, images, labels, method=method, target=target, scale=scale, samples=2)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -57,7 +60,7 @@ def test_the_stage(no_waiting, small_net, method):
         stage(small_net, images, labels, images + 1)
 
 
-def test_the_compositing_on_a_fake_gpu():
+def test_the_compositing_and_the_map_without_a_model_on_a_fake_gpu():
     """Mixed devices and data-dependent shapes raise there; a copy to the host shows as an output on the CPU."""
     with FakeTensorMode():
         images = torch.empty(4, 3, 32, 24, device="cuda")
@@ -67,6 +70,7 @@ def test_the_compositing_on_a_fake_gpu():
             *selective_cut(images, saliency, 7, border="inside"),
             *selective_paste(images, images, saliency, 7),
             Cutout(5).draw(images, None, None).boxes,
+            fine_grained_map(images),
         ]
         for method in METHODS:
             drawn = method.draw(images, saliency, None)
@@ -88,6 +92,21 @@ def test_the_stage_on_a_gpu(small_net, method):
         stage(small_net, images, labels, images + 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", MAPS)
+def test_the_saliency_pass_on_a_gpu(small_net, method):
+    small_net.cuda()
+    images, labels = torch.randn(4, 3, 16, 16, device="cuda"), torch.arange(4, device="cuda")
+    expected = saliency_map(small_net, images, labels, method=method, generator=torch.Generator("cuda").manual_seed(1))
+    generator = torch.Generator("cuda").manual_seed(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = saliency_map(small_net, images, labels, method=method, generator=generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_salaug import saliency_map
 from dali_salaug.observer import unwrap
+from dali_salaug.saliency import METHODS
 
 
 @pytest.fixture
@@ -137,9 +138,10 @@ def step(model, images, labels):
     nn.functional.cross_entropy(model(images), labels).backward()
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("context", ["", "no_grad", "inference", "autocast"])
 @pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
-def test_changes_nothing_in_the_middle_of_gradient_accumulation(small_net, process_group, wrap, context):
+def test_changes_nothing_in_the_middle_of_gradient_accumulation(small_net, process_group, wrap, context, method):
     model = wrap(small_net)
     model.train()
     if wrap is frozen:
@@ -150,15 +152,18 @@ def test_changes_nothing_in_the_middle_of_gradient_accumulation(small_net, proce
         before, pixels = snapshot(model), images.clone()
         contexts = {"no_grad": torch.no_grad(), "inference": torch.inference_mode()}
         with contexts.get(context, torch.enable_grad()):
-            saliency = saliency_map(model, images, labels)
+            saliency = saliency_map(model, images, labels, method=method, samples=2)
         assert saliency.max() > 0
+        assert saliency.dtype == torch.float32
+        assert not saliency.requires_grad
         assert_same(before, snapshot(model))
         assert torch.equal(images, pixels)
         assert images.grad is None
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
-def test_the_training_step_after_it_is_the_same_to_the_bit(small_net, process_group, wrap):
+def test_the_training_step_after_it_is_the_same_to_the_bit(small_net, process_group, wrap, method):
     """Dropout masks, BatchNorm statistics and gradients of a step with a look before it equal those without."""
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     results = []
@@ -167,24 +172,30 @@ def test_the_training_step_after_it_is_the_same_to_the_bit(small_net, process_gr
         torch.manual_seed(3)
         for _ in range(2):
             if look:
-                saliency_map(model, images, labels)
+                saliency_map(model, images, labels, method=method, samples=2)
             step(model, images, labels)
         results.append(snapshot(model))
     for what in ("gradients", "buffers", "random"):
         torch.testing.assert_close(results[0][what], results[1][what], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "swin_t"])
-def test_torchvisions_models_are_only_observed(name):
+def test_torchvisions_models_are_only_observed(name, method):
     """Dropout, stochastic depth, in-place activations, layer norms: in real networks."""
     model = torchvision.models.get_model(name, weights=None, num_classes=4)
     images, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
     before = snapshot(model)
-    assert saliency_map(model, images, labels).max() > 0
+    if method in ("guided", "deconvnet") and name in ("efficientnet_b0", "swin_t"):
+        with pytest.raises(ValueError, match="uses ReLU"):  # they have SiLU and GELU
+            saliency_map(model, images, labels, method=method)
+    else:
+        assert saliency_map(model, images, labels, method=method, samples=2).max() > 0
     assert_same(before, snapshot(model))
 
 
-def test_changes_nothing_when_the_model_fails(small_net):
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad", "guided", "deconvnet", "grad_cam"])
+def test_changes_nothing_when_the_model_fails(small_net, method):
     class Failing(nn.Module):
         def __init__(self):
             super().__init__()
@@ -198,23 +209,28 @@ def test_changes_nothing_when_the_model_fails(small_net):
     images = torch.randn(2, 3, 16, 16)
     before = snapshot(model)
     with pytest.raises(RuntimeError, match="out of order"):
-        saliency_map(model, images, torch.tensor([0, 1]), scale=1.0)
+        saliency_map(model, images, torch.tensor([0, 1]), method=method, scale=1.0)
     assert_same(before, snapshot(model))
 
 
-def test_computes_no_parameter_gradients(small_net):
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [("gradient", 1), ("smoothgrad", 2), ("guided", 1), ("deconvnet", 1), ("grad_cam", 1), ("fine_grained", 0)],
+)
+def test_computes_no_parameter_gradients(small_net, method, passes):
     """No parameter takes part in the pass's graph, so no gradient of one can have been computed."""
     seen = []
     for module in small_net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(lambda m, args, out: seen.append((m.weight.requires_grad, out.requires_grad)))
-    saliency_map(small_net, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]))
-    assert seen == [(False, True)] * 3
+    saliency_map(small_net, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), method=method, samples=2)
+    assert seen == [(False, True)] * 3 * passes
 
 
 @pytest.mark.gpu
-def test_leaves_the_random_state_of_the_gpu_alone(small_net):
+@pytest.mark.parametrize("method", METHODS)
+def test_leaves_the_random_state_of_the_gpu_alone(small_net, method):
     model = Counting(small_net).cuda()
     state = torch.cuda.get_rng_state()
-    saliency_map(model, torch.randn(2, 3, 16, 16, device="cuda"), torch.tensor([0, 1], device="cuda"))
+    saliency_map(model, torch.randn(2, 3, 16, 16, device="cuda"), torch.arange(2, device="cuda"), method=method)
     assert torch.equal(state, torch.cuda.get_rng_state())

@@ -1,4 +1,4 @@
-"""The values of the saliency map: against a per-image loop, and captum."""
+"""The saliency map: what all methods share, and the values of "gradient" against a per-image loop and captum."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dali_salaug import saliency_map
+from dali_salaug.saliency import METHODS
 
 
 def oracle(model, images, labels, target, scale):
@@ -59,15 +60,29 @@ def test_equals_captums_saliency(small_net):
     torch.testing.assert_close(got, expected)
 
 
-def test_a_map_depends_on_its_own_image_alone(small_net):
-    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
-    before = saliency_map(small_net, images, labels)
-    images[1:] = 7.0
-    torch.testing.assert_close(saliency_map(small_net, images, labels)[0], before[0])
+@pytest.mark.parametrize("scale", [0.5, 0.3, 1.0])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_map_depends_on_its_own_image_alone(small_net, method, scale):
+    def maps():
+        generator = torch.Generator().manual_seed(0)
+        return saliency_map(small_net, images, labels, method=method, scale=scale, samples=2, generator=generator)
+
+    images, labels = torch.randn(4, 3, 15, 22), torch.tensor([0, 1, 2, 3])
+    before = maps()
+    assert before.dtype == torch.float32
+    assert before.shape == (4, round(15 * scale), round(22 * scale))
+    assert before.min() >= 0
+    images[1:] = torch.randn(3, 3, 15, 22) * 7 + 3
+    after = maps()
+    torch.testing.assert_close(after[0], before[0])
+    # DeconvNet's rule sees of an image only what max pooling chooses, and this network has none.
+    assert torch.allclose(after[1:], before[1:], rtol=1e-4) == (method == "deconvnet")
 
 
-def test_max_needs_no_labels(small_net):
-    assert saliency_map(small_net, torch.randn(2, 3, 16, 16), target="max").shape == (2, 8, 8)
+@pytest.mark.parametrize("method", METHODS)
+def test_max_needs_no_labels(small_net, method):
+    saliency = saliency_map(small_net, torch.randn(2, 3, 16, 16), method=method, target="max", samples=2)
+    assert saliency.shape == (2, 8, 8)
 
 
 def test_a_head_computes_the_logits_in_the_models_place(small_net):
@@ -105,6 +120,20 @@ def test_reduced_precision_where_the_model_is_confident(small_net, dtype):
         assert correlation > 0.98
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_reduced_precision_of_every_method(small_net, method, dtype):
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 5
+    exact = saliency_map(small_net, images, labels, method=method, samples=2)
+    with torch.autocast("cpu", dtype=dtype):
+        autocast = saliency_map(small_net, images, labels, method=method, samples=2)
+    small_net.to(dtype)
+    half = saliency_map(small_net, images.to(dtype), labels, method=method, samples=2)
+    for got in (autocast, half):
+        assert got.dtype == torch.float32
+        assert torch.corrcoef(torch.stack([got.flatten(), exact.flatten()]))[0, 1] > 0.98
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -112,8 +141,15 @@ def test_reduced_precision_where_the_model_is_confident(small_net, dtype):
         (lambda m, x, y: saliency_map(m, x, y[:1]), r"labels must be an int64 tensor \(2,\)"),
         (lambda m, x, y: saliency_map(m, x, y.float()), "labels must be an int64 tensor"),
         (lambda m, x, y: saliency_map(m, x.byte(), y), "images must be a floating-point tensor"),
-        (lambda m, x, y: saliency_map(m, x, y, method="magic"), "method must be one of 'gradient'; got 'magic'"),
+        (lambda m, x, y: saliency_map(m, x, y, method="magic"), "method must be one of 'gradient', .*; got 'magic'"),
         (lambda m, x, y: saliency_map(m, x, y, target="top"), "target must be one of 'label', 'max', 'loss'"),
+        (lambda m, x, y: saliency_map(m, x, y, samples=0), "samples must be a whole number, 1 or more; got 0"),
+        (lambda m, x, y: saliency_map(m, x, y, samples=2.0), "samples must be a whole number, 1 or more; got 2.0"),
+        (lambda m, x, y: saliency_map(m, x, y, noise=-0.1), r"noise must be a number in \[0, inf\]; got -0.1"),
+        (lambda m, x, y: saliency_map(m, x, y, generator=3), "generator must be a torch.Generator or None; got 3"),
+        (lambda m, x, y: saliency_map(m, x, y, layer=m.features), "layer must be the name of a submodule or None"),
+        (lambda m, x, y: saliency_map(m, x[0], method="fine_grained"), "images must be a floating-point tensor"),
+        (lambda m, x, y: saliency_map(None, x, y), "model must be a torch.nn.Module; got None"),
         (lambda m, x, y: saliency_map(m, x, y, scale=0), r"scale must be a number in \(0, 1\]; got 0"),
         (lambda m, x, y: saliency_map(m, x, y, scale=2), r"scale must be a number in \(0, 1\]; got 2"),
         (lambda m, x, y: saliency_map(m.forward, x, y), "model must be a torch.nn.Module"),

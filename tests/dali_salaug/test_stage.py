@@ -41,6 +41,17 @@ def test_equals_map_then_method_by_hand(small_net, batch, scale):
     assert torch.equal(targets, labels)
 
 
+@pytest.mark.parametrize("saliency", ["smoothgrad", "guided", "deconvnet", "grad_cam", "fine_grained"])
+def test_offers_every_saliency_method(small_net, batch, saliency):
+    images, labels, _ = batch
+    options = {"smoothgrad": {"samples": 3}, "grad_cam": {"layer": "features"}}.get(saliency, {})
+    trace = SaliencyStage(KeepCutout(6), saliency=saliency, seed=9, **options).trace(small_net, images, labels)
+    generator = torch.Generator().manual_seed(9)  # the map's noise comes first, then the draw of the regions
+    expected = saliency_map(small_net, images, labels, method=saliency, generator=generator, **options)
+    assert torch.equal(trace.saliency, expected)
+    assert torch.equal(trace.boxes, selective_cut(images, expected, 6, generator=generator)[1])
+
+
 def test_baselines_run_no_saliency_pass(small_net, batch):
     images, labels, augmented = batch
     small_net.register_forward_hook(lambda *_: pytest.fail("the model was called"))
@@ -115,6 +126,8 @@ def test_warm_up_hands_the_images_on(small_net, batch):
     [
         ({"method": "keep_cutout"}, "method must be a dali_salaug Method"),
         ({"scale": 0.0}, "scale must be"),
+        ({"saliency": "magic"}, "method must be one of 'gradient', 'smoothgrad'"),
+        ({"saliency": "smoothgrad", "samples": 0}, "samples must be"),
         ({"target": "logit"}, "target must be one of"),
         ({"warmup_epochs": -1}, "warmup_epochs must be"),
         ({"warmup_epochs": 0.5}, "warmup_epochs must be"),

@@ -142,7 +142,7 @@ def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: P
     assert (config.data, config.epochs) == (str(there), 3)
 
     (there / "train" / "star" / "0000.jpg").unlink()
-    with pytest.raises(UserError, match="cannot resume: .*samples: 48 in the state, 47 here"):
+    with pytest.raises(UserError, match=r"cannot resume: .*samples: 48 in the state, 47 here"):
         main({"out": given["out"], "epochs": 4}, resuming=True)
 
 

@@ -1,0 +1,44 @@
+"""Maps from the gradient with respect to the pixels: the plain one, and its mean over noisy copies."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Scalar = Callable[[Tensor], Tensor]  # pixels (B, C, h, w) to the sum of one scalar per image
+
+
+def pixel_gradient(scalar: Scalar, pixels: Tensor) -> Tensor:
+    """The gradient of ``scalar`` with respect to ``pixels``, (B, C, h, w)."""
+    pixels = pixels.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(scalar(pixels), pixels)
+    return gradient
+
+
+def gradient_map(scalar: Scalar, pixels: Tensor) -> Tensor:
+    """The largest absolute gradient over channels (Simonyan et al. 2014, arXiv:1312.6034, §3.1): (B, h, w)."""
+    return pixel_gradient(scalar, pixels).abs().amax(1)
+
+
+def smoothgrad_map(
+    scalar: Scalar, pixels: Tensor, *, samples: int, noise: float, generator: torch.Generator | None
+) -> Tensor:
+    """The mean of the absolute gradient over noisy copies, then the largest over channels: (B, h, w).
+
+    Smilkov et al. 2017, arXiv:1706.03825, §2. The copies are made one after the other, so that the memory is that
+    of a single pass.
+
+    Args:
+        scalar: see :data:`Scalar`.
+        pixels: (B, C, h, w).
+        samples: number of copies.
+        noise: the standard deviation of the Gaussian noise, as a fraction of each image's largest minus smallest
+            value.
+        generator: on the pixels' device; the global one where None is given.
+    """
+    extent = pixels.amax((1, 2, 3), keepdim=True) - pixels.amin((1, 2, 3), keepdim=True)
+    total = torch.zeros_like(pixels)
+    for _ in range(samples):
+        normal = torch.randn(pixels.shape, generator=generator, dtype=pixels.dtype, device=pixels.device)
+        total += pixel_gradient(scalar, pixels + noise * extent * normal).abs()
+    return (total / samples).amax(1)
