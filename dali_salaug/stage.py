@@ -32,6 +32,7 @@ class SaliencyStage:
         warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
             model says nothing. The epochs are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
+        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`.
 
     Raises:
         ValueError: for an argument outside of what is said above.
@@ -51,6 +52,7 @@ class SaliencyStage:
         target: str = "label",
         warmup_epochs: int = 0,
         seed: int = 0,
+        head: nn.Module | None = None,
     ) -> None:
         if not isinstance(method, Method):
             raise ValueError(f"method must be a dali_salaug Method such as KeepCutout(); got {method!r}")
@@ -58,12 +60,15 @@ class SaliencyStage:
             raise ValueError(f"warmup_epochs must be a whole number of epochs, 0 or more; got {warmup_epochs!r}")
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
+        if head is not None and not isinstance(head, nn.Module):
+            raise ValueError(f"head must be a torch.nn.Module, such as the early of a WithEarlyHead; got {head!r}")
         check_saliency_options(method="gradient", target=target, scale=scale)
         self.method = method
         self.scale = scale
         self.target = target
         self.warmup_epochs = warmup_epochs
         self.seed = seed
+        self.head = head
         self._epoch: int | None = None
         self._generator: torch.Generator | None = None
         self._generator_state: Tensor | None = None  # restored, waiting for the first call to tell the device
@@ -103,7 +108,7 @@ class SaliencyStage:
 
         saliency = None
         if self.method.uses_saliency:
-            saliency = saliency_map(model, images, labels, target=self.target, scale=self.scale)
+            saliency = saliency_map(model, images, labels, target=self.target, scale=self.scale, head=self.head)
         with torch.no_grad():
             boxes = self.method.draw(images, saliency, self._generator_on(images.device))
             inputs = self.method.apply(images, boxes, augmented)
@@ -145,7 +150,8 @@ class SaliencyStage:
         return self._generator
 
     def __repr__(self) -> str:
+        head = "" if self.head is None else f", head={type(self.head).__name__}"
         return (
             f"SaliencyStage({self.method!r}, scale={self.scale:g}, target={self.target!r}, "
-            f"warmup_epochs={self.warmup_epochs}, seed={self.seed})"
+            f"warmup_epochs={self.warmup_epochs}, seed={self.seed}{head})"
         )
