@@ -5,6 +5,7 @@ Knows PyTorch only, and works with any loader.
 
 from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
+from .early_head import EarlyLogits, WithEarlyHead
 from .method import Augmented, Clean, Draw, Method
 from .paste import KeepPaste, selective_paste
 from .random_erasing import KeepRandomErasing, RandomErasing
@@ -18,6 +19,7 @@ __all__ = [
     "CutMix",
     "Cutout",
     "Draw",
+    "EarlyLogits",
     "KeepCutMix",
     "KeepCutout",
     "KeepPaste",
@@ -27,6 +29,7 @@ __all__ = [
     "SaliencyCutout",
     "SaliencyStage",
     "StageTrace",
+    "WithEarlyHead",
     "saliency_map",
     "selective_cut",
     "selective_paste",

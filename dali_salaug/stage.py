@@ -34,6 +34,7 @@ class SaliencyStage:
         warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
             model says nothing. The epochs are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
+        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`.
         options: ``samples``, ``noise`` and ``layer`` of :func:`saliency_map`; the stage's generator draws the noise.
 
     Raises:
@@ -55,6 +56,7 @@ class SaliencyStage:
         target: str = "label",
         warmup_epochs: int = 0,
         seed: int = 0,
+        head: nn.Module | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(method, Method):
@@ -65,9 +67,12 @@ class SaliencyStage:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
         self._saliency_options = {"method": saliency, "target": target, "scale": scale, **options}
         check_saliency_options(**self._saliency_options)
+        if head is not None and not isinstance(head, nn.Module):
+            raise ValueError(f"head must be a torch.nn.Module, such as the early of a WithEarlyHead; got {head!r}")
         self.method = method
         self.warmup_epochs = warmup_epochs
         self.seed = seed
+        self.head = head
         self._epoch: int | None = None
         self._generator: torch.Generator | None = None
         self._generator_state: Tensor | None = None  # restored, waiting for the first call to tell the device
@@ -109,7 +114,8 @@ class SaliencyStage:
         generator = self._generator_on(images.device)
         saliency = None
         if self.method.uses_saliency:
-            saliency = saliency_map(model, images, labels, generator=generator, **self._saliency_options)
+            options = self._saliency_options
+            saliency = saliency_map(model, images, labels, head=self.head, generator=generator, **options)
         with torch.no_grad():
             drawn = self.method.draw(images, saliency, generator)
             inputs = self.method.apply(images, drawn, augmented)
@@ -152,10 +158,8 @@ class SaliencyStage:
         return self._generator
 
     def __repr__(self) -> str:
-        map_options = ", ".join(
-            f"{name}={value!r}" for name, value in self._saliency_options.items() if name != "method"
-        )
-        return (
-            f"SaliencyStage({self.method!r}, saliency={self._saliency_options['method']!r}, {map_options}, "
-            f"warmup_epochs={self.warmup_epochs}, seed={self.seed})"
-        )
+        options = {"saliency" if k == "method" else k: v for k, v in self._saliency_options.items()}
+        options |= {"warmup_epochs": self.warmup_epochs, "seed": self.seed}
+        if self.head is not None:
+            options["head"] = type(self.head).__name__
+        return f"SaliencyStage({self.method!r}, {', '.join(f'{name}={value}' for name, value in options.items())})"

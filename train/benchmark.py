@@ -1,4 +1,4 @@
-"""Speed beside other tools doing the same work: python -m train.benchmark loader --data DIR."""
+"""Speed, measured: the loader beside torchvision's, and what the saliency stage adds to a training step."""
 
 import argparse
 import itertools
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from pipelines import POLICIES, DataError, ImageLoader, image_loader
+from train.config import UserError
 
 SKIP = 5  # batches before the clock starts: more than either loader makes ahead
 
@@ -164,6 +165,23 @@ def _loader_command(options: argparse.Namespace) -> dict[str, Any]:
     return {"settings": {"data": options.data, **settings}, **result}
 
 
+def _stage_command(options: argparse.Namespace) -> dict[str, Any]:
+    from train.stage_benchmark import stage_costs
+
+    names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled")
+    settings = {name: getattr(options, name) for name in names}
+    result = stage_costs(options.model, **settings)
+    step = _summary(result["step"])
+    median, low, high = (f"{1e3 * step[key]:.1f}" for key in ("median", "min", "max"))
+    print(f"{'training step':<20} median {median:>9} ms  ({low} to {high})")
+    for name, values in result["parts"].items():
+        part, share = _summary(values), _summary(result["shares"][name])
+        low, high = (f"{100 * share[end]:.2f}" for end in ("min", "max"))
+        median = f"{1e3 * part['median']:9.1f} ms  = {100 * share['median']:6.2f} % of the step"
+        print(f"{name:<20} median {median}  ({low} to {high}, within a turn)")
+    return {"settings": {"model": options.model, **settings}, **result}
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.benchmark", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -185,6 +203,20 @@ def build_parser() -> argparse.ArgumentParser:
     loader.add_argument("--batches", type=int, default=20, help="batches in a run")
     loader.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where DALI works")
     loader.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
+    stage = commands.add_parser(
+        "stage",
+        help="what the saliency stage adds to a training step",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    stage.set_defaults(command=_stage_command)
+    stage.add_argument("--model", default="resnet50", help="as for python -m train")
+    stage.add_argument("--image-size", type=int, default=224, help="in pixels")
+    stage.add_argument("--batch-size", type=int, default=16, help="images in a step")
+    stage.add_argument("--repeats", type=int, default=5, help="turns")
+    stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    stage.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    stage.add_argument("--compiled", action="store_true", help="torch.compile the step's model")
+    stage.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
     return parser
 
 
@@ -194,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n".join(f"{name:<12} {value}" for name, value in surroundings.items()))
     try:
         result = options.command(options)
-    except DataError as error:
+    except (DataError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:

@@ -72,6 +72,12 @@ class Config:
     saliency: str = _option("gradient", "method of the saliency map", choices=SALIENCY_METHODS)
     scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
     target: str = _option("label", "what the saliency is the gradient of", choices=TARGETS)
+    early_head: str = _option(
+        "off",
+        "early classification head, for cheaper saliency: off, auto (after the model's first block), or the name of"
+        " the module it follows",
+    )
+    early_weight: float = _option(0.3, "of the early head's loss, added to the network's", low=0)
     warmup_epochs: int = _option(0, "epochs of clean images before the method starts", low=0)
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
@@ -110,6 +116,8 @@ class Config:
         check_model(self.model)
         if self.scale == 0:
             raise UserError("--scale must be in (0, 1]; got 0")
+        if self.early_head == "off" and self.early_weight != Config.early_weight:
+            raise UserError(f"--early-weight needs an --early-head; got {self.early_weight:g} with --early-head off")
         if self.lr == 0:
             raise UserError("--lr must be above 0; got 0")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:

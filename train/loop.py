@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from train import checkpoint
@@ -59,7 +58,7 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, writer: Any) -> None:
     with _bar(total, run, "training") as bar:
         for batch in run.train_loader:
             inputs, targets = run.stage(run.model, batch.images, batch.labels, batch.augmented)
-            loss = F.cross_entropy(run.model(inputs), targets, label_smoothing=config.label_smoothing)
+            loss = run.loss(inputs, targets)
             run.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             run.optimizer.step()

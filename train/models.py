@@ -54,6 +54,7 @@ def resnet18_cifar(num_classes: int) -> nn.Module:
 
 
 OWN: dict[str, Callable[[int], nn.Module]] = {"small": small, "resnet18_cifar": resnet18_cifar}
+FIRST_BLOCK = {"small": "3"}  # where dali_salaug does not know where an own model's first block ends
 
 
 def _torchvision_names() -> list[str]:

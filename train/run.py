@@ -1,21 +1,23 @@
 """Everything that a run is made of, built from its configuration, and its state for a checkpoint."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from dali_salaug import SaliencyStage
+from dali_salaug import SaliencyStage, WithEarlyHead
 from pipelines import Dataset, ImageLoader, find_dataset, image_loader
 from train import checkpoint
 from train.config import Config, UserError
 from train.methods import METHODS
 from train.metrics import Meter
-from train.models import build_model
+from train.models import FIRST_BLOCK, build_model
 from train.shapes import embedded_data
 
 # May be given anew with --resume: the result does not depend on them (that the data is the same, wherever it lies, the
@@ -83,6 +85,8 @@ class Run:
         config: resolved for its data.
 
     Attributes:
+        model: the network, free of the early head.
+        with_head: the same with its early head, always in training mode; None without one.
         epoch: whole epochs done (validated and logged).
         step: steps done in the epoch under way.
         seconds: spent in the epoch under way.
@@ -108,7 +112,8 @@ class Run:
         torch.manual_seed(config.seed)
         model = build_model(config.model, len(self.classes), config.image_size)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        groups = parameter_groups(self.model, config.weight_decay)
+        self.with_head = None if config.early_head == "off" else self._with_early_head()
+        groups = parameter_groups(self.with_head or self.model, config.weight_decay)
         self.optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
         steps = len(self.train_loader)
         warmup, total = round(config.lr_warmup_epochs * steps), config.epochs * steps
@@ -130,7 +135,24 @@ class Run:
             target=config.target,
             warmup_epochs=config.warmup_epochs,
             seed=seed,
+            head=None if self.with_head is None else self.with_head.early,
         )
+
+    def _with_early_head(self) -> WithEarlyHead:
+        name = self.config.early_head
+        after = FIRST_BLOCK.get(self.config.model) if name == "auto" else name
+        try:
+            return WithEarlyHead(self.model, len(self.classes), after)
+        except ValueError as error:
+            raise UserError(f"--early-head {name}: {error}") from error
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a training step: the network's, and the weighted one of the early head where there is one."""
+        cross_entropy = functools.partial(F.cross_entropy, label_smoothing=self.config.label_smoothing)
+        if self.with_head is None:
+            return cross_entropy(self.model(inputs), targets)
+        logits, early = self.with_head(inputs)
+        return cross_entropy(logits, targets) + self.config.early_weight * cross_entropy(early, targets)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on: tensors and plain types."""
@@ -140,6 +162,7 @@ class Run:
             "mean": self.train_loader.mean,  # of the normalisation, as is std
             "std": self.train_loader.std,
             "model": self.model.state_dict(),
+            "early_head": None if self.with_head is None else self.with_head.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "stage": self.stage.state_dict(),
@@ -160,6 +183,8 @@ class Run:
         except ValueError as error:
             raise UserError(f"cannot resume: {error}") from error
         self.model.load_state_dict(state["model"])
+        if self.with_head is not None:
+            self.with_head.classifier.load_state_dict(state["early_head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.stage.load_state_dict(state["stage"])

@@ -48,3 +48,17 @@ def test_speed_is_counted_after_what_was_made_ahead() -> None:
 def test_too_few_images_for_a_batch(shapes: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["loader", "--data", str(shapes), "--batch-size", "500", "--repeats", "1"]) == 2
     assert "do not fill a batch" in capsys.readouterr().err
+
+
+def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "stage.json"
+    options = ["--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--device", "cpu"]
+    assert main(["stage", *options, "--json", str(path)]) == 0
+    text, result = capsys.readouterr().out, json.loads(path.read_text())
+    assert set(result["parts"]) == set(result["shares"])
+    for name, shares in result["shares"].items():
+        assert len(shares) == len(result["step"]) == 2
+        for share, part, step in zip(shares, result["parts"][name], result["step"], strict=True):
+            assert share == pytest.approx(part / step)
+        assert f"{name:<20} median" in text
+    assert sum(result["parts"]["map, low resolution"]) < sum(result["parts"]["map, full"])

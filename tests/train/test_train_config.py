@@ -45,6 +45,8 @@ def test_only_what_is_given_comes_out() -> None:
         ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
         ({"batch_size": -1}, r"--batch-size must be at least 1; got -1"),
         ({"lr": 0.0}, r"--lr must be above 0; got 0"),
+        ({"early_head": "auto", "early_weight": -0.1}, r"--early-weight must be at least 0; got -0.1"),
+        ({"early_weight": 0.5}, r"--early-weight needs an --early-head; got 0.5 with --early-head off"),
         ({"scale": 0.0}, r"--scale must be in \(0, 1\]; got 0"),
         ({"crop_scale": (0.9, 0.2)}, r"--crop-scale must be 0 < least <= most <= 1"),
         ({"policy": "fancy"}, r"--policy must be one of autoaugment.*got 'fancy'"),

@@ -16,6 +16,7 @@ from train.__main__ import main as program
 from train.config import Config, UserError
 from train.loop import keep_log_of, main
 from train.methods import METHODS
+from train.models import build_model
 from train.shapes import write_shapes
 
 
@@ -128,6 +129,46 @@ def test_a_stop_in_the_validation_is_resumed_there(cli: Any, tmp_path: Path, mon
     assert [r["train_loss"] for r in log_of(tmp_path / "parts")] == [
         r["train_loss"] for r in log_of(tmp_path / "whole")
     ]
+
+
+def test_with_an_early_head(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Stopped in the middle of an epoch and resumed: the same to the last bit. best.pt is the plain model."""
+    from train import loop
+
+    given = {"data": str(cli.data), "method": "keep_cutout", "epochs": 2, "image_size": 32, "batch_size": 8, "size": 8}
+    given |= {"early_head": "auto", "early_weight": 0.5, "device": "cpu"}
+    assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
+    assert "head=EarlyLogits" in capsys.readouterr().out
+
+    real = loop.train_epoch
+
+    def stopped(run: Any, stop: Any, *rest: Any) -> None:
+        run.scheduler.optimizer.register_step_post_hook(lambda *_: setattr(stop, "requested", run.step == 3))
+        real(run, stop, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_epoch", stopped)
+        assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
+    halfway = checkpoint.load(tmp_path / "parts" / "last.pt")
+    assert (halfway["progress"]["epoch"], halfway["progress"]["step"]) == (0, 4)
+    assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
+
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    for part in ("model", "early_head", "optimizer", "scheduler", "stage", "random", "loader"):
+        assert same(a[part], b[part]), part
+    assert a["early_head"]["weight"].shape == (8, 32)
+    assert not same(a["early_head"], halfway["early_head"])  # it is trained
+    best = checkpoint.load(tmp_path / "whole" / "best.pt")
+    build_model("small", 8, 32).load_state_dict(best["model"])
+    assert "early_head" not in best
+
+    with pytest.raises(UserError, match="--early-head is auto in the checkpoint, off on the command line"):
+        main({"out": str(tmp_path / "parts"), "early_head": "off"}, resuming=True)
+    with pytest.raises(UserError, match=r"--early-head 3\.bodi: after must name a module .* such as 3\.body.*"):
+        main(given | {"out": str(tmp_path / "other"), "early_head": "3.bodi"}, resuming=False)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: Path) -> None:

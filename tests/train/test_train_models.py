@@ -5,8 +5,9 @@ import importlib.util
 import pytest
 import torch
 
+from dali_salaug import WithEarlyHead
 from train.config import UserError
-from train.models import build_model
+from train.models import FIRST_BLOCK, Residual, build_model
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -54,3 +55,11 @@ def test_timm_is_asked_for_where_it_is_missing() -> None:
 @pytest.mark.parametrize("name", ["timm/resnet18", "resnet10t"])
 def test_timm(name: str) -> None:
     assert build_model(name, 5, 64).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("small", 32), ("resnet18_cifar", 64)])
+def test_where_the_first_block_of_the_own_models_ends(name: str, channels: int) -> None:
+    network = WithEarlyHead(build_model(name, 7, 32), 7, FIRST_BLOCK.get(name))
+    assert network.classifier.in_features == channels
+    if name == "small":
+        assert isinstance(network.model.get_submodule(network.after), Residual)
