@@ -1,6 +1,7 @@
 """What all tests share: the GPU marker and the place of the real data."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real data sets; tests on them are skipped where it is not given."""
-    folder = os.environ.get("DALI_SALAUG_DATA")
-    if not folder:
-        pytest.skip("needs real data: DALI_SALAUG_DATA names no folder with imagenet-samples/, tiny-imagenet-20/, ...")
-    return Path(folder)
+def real_data() -> Callable[[str], Path]:
+    """The folder of a real data set by its name; a test on one that is not there is skipped."""
+
+    def folder(name: str) -> Path:
+        root = os.environ.get("DALI_SALAUG_DATA")
+        if not root or not (Path(root) / name).is_dir():
+            pytest.skip(f"needs real data: DALI_SALAUG_DATA names no folder with {name}/")
+        return Path(root) / name
+
+    return folder

@@ -1,5 +1,6 @@
 """The compositing under torch.compile, in a CUDA graph, and its memory at a large batch."""
 
+import os
 import subprocess
 import sys
 
@@ -51,20 +52,28 @@ def test_a_cuda_graph_replays_it():
 
 
 MEASURE = """
-import resource, torch
+import torch
 from dali_salaug.regions import draw_boxes
+
 def draw(batch):
     size, uniforms = torch.randint(20, 200, (batch, 2)), torch.rand(batch, dtype=torch.float64)
     draw_boxes((224, 224), size, uniforms, border="inside", saliency=maps[:batch])
+
+def resident(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 2**20
+
 maps = torch.rand(512, 224, 224)
 draw(2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak begins anew
+before = resident("VmRSS")
 draw(512)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+print(resident("VmHWM") - before)
 """
 
 
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's /proc/self/clear_refs")
 def test_a_large_batch_at_full_resolution_takes_less_than_a_gibibyte():
     """512 full-resolution maps of 224×224, a region size for each image: the most that is ever asked for."""
     result = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    assert 0.1 < float(result.stdout) < 1.0
+    assert 0.3 < float(result.stdout) < 1.0

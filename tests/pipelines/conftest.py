@@ -1,6 +1,5 @@
 """Images made on the spot, in the layouts that the loader reads."""
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -54,11 +53,3 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [f"class {i}".encode() for i in range(10)]
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}))
     return root
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Folder with imagenet-samples/, tiny-imagenet-20/ and cifar-10-batches-py/."""
-    if "DALI_SALAUG_DATA" not in os.environ:
-        pytest.skip("DALI_SALAUG_DATA does not name a folder with the real data")
-    return Path(os.environ["DALI_SALAUG_DATA"])

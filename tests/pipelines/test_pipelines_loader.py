@@ -1,6 +1,7 @@
 """The loader's manners: coverage over shards, epochs, break, resume, partial batches, types, errors."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -286,11 +287,17 @@ def test_a_gpu_that_is_not_there(folders: Path) -> None:
     assert _loader(folders, device="auto").device == torch.device("cpu")
 
 
-def test_the_real_layouts(real_data: Path) -> None:
-    tiny = _loader(real_data / "tiny-imagenet-20", train=False, image_size=64)
-    assert (len(tiny.dataset), len(tiny.dataset.classes)) == (1000, 20)
-    assert np.bincount(tiny.dataset.labels).tolist() == [50] * 20
-    cifar = _loader(real_data / "cifar-10-batches-py", batch_size=500)
-    assert sum(len(batch.labels) for batch in cifar) == 50_000
-    samples = _loader(real_data / "imagenet-samples", batch_size=50, image_size=64)
-    assert sorted(i for batch in samples for i in batch.indices.tolist()) == list(range(500))
+def test_tiny_imagenet(real_data: Callable[[str], Path]) -> None:
+    loader = _loader(real_data("tiny-imagenet-20"), train=False, image_size=64)
+    assert (len(loader.dataset), len(loader.dataset.classes)) == (1000, 20)
+    assert np.bincount(loader.dataset.labels).tolist() == [50] * 20
+
+
+def test_cifar10(real_data: Callable[[str], Path]) -> None:
+    loader = _loader(real_data("cifar-10-batches-py"), batch_size=500)
+    assert sum(len(batch.labels) for batch in loader) == 50_000
+
+
+def test_photographs_of_imagenet(real_data: Callable[[str], Path]) -> None:
+    loader = _loader(real_data("imagenet-samples"), batch_size=50, image_size=64)
+    assert sorted(i for batch in loader for i in batch.indices.tolist()) == list(range(500))
