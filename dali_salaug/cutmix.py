@@ -30,16 +30,22 @@ class CutMix(Method):
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
         batch, device = len(images), images.device
-        # Two gamma variates over their sum are Beta(α, α); torch.distributions take no generator.
-        parameters = torch.full((2, batch, 1), self.alpha, dtype=torch.float64, device=device)
-        gammas = torch._standard_gamma(parameters, generator=generator)
-        cut = (gammas[1] / gammas.sum(0)).sqrt()
+        cut = (1 - self._draw_lambda(batch, generator, device)).sqrt()[:, None]
         image_size = torch.cat([torch.full((1,), side, device=device) for side in images.shape[-2:]])
         # Half a side is rounded down, as the authors and torchvision do, so that boxes are symmetric about the centre.
         sizes = 2 * (0.5 * cut * image_size).long()
         boxes = self._draw_boxes(images, sizes, saliency, generator)
         partners = torch.rand(batch, generator=generator, device=device).argsort()
         return Draw(boxes, partners=partners)
+
+    def _draw_lambda(self, batch: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """λ ~ Beta(α, α), (B,), float64 in [0, 1]."""
+        if self.alpha == 1:
+            return torch.rand(batch, generator=generator, dtype=torch.float64, device=device)
+        # Two gamma variates over their sum; torch.distributions take no generator.
+        parameters = torch.full((2, batch), self.alpha, dtype=torch.float64, device=device)
+        gammas = torch._standard_gamma(parameters, generator=generator)
+        return gammas[0] / gammas.sum(0)
 
     def _draw_boxes(
         self, images: Tensor, sizes: Tensor, saliency: Tensor | None, generator: torch.Generator | None
