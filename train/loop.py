@@ -221,6 +221,8 @@ def main(given: dict[str, Any], resuming: bool) -> int:
         f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}\nrun folder: {folder}",
         flush=True,
     )
+    if config.data and run.train_loader.dataset.digest == run.val_loader.dataset.digest:
+        print(f"warning: {config.data} has no train/ and val/: accuracies are on the training images", file=sys.stderr)
     if resuming:
         print(f"going on in epoch {run.epoch + 1} after step {run.step} of {len(run.train_loader)}")
     start = time.perf_counter()

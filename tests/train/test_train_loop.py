@@ -187,6 +187,16 @@ def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: P
         main({"out": given["out"], "epochs": 4}, resuming=True)
 
 
+def test_validation_on_the_training_images_is_said_aloud(
+    cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = {"method": "none", "image_size": 16, "batch_size": 8, "epochs": 1, "device": "cpu"}
+    assert main(given | {"data": str(cli.data), "out": str(tmp_path / "split")}, resuming=False) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main(given | {"data": str(cli.data / "train"), "out": str(tmp_path / "plain")}, resuming=False) == 0
+    assert "has no train/ and val/: accuracies are on the training images" in capsys.readouterr().err
+
+
 def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"epoch": e}) + "\n" for e in (1, 2, 3)))
