@@ -7,6 +7,7 @@ DALI draws nothing here. Every number comes in from the host (`draws.py`, `polic
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -48,19 +49,19 @@ class Recipe:
     std: tuple[float, float, float]
     dtype: str
 
-    @property
+    @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
         """The functions that do the operations, in their order."""
         warp = _WARPS[self.interpolation]
         return [warp if name == "warp" else _OPERATIONS[name] for name in self.operations]
 
-    @property
+    @cached_property
     def parameters(self) -> list[str]:
         """Those of `_PARAMETERS` that the operations take. DALI warns of inputs that nobody uses."""
         taken = {name for choice in self.choices for name in signature(choice).parameters}
         return [name for name in _PARAMETERS if name in taken]
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the arrays that the source gives for each batch, in their order."""
         names = ["index", "image", "flip"]
