@@ -18,6 +18,12 @@ def check_number(name: str, value: object, low: float, high: float, *, open_low:
         raise ValueError(f"{name} must be a number in {'(' if open_low else '['}{low:g}, {high:g}]; got {value!r}")
 
 
+def check_whole_number(name: str, value: object, low: int, *, of: str = "") -> None:
+    """A whole number (``of`` what, for the message) of at least ``low``."""
+    if not isinstance(value, int) or value < low:
+        raise ValueError(f"{name} must be a whole number{of}, {low} or more; got {value!r}")
+
+
 def check_images(name: str, images: object) -> Tensor:
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor (B, C, H, W); got {_describe(images)}")

@@ -3,13 +3,12 @@
 import torch
 from torch import Tensor
 
-from ._checks import check_number
+from ._checks import check_number, check_whole_number
 from .compositing import replace_boxes
-from .method import Draw, Method
-from .regions import draw_regions
+from .method import CuttingMethod, Draw
 
 
-class CutMix(Method):
+class CutMix(CuttingMethod):
     """A box of each image is replaced by the same box of another image of the batch.
 
     Yun et al. 2019, arXiv:1905.04899, §3.2. Each image has its own λ ~ Beta(α, α) and box: sides √(1 − λ) of the
@@ -21,9 +20,10 @@ class CutMix(Method):
         alpha: α of the Beta distribution, at least 0.05.
     """
 
+    border = "clip"
+
     def __init__(self, num_classes: int, *, alpha: float = 1.0) -> None:
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes must be a whole number of classes, 1 or more; got {num_classes!r}")
+        check_whole_number("num_classes", num_classes, 1, of=" of classes")
         check_number("alpha", alpha, 0.05, 1e6)  # below, both gamma variates may underflow to 0
         self.num_classes = num_classes
         self.alpha = alpha
@@ -46,11 +46,6 @@ class CutMix(Method):
         parameters = torch.full((2, batch), self.alpha, dtype=torch.float64, device=device)
         gammas = torch._standard_gamma(parameters, generator=generator)
         return gammas[0] / gammas.sum(0)
-
-    def _draw_boxes(
-        self, images: Tensor, sizes: Tensor, saliency: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        return draw_regions(images, sizes, generator, border="clip")
 
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         assert drawn.boxes is not None
@@ -84,11 +79,6 @@ class KeepCutMix(CutMix):
         super().__init__(num_classes, alpha=alpha)
         check_number("tau", tau, 0, 1)
         self.tau = tau
-
-    def _draw_boxes(
-        self, images: Tensor, sizes: Tensor, saliency: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        return draw_regions(images, sizes, generator, border="clip", saliency=saliency, tau=self.tau, keep="low")
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, tau={self.tau:g})"

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ._checks import check_choice, check_images, check_number, check_region, check_saliency
 from .compositing import replace_boxes
-from .method import Draw, Method
-from .regions import BORDERS, draw_regions
+from .method import CuttingMethod, Draw
+from .regions import BORDERS
 
 
 def selective_cut(
@@ -53,7 +53,7 @@ def selective_cut(
     return method.apply(images, drawn, None), drawn.boxes
 
 
-class Cutout(Method):
+class Cutout(CuttingMethod):
     """A square of each image is blanked, anywhere; its centre is any pixel, and it is clipped to the image.
 
     DeVries & Taylor 2017, arXiv:1708.04552.
@@ -72,7 +72,7 @@ class Cutout(Method):
         self.fill = fill
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        return Draw(draw_regions(images, self.size, generator, border=self.border))
+        return Draw(self._draw_boxes(images, self.size, saliency, generator))
 
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         assert drawn.boxes is not None
@@ -103,11 +103,6 @@ class KeepCutout(Cutout):
         super().__init__(size, border=border, fill=fill)
         check_number("tau", tau, 0, 1)
         self.tau = tau
-
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        return Draw(
-            draw_regions(images, self.size, generator, border=self.border, saliency=saliency, tau=self.tau, keep="low")
-        )
 
     def __repr__(self) -> str:
         return f"KeepCutout(size={self.size}, tau={self.tau:g}, border={self.border!r}, fill={self.fill:g})"

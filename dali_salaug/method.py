@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .regions import draw_regions
+
 
 class Draw(NamedTuple):
     """What a method drew for a batch; None where it draws no such thing."""
@@ -36,6 +38,25 @@ class Method(ABC):
     def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
         """The targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them."""
         return labels
+
+
+class CuttingMethod(Method):
+    """A method that cuts a region out of each image: anywhere, or, where it uses saliency, by selective-cut."""
+
+    border: str  # "clip" or "inside"
+    tau: float  # only of those that use saliency
+
+    def _draw_boxes(
+        self,
+        images: Tensor,
+        size: tuple[int, int] | Tensor | None,
+        saliency: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Boxes (B, 4); ``size`` as for :func:`~dali_salaug.regions.draw_regions`."""
+        if not self.uses_saliency:
+            return draw_regions(images, size, generator, border=self.border)
+        return draw_regions(images, size, generator, border=self.border, saliency=saliency, tau=self.tau, keep="low")
 
 
 class Clean(Method):

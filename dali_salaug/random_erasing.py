@@ -7,13 +7,12 @@ from torch import Tensor
 
 from ._checks import check_number
 from .compositing import replace_boxes
-from .method import Draw, Method
-from .regions import draw_regions
+from .method import CuttingMethod, Draw
 
 ATTEMPTS = 10  # as torchvision's and timm's; where none fits, the image is left as it is
 
 
-class RandomErasing(Method):
+class RandomErasing(CuttingMethod):
     """A rectangle of each image, of its own area, aspect and place, is overwritten by normal noise.
 
     Zhong et al. 2020, arXiv:1708.04896, Algorithm 1; the aspect is log-uniform, as in torchvision and timm. The
@@ -24,6 +23,8 @@ class RandomErasing(Method):
         area: least and greatest area of the rectangle as a share of the image's, in (0, 1).
         aspect: least and greatest height over width, above 0.
     """
+
+    border = "inside"
 
     def __init__(
         self,
@@ -49,19 +50,16 @@ class RandomErasing(Method):
         """Height and width of each image's rectangle, (B, 2), int64, and whether there is one, (B,), bool."""
         batch, (height, width) = len(images), images.shape[-2:]
         uniforms = torch.rand((2 * ATTEMPTS + 1, batch), generator=generator, dtype=torch.float64, device=images.device)
-        area = height * width * torch.lerp(*_ends(self.area, uniforms[:ATTEMPTS]))
-        ratio = torch.lerp(*_ends(tuple(map(math.log, self.aspect)), uniforms[ATTEMPTS:-1])).exp()
+        least, most = self.area
+        area = height * width * (least + (most - least) * uniforms[:ATTEMPTS])
+        flattest, tallest = map(math.log, self.aspect)
+        ratio = (flattest + (tallest - flattest) * uniforms[ATTEMPTS:-1]).exp()
         heights, widths = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
         fits = (heights < height) & (widths < width)
         first = fits.int().argmax(0, keepdim=True)  # of equal values the first
         sizes = torch.stack([heights.gather(0, first)[0], widths.gather(0, first)[0]], 1)
         found = fits.any(0)
         return sizes * found[:, None], found & (uniforms[-1] < self.probability)
-
-    def _draw_boxes(
-        self, images: Tensor, sizes: Tensor, saliency: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        return draw_regions(images, sizes, generator, border="inside")
 
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         assert drawn.boxes is not None
@@ -95,18 +93,8 @@ class KeepRandomErasing(RandomErasing):
         check_number("tau", tau, 0, 1)
         self.tau = tau
 
-    def _draw_boxes(
-        self, images: Tensor, sizes: Tensor, saliency: Tensor | None, generator: torch.Generator | None
-    ) -> Tensor:
-        return draw_regions(images, sizes, generator, border="inside", saliency=saliency, tau=self.tau, keep="low")
-
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, tau={self.tau:g})"
-
-
-def _ends(ends: tuple[float, ...], weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    low, high = ends
-    return torch.full_like(weight, low), torch.full_like(weight, high), weight
 
 
 def _check_range(name: str, ends: tuple[float, float], most: float) -> None:

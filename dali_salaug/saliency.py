@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._checks import check_choice, check_images, check_labels, check_number
+from ._checks import check_choice, check_images, check_labels, check_number, check_whole_number
 from .fine_grained import fine_grained_map
 from .grad_cam import grad_cam_map
 from .gradients import gradient_map, smoothgrad_map
@@ -127,8 +127,7 @@ def check_saliency_options(
     check_choice("method", method, METHODS)
     check_choice("target", target, TARGETS)
     check_number("scale", scale, 0, 1, open_low=True)
-    if not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples must be a whole number, 1 or more; got {samples!r}")
+    check_whole_number("samples", samples, 1)
     check_number("noise", noise, 0, math.inf)
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(f"generator must be a torch.Generator or None; got {generator!r}")

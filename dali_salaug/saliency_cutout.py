@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._checks import check_number
+from ._checks import check_number, check_whole_number
 from .compositing import replace_boxes
 from .method import Draw, Method
 
@@ -25,8 +25,8 @@ class SaliencyCutout(Method):
     uses_saliency = True
 
     def __init__(self, grid: int | None = None, *, ratio: float = 0.3, fill: float = 0.0) -> None:
-        if grid is not None and (not isinstance(grid, int) or grid < 1):
-            raise ValueError(f"grid must be a whole number of cells along a side, 1 or more; got {grid!r}")
+        if grid is not None:
+            check_whole_number("grid", grid, 1, of=" of cells along a side")
         check_number("ratio", ratio, 0, 1, open_low=True)
         self.grid = grid
         self.ratio = ratio

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_images, check_labels, check_like_images
+from ._checks import check_images, check_labels, check_like_images, check_whole_number
 from .method import Method
 from .saliency import check_saliency_options, saliency_map
 
@@ -61,8 +61,7 @@ class SaliencyStage:
     ) -> None:
         if not isinstance(method, Method):
             raise ValueError(f"method must be a dali_salaug Method such as KeepCutout(); got {method!r}")
-        if not isinstance(warmup_epochs, int) or warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs must be a whole number of epochs, 0 or more; got {warmup_epochs!r}")
+        check_whole_number("warmup_epochs", warmup_epochs, 0, of=" of epochs")
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
         self._saliency_options = {"method": saliency, "target": target, "scale": scale, **options}

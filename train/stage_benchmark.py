@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from dali_salaug import KeepCutout, KeepPaste, SaliencyStage, WithEarlyHead, saliency_map
+from dali_salaug import KeepCutout, KeepPaste, WithEarlyHead, saliency_map
 from train.models import FIRST_BLOCK, build_model
 
 CLASSES = 1000
@@ -48,13 +48,12 @@ def stage_costs(
         optimizer.zero_grad()
 
     def compositing(method: KeepCutout | KeepPaste, scale: float) -> Callable[[], None]:
-        stage = SaliencyStage(method, scale=scale)
         side = round(image_size * scale)
         saliency = torch.rand(batch_size, side, side, device=place)
         generator = torch.Generator(place).manual_seed(0)
 
         def compose() -> None:
-            stage.method.apply(images, stage.method.draw(images, saliency, generator), augmented)
+            method.apply(images, method.draw(images, saliency, generator), augmented)
 
         return compose
 
