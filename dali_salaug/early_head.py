@@ -1,12 +1,13 @@
 """The early classification head: saliency from the first block of the network alone (KeepAugment §3.1)."""
 
 import difflib
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .observer import Forward, observing, unwrap
+from .observer import observing, unwrap
 
 # Where the first block ends: ResNet, PreActResNet, PyramidNet and torchvision's wide ones; CIFAR's WideResNet;
 # DenseNet; RegNet (torchvision's, timm's). VGG has no name for it: there it ends with the first pooling.
@@ -75,11 +76,11 @@ class WithEarlyHead(nn.Module):
         """Logits (B, K) of the network in eval mode; in training mode those and the head's, (B, num_classes)."""
         if not self.training:
             return self.model(images)
-        self._tap.armed = True
+        self._tap.wants = "all"
         try:
             logits = self.model(images)
         finally:
-            pooled, self._tap.pooled, self._tap.armed = self._tap.pooled, [], False
+            pooled = self._tap.take()
         if len(pooled) != 1:
             raise RuntimeError(
                 f"{self.after!r} must run once in a forward pass of the model, with the hook of its early head; it was "
@@ -93,7 +94,7 @@ class WithEarlyHead(nn.Module):
 
         It shares the weights of this network, as they are at each call.
         """
-        return EarlyLogits(unwrap(self.model), self.classifier, self.after)
+        return EarlyLogits(unwrap(self.model), self.classifier, self._tap)
 
     def detach(self) -> nn.Module:
         """Take the hook off :attr:`model`, for good, and return the model, as it was before the head came."""
@@ -104,74 +105,72 @@ class WithEarlyHead(nn.Module):
 class EarlyLogits(nn.Module):
     """Images (B, C, H, W) to the logits (B, K) of an early head. Nothing behind the head's module is run."""
 
-    def __init__(self, model: nn.Module, classifier: nn.Module, after: str) -> None:
+    def __init__(self, model: nn.Module, classifier: nn.Module, tap: "_Tap") -> None:
         super().__init__()
-        self.model, self.classifier, self.after = model, classifier, after
+        self.model, self.classifier, self._tap = model, classifier, tap
 
     def forward(self, images: Tensor) -> Tensor:
-        features = _output_of(self.model.get_submodule(self.after), self.model, images)
-        assert features is not None  # WithEarlyHead has seen to it
-        return self.classifier(_pool(features))
+        self._tap.wants = "first"
+        try:
+            self.model(images)
+        except _Reached:
+            pass
+        finally:
+            pooled = self._tap.take()
+        if not pooled:
+            raise RuntimeError("the hook of the early head is no longer on the model (after detach?)")
+        return self.classifier(pooled[0])
 
 
 class _Tap:
-    """A forward hook that keeps the pooled output while it is armed.
+    """A forward hook that pools the outputs of its module while they are wanted: "all", or the "first", to stop there.
 
     Pooled at once: the layer that follows may overwrite the output in place.
     """
 
     def __init__(self) -> None:
-        self.armed = False
+        self.wants = "none"
         self.pooled: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        if self.armed:
-            self.pooled.append(_pool(output))
+        if self.wants == "none":
+            return
+        self.pooled.append(output.mean((2, 3)))
+        if self.wants == "first":
+            raise _Reached
+
+    def take(self) -> list[Tensor]:
+        """What was pooled; nothing is kept or wanted any more."""
+        pooled, self.pooled, self.wants = self.pooled, [], "none"
+        return pooled
 
 
 class _Reached(Exception):
-    """Carries a module's output out of the forward pass, and so ends the pass."""
-
-    def __init__(self, output: Tensor) -> None:
-        self.output = output
-
-
-def _pool(features: Tensor) -> Tensor:
-    return features.mean((2, 3))
-
-
-def _output_of(module: nn.Module, forward: Forward, images: Tensor) -> Tensor | None:
-    """What ``module`` puts out in a forward pass that ends there; None where the pass does not come by."""
-
-    def stop(module: nn.Module, args: tuple, output: Tensor) -> None:
-        raise _Reached(output)
-
-    handle = module.register_forward_hook(stop, prepend=True)
-    try:
-        forward(images)
-    except _Reached as reached:
-        return reached.output
-    finally:
-        handle.remove()
-    return None
+    """Ends a forward pass that need not go on."""
 
 
 def _channels(model: nn.Module, after: str, device: torch.device) -> int:
     """The channels of the feature map that a module puts out; the model is only observed."""
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-    shapes = []
-    for size in _PROBES:
-        images = torch.zeros(1, in_channels, *size, device=device)
-        try:
-            with observing(model, device) as forward:
-                output = _output_of(model.get_submodule(after), forward, images)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise ValueError(
-                f"model must take images of any size as far as {after!r}; it does not take {size} pixels: {error}"
-            ) from error
+    shapes: list[tuple[int, ...]] = []
+
+    def look(module: nn.Module, args: tuple, output: object) -> None:
         shapes.append(tuple(output.shape) if isinstance(output, Tensor) else ())
-        if output is None:
-            raise ValueError(f"after must name a module that the model's forward pass runs; it does not run {after!r}")
+        raise _Reached
+
+    handle = model.get_submodule(after).register_forward_hook(look, prepend=True)
+    try:
+        for size in _PROBES:
+            with suppress(_Reached), observing(model, device) as forward:
+                forward(torch.zeros(1, in_channels, *size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"model must take images of any size as far as {after!r}; it does not take {size} pixels: {error}"
+        ) from error
+    finally:
+        handle.remove()
+    if len(shapes) < len(_PROBES):
+        raise ValueError(f"after must name a module that the model's forward pass runs; it does not run {after!r}")
     first, second = shapes
     if len(first) != 4 or first[1] != second[1]:
         raise ValueError(

@@ -21,7 +21,12 @@ def gradient_map(scalar: Scalar, pixels: Tensor) -> Tensor:
 
 
 def smoothgrad_map(
-    scalar: Scalar, pixels: Tensor, *, samples: int, noise: float, generator: torch.Generator | None
+    gradient: Callable[[Tensor], Tensor],
+    pixels: Tensor,
+    *,
+    samples: int,
+    noise: float,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """The mean of the absolute gradient over noisy copies, then the largest over channels: (B, h, w).
 
@@ -29,7 +34,7 @@ def smoothgrad_map(
     of a single pass.
 
     Args:
-        scalar: see :data:`Scalar`.
+        gradient: pixels to the gradient with respect to them, both (B, C, h, w).
         pixels: (B, C, h, w).
         samples: number of copies.
         noise: the standard deviation of the Gaussian noise, as a fraction of each image's largest minus smallest
@@ -40,5 +45,5 @@ def smoothgrad_map(
     total = torch.zeros_like(pixels)
     for _ in range(samples):
         normal = torch.randn(pixels.shape, generator=generator, dtype=pixels.dtype, device=pixels.device)
-        total += pixel_gradient(scalar, pixels + noise * extent * normal).abs()
+        total += gradient(pixels + noise * extent * normal).abs()
     return (total / samples).amax(1)

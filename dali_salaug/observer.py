@@ -7,6 +7,7 @@ buffers, gradients already accumulated, ``requires_grad`` flags, the mode of eac
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +33,16 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def observing(model: nn.Module, device: torch.device) -> Iterator[Forward]:
+def observing(model: nn.Module, device: torch.device, *, compiled: bool = False) -> Iterator[Forward]:
     """A context that yields ``model``'s forward as a pure observer, for images on ``device``.
 
     Inside it the model computes in eval mode (an image's result depends on that image alone) with gradients
     enabled, on detached copies of its parameters and buffers: gradients reach the images and nothing else, and a
     layer that writes into a buffer writes into a copy. Everything in the model, and the global random state of the
     CPU and of ``device``, is afterwards as it was, also when the body raises.
+
+    With ``compiled`` the forward, and with it the backward to the images, goes through ``torch.compile``. Without,
+    nothing is compiled, not even a part of the model that is: it would compute more than is asked for.
 
     Reduced precision: float16 weights, and float16 autocast, are computed in bfloat16, because a float16
     gradient underflows to zero where the model is confident.
@@ -51,7 +55,7 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[Forward]:
         stack.enter_context(torch.enable_grad())
         if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        if _any_compiled(module):
+        if not compiled and _any_compiled(module):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # The mode is the attribute: train() and eval() may be overridden, and then keep some layers as they are.
         for m in training:
@@ -61,10 +65,32 @@ def observing(model: nn.Module, device: torch.device) -> Iterator[Forward]:
         tensors |= {name: _safe_dtype(b.detach().clone()) for name, b in module.named_buffers()}
         weights = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
 
+        called: nn.Module = _Compiled(module) if compiled else module
+        if compiled:
+            tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
+
         def forward(images: Tensor) -> Tensor:
-            return functional_call(module, tensors, (images.to(weights[0] if weights else images.dtype),))
+            return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
 
         yield forward
+
+
+class _Compiled(nn.Module):
+    """``module`` by way of ``torch.compile``, around which ``functional_call`` exchanges the weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _compiled_call()(self.module, images)
+
+
+@cache
+def _compiled_call() -> Callable[[nn.Module, Tensor], Tensor]:
+    # Made when first needed, since torch.compile takes seconds to import; not dynamic, since the shapes are few (whole
+    # batches, the last one) and kernels for fixed shapes are faster.
+    return torch.compile(lambda module, images: module(images), dynamic=False)
 
 
 def _safe_dtype(tensor: Tensor) -> Tensor:

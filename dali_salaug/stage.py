@@ -35,7 +35,8 @@ class SaliencyStage:
             model says nothing. The epochs are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
         head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`.
-        options: ``samples``, ``noise`` and ``layer`` of :func:`saliency_map`; the stage's generator draws the noise.
+        options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
+            the noise.
 
     Raises:
         ValueError: for an argument outside of what is said above.

@@ -166,19 +166,24 @@ def _loader_command(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stage_command(options: argparse.Namespace) -> dict[str, Any]:
-    from train.stage_benchmark import stage_costs
+    from train.stage_benchmark import PUBLISHED, stage_costs
 
     names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled")
     settings = {name: getattr(options, name) for name in names}
     result = stage_costs(options.model, **settings)
     step = _summary(result["step"])
     median, low, high = (f"{1e3 * step[key]:.1f}" for key in ("median", "min", "max"))
-    print(f"{'training step':<20} median {median:>9} ms  ({low} to {high})")
+    print(f"\n{'':<20} {'median':>11}   {'of the step, each turn':<28} {'arithmetic':>10}   authors (ResNet-50, GPUs)")
+    print(f"{'training step':<20} {median:>8} ms   ({low} to {high})")
     for name, values in result["parts"].items():
         part, share = _summary(values), _summary(result["shares"][name])
         low, high = (f"{100 * share[end]:.2f}" for end in ("min", "max"))
-        median = f"{1e3 * part['median']:9.1f} ms  = {100 * share['median']:6.2f} % of the step"
-        print(f"{name:<20} median {median}  ({low} to {high}, within a turn)")
+        spread = f"{100 * share['median']:6.2f} % ({low} to {high})"
+        floor = f"{100 * result['arithmetic'][name]:.1f} %" if name in result["arithmetic"] else ""
+        line = f"{name:<20} {1e3 * part['median']:8.1f} ms   {spread:<28} {floor:>10}   {PUBLISHED.get(name, '')}"
+        print(line.rstrip())
+    alone, together = (result["memory"][name] for name in ("step", "stage and step"))
+    print(f"\npeak memory of a step {alone / 2**20:.0f} MiB; with the stage {100 * (together / alone - 1):+.1f} %")
     return {"settings": {"model": options.model, **settings}, **result}
 
 
@@ -215,7 +220,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--repeats", type=int, default=5, help="turns")
     stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
     stage.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    stage.add_argument("--compiled", action="store_true", help="torch.compile the step's model")
+    stage.add_argument("--compiled", action="store_true", help="torch.compile for step and saliency pass")
     stage.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
     return parser
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dali_salaug import KeepCutout, SaliencyStage, WithEarlyHead, saliency_map
+from dali_salaug import KeepCutout, SaliencyStage, WithEarlyHead, observer, saliency_map
 
 FAMILIES = [  # model, module, channels, convolutions up to it (and in all)
     ("resnet18", "layer1", 64, 5, 20),
@@ -263,6 +263,8 @@ def test_the_exported_model_is_free_of_it(network, images):
     assert torch.equal(fresh.eval()(images), model.eval()(images))
     with pytest.raises(RuntimeError, match=r"'0' must run once .* seen 0 times \(after detach"):
         network(images)
+    with pytest.raises(RuntimeError, match="early head is no longer on the model"):
+        saliency_map(network, images, LABELS, head=network.early, scale=1.0)
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["compiled together", "compiled model"])
@@ -290,6 +292,28 @@ def test_compiled(images, whole):
     torch.testing.assert_close(gradients(network), gradients(plain))
     expected = saliency_map(plain, images, LABELS, head=plain.early)
     torch.testing.assert_close(saliency_map(step, images, LABELS, head=network.early), expected)
+
+
+def test_its_compiled_pass_is_one_graph_that_ends_at_the_head(network, images, monkeypatch):
+    torch._dynamo.reset()
+    nodes = []
+
+    def backend(graph, inputs):
+        nodes.append([node.target for node in graph.graph.nodes if node.op == "call_function"])
+        return graph.forward
+
+    call = torch.compile(lambda module, images: module(images), backend=backend, dynamic=False, fullgraph=True)
+    monkeypatch.setattr(observer, "_compiled_call", lambda: call)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for _ in range(2):
+            got = saliency_map(network, images, LABELS, head=network.early, compiled=True)
+            expected = saliency_map(network, images, LABELS, head=network.early)
+            torch.testing.assert_close(got, expected)
+            total_loss(network(images)).backward()
+            with torch.no_grad():
+                network.classifier.weight.mul_(2)
+    ((*operators,),) = nodes
+    assert [operator.__name__ for operator in operators] == ["conv2d", "batch_norm", "linear"]
 
 
 def test_under_autocast(network, images):

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_salaug import saliency_map
+from dali_salaug import observer, saliency_map
 from dali_salaug.observer import unwrap
 from dali_salaug.saliency import METHODS
 
@@ -225,6 +225,53 @@ def test_computes_no_parameter_gradients(small_net, method, passes):
             module.register_forward_hook(lambda m, args, out: seen.append((m.weight.requires_grad, out.requires_grad)))
     saliency_map(small_net, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), method=method, samples=2)
     assert seen == [(False, True)] * 3 * passes
+
+
+@pytest.fixture
+def without_code_generation(monkeypatch):
+    """The compiled pass with the graphs that dynamo and autograd make of it, run by torch's own kernels."""
+    torch._dynamo.reset()
+    call = torch.compile(lambda module, images: module(images), backend="aot_eager", dynamic=False, fullgraph=True)
+    monkeypatch.setattr(observer, "_compiled_call", lambda: call)
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("method", ["gradient", "smoothgrad"])
+@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
+def test_the_compiled_pass_is_the_same_and_changes_nothing(
+    small_net, process_group, without_code_generation, wrap, method
+):
+    """In one graph, not compiled anew when the weights have moved or training steps come between."""
+    model = wrap(small_net)
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    options = {"method": method, "samples": 2}
+    saliency_map(model, images, labels, compiled=True, **options)
+    step(model, images, labels)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.01 * torch.randn_like(p))
+        step(model, images, labels)
+        expected = saliency_map(model, images, labels, **options)
+        before, pixels = snapshot(model), images.clone()
+        got = saliency_map(model, images, labels, compiled=True, **options)
+        assert_same(before, snapshot(model))
+    assert torch.equal(images, pixels)
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_compiled_pass_computes_no_parameter_gradients(small_net, without_code_generation):
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append(sum(t.requires_grad for t in inputs))
+        return graph.forward
+
+    call = torch.compile(lambda module, images: module(images), backend=backend, dynamic=False, fullgraph=True)
+    observer._compiled_call = lambda: call  # put back by the fixture
+    saliency_map(small_net, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), compiled=True)
+    assert seen == [1]  # the images alone
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dali_salaug import saliency_map
+from dali_salaug import saliency, saliency_map
 from dali_salaug.saliency import METHODS
 
 
@@ -79,6 +79,27 @@ def test_a_map_depends_on_its_own_image_alone(small_net, method, scale):
     assert torch.allclose(after[1:], before[1:], rtol=1e-4) == (method == "deconvnet")
 
 
+@pytest.mark.parametrize("target", ["label", "max"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pieces_of_a_batch_on_the_cpu_give_the_maps_of_the_whole(small_net, monkeypatch, method, target):
+    def maps(piece):
+        monkeypatch.setattr(saliency, "PIECE", piece)
+        torch.manual_seed(0)
+        passes.clear()
+        return saliency_map(small_net, images, labels, method=method, target=target, samples=2)
+
+    images, labels, passes = torch.randn(5, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4]), []
+    small_net.features.register_forward_hook(lambda m, args, out: passes.append(len(out)))
+    whole, runs = maps(5 * 8 * 8), len(passes)
+    assert set(passes) <= {5}
+    pieces = maps(2 * 8 * 8)
+    assert passes == [2, 2, 1] * runs
+    torch.testing.assert_close(pieces, whole)
+    one_each = maps(1)
+    assert passes == [1] * 5 * runs
+    torch.testing.assert_close(one_each, whole)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_max_needs_no_labels(small_net, method):
     saliency = saliency_map(small_net, torch.randn(2, 3, 16, 16), method=method, target="max", samples=2)
@@ -148,6 +169,11 @@ def test_reduced_precision_of_every_method(small_net, method, dtype):
         (lambda m, x, y: saliency_map(m, x, y, noise=-0.1), r"noise must be a number in \[0, inf\]; got -0.1"),
         (lambda m, x, y: saliency_map(m, x, y, generator=3), "generator must be a torch.Generator or None; got 3"),
         (lambda m, x, y: saliency_map(m, x, y, layer=m.features), "layer must be the name of a submodule or None"),
+        (lambda m, x, y: saliency_map(m, x, y, compiled="yes"), "compiled must be False, or True with .*; got 'yes'"),
+        (
+            lambda m, x, y: saliency_map(m, x, y, compiled=True, method="grad_cam"),
+            r"a method of gradient, smoothgrad .*; got True with method 'grad_cam'",
+        ),
         (lambda m, x, y: saliency_map(m, x[0], method="fine_grained"), "images must be a floating-point tensor"),
         (lambda m, x, y: saliency_map(None, x, y), "model must be a torch.nn.Module; got None"),
         (lambda m, x, y: saliency_map(m, x, y, scale=0), r"scale must be a number in \(0, 1\]; got 0"),

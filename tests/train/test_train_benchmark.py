@@ -60,5 +60,12 @@ def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) 
         assert len(shares) == len(result["step"]) == 2
         for share, part, step in zip(shares, result["parts"][name], result["step"], strict=True):
             assert share == pytest.approx(part / step)
-        assert f"{name:<20} median" in text
+        assert f"\n{name:<20}" in text
+    maps = result["arithmetic"]
+    assert maps["map, both"] < maps["map, low resolution"] < maps["map, early head"] < maps["map, full"]
+    assert maps["map, full"] == pytest.approx(2 / 3, abs=0.02)
+    assert maps["map, low resolution"] == pytest.approx(maps["map, full"] / 4, rel=0.05)  # the linear layer stays
+    memory = result["memory"]
+    assert memory["step"] > 4 * 16 * 32 * 32 * 4  # the first layer's output alone
+    assert memory["step"] < memory["stage and step"] < 1.1 * memory["step"]
     assert sum(result["parts"]["map, low resolution"]) < sum(result["parts"]["map, full"])
