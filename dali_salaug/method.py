@@ -15,6 +15,10 @@ class Draw(NamedTuple):
     boxes: Tensor | None = None  # (B, 4), int64: top, left, bottom, right in pixels, half-open; empty for no region
     noise: Tensor | None = None  # (B, C, H, W), the images' dtype: what is written into the regions
     partners: Tensor | None = None  # (B,), int64: the place in the batch of the image that each is mixed with
+    sources: Tensor | None = None  # (B, 4), like boxes: where the pixels that go into the boxes come from
+    masks: Tensor | None = None  # (B, 1, H, W), bool: what is replaced, where that is more than one box
+    weights: Tensor | None = None  # (B, 2), floating point: of the image and its label, and of its partner and its
+    first: "Draw | None" = None  # of the method that goes before, of two that are combined
 
 
 class Method(ABC):
