@@ -23,6 +23,7 @@ def image_loader(
     batch_size: int,
     image_size: int = 224,
     train: bool = True,
+    images: int | None = None,
     policy: str | Policy | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -53,6 +54,7 @@ def image_loader(
         batch_size: Images per batch and process. The last batch of an epoch may be smaller.
         image_size: Side of the images given, in pixels. CIFAR images are resized where it is not 32.
         train: Training or validation form.
+        images: Use only so many, the first of each class (`Dataset.first`); None: all.
         policy: None, a name in `POLICIES`, or a policy object such as `RandAugment(n=2, m=9)`.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
             "cuda:N".
@@ -77,6 +79,7 @@ def image_loader(
     policy = _named_policy(policy)
     for name, value in (("batch_size", batch_size), ("image_size", image_size), ("world_size", world_size)):
         _require(name, value, "an integer of at least 1", isinstance(value, int) and value >= 1)
+    _require("images", images, "None or an integer", images is None or isinstance(images, int))
     _require("seed", seed, "an integer from 0 to 2**64 - 1", isinstance(seed, int) and 0 <= seed < 2**64)
     _require("rank", rank, f"from 0 to world_size - 1 = {world_size - 1}", 0 <= rank < world_size)
     _require("num_threads", num_threads, "None or at least 1", num_threads is None or num_threads >= 1)
@@ -91,6 +94,8 @@ def image_loader(
     _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     chosen = _choose_device(device)
     dataset = find_dataset(root, train)
+    if images is not None:
+        dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
     recipe = Recipe(
         from_files=dataset.images is None,

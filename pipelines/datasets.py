@@ -4,7 +4,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,32 @@ class Dataset:
             hashed.update(text.encode("utf-8", "surrogateescape") + b"\0")
         hashed.update(np.ascontiguousarray(self.labels).tobytes())
         return hashed.hexdigest()[:16]
+
+    def first(self, count: int) -> "Dataset":
+        """The first images of each class, as many of one as of another, in the order that they have here.
+
+        They are dealt out round-robin over the classes: `count // len(classes)` of each or one more; a class that has
+        fewer gives all it has, and the others fill up.
+
+        Raises:
+            DataError: `count` is less than the number of classes, or more than there are images.
+        """
+        if not len(self.classes) <= count <= len(self):
+            raise DataError(
+                f"'{self.root}' has {len(self)} images of {len(self.classes)} classes: the number of images to use "
+                f"must be from {len(self.classes)} to {len(self)}, got {count}"
+            )
+        by_class = np.argsort(self.labels, kind="stable")
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        place = np.empty(len(self), dtype=np.int64)  # of each image among those of its class
+        place[by_class] = np.arange(len(self)) - np.repeat(counts.cumsum() - counts, counts)
+        chosen = np.sort(np.lexsort((self.labels, place))[:count])
+        return replace(
+            self,
+            labels=self.labels[chosen],
+            paths=None if self.paths is None else [self.paths[index] for index in chosen],
+            images=None if self.images is None else self.images[chosen],
+        )
 
 
 def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:

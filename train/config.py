@@ -48,6 +48,9 @@ class Config:
     policy: str | None = _option(
         None, "image-level policy of the methods that use one, in place of their own", by_data="the method's"
     )
+    train_images: int | None = _option(
+        None, "use only so many training images, the first of each class, evenly", low=1, by_data="all"
+    )
     epochs: int | None = _option(
         None, "times through the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
     )
@@ -88,6 +91,7 @@ class Config:
     workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
     seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
+    validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)
     checkpoint_every: int = _option(0, "steps between checkpoints inside an epoch; 0: only after each epoch", low=0)
 
     def check(self) -> None:

@@ -18,7 +18,7 @@ from train import checkpoint
 from train.config import Config, UserError
 from train.figure import write_figure
 from train.metrics import Meter, validation_sums
-from train.run import Run, config_to_resume, resolve_for_data
+from train.run import Run, config_to_resume, resolve_for_data, shares_images
 
 READ_LOSS_EVERY = 50  # steps between readings of the loss, each of which waits for the device
 CHECKPOINT = "last.pt"
@@ -98,7 +98,8 @@ def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
 def fit(run: Run, folder: Path) -> None:
     """Train to the last epoch, from wherever the run stands.
 
-    Leaves in the folder log.jsonl, TensorBoard events, last.pt, best.pt and augmentations.png.
+    Leaves in the folder log.jsonl, TensorBoard events, last.pt, best.pt (of the epochs that end with a validation) and
+    augmentations.png.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM, with last.pt written.
@@ -118,7 +119,8 @@ def fit(run: Run, folder: Path) -> None:
             if not math.isfinite(train_loss):
                 raise UserError(f"the training loss of epoch {run.epoch + 1} is {train_loss}: try a lower --lr")
             start = time.perf_counter()
-            scores = validate(run, stop, folder)
+            last = run.epoch + 1 == epochs
+            scores = validate(run, stop, folder) if last or (run.epoch + 1) % run.config.validate_every == 0 else {}
             record: dict[str, float] = {
                 "epoch": run.epoch + 1,
                 "train_loss": train_loss,
@@ -130,8 +132,8 @@ def fit(run: Run, folder: Path) -> None:
             for name in ("train_loss", *scores, "lr"):
                 writer.add_scalar(f"epoch/{name}", record[name], (run.epoch + 1) * total)
 
-            improved = record["val_top1"] > run.best
-            run.best = max(run.best, record["val_top1"])
+            improved = scores.get("val_top1", -1.0) > run.best
+            run.best = max(run.best, scores.get("val_top1", -1.0))
             run.epoch, run.step, run.seconds = run.epoch + 1, 0, 0.0
             run.meter = Meter(run.meter.names, run.device)
             # The log first: resuming drops lines the checkpoint does not know, but cannot make up missing ones.
@@ -162,10 +164,10 @@ def _bar(total: int, run: Run | None, what: str) -> tqdm:
 
 
 def _line(record: dict[str, float], epochs: int) -> str:
-    top5 = f"  top-5 {record['val_top5']:6.2f} %" if "val_top5" in record else ""
+    shown = {"val_loss": "val loss {:.4f}  ", "val_top1": "top-1 {:6.2f} %  ", "val_top5": "top-5 {:6.2f} %  "}
+    scores = "".join(form.format(record[name]) for name, form in shown.items() if name in record)
     return (
-        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  train loss {record['train_loss']:.4f}  "
-        f"val loss {record['val_loss']:.4f}  top-1 {record['val_top1']:6.2f} %{top5}  "
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  train loss {record['train_loss']:.4f}  {scores}"
         f"{record['seconds']:6.1f} s  {record['images_per_second']:7.0f} images/s"
     )
 
@@ -221,7 +223,7 @@ def main(given: dict[str, Any], resuming: bool) -> int:
         f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}\nrun folder: {folder}",
         flush=True,
     )
-    if config.data and run.train_loader.dataset.digest == run.val_loader.dataset.digest:
+    if config.data and shares_images(run.train_loader.dataset, run.val_loader.dataset):
         print(f"warning: {config.data} has no train/ and val/: accuracies are on the training images", file=sys.stderr)
     if resuming:
         print(f"going on in epoch {run.epoch + 1} after step {run.step} of {len(run.train_loader)}")
@@ -232,5 +234,6 @@ def main(given: dict[str, Any], resuming: bool) -> int:
         command = f"python -m train --resume --out {shlex.quote(str(folder))}"
         print(f"\nInterrupted; the state is in {folder / CHECKPOINT}. To go on:\n  {command}", file=sys.stderr)
         return 130
-    print(f"done in {time.perf_counter() - start:.0f} s: best top-1 {run.best:.2f} %, see {folder}/augmentations.png")
+    best = f"best top-1 {run.best:.2f} %" if run.best >= 0 else "not validated"  # drawn in below --validate-every
+    print(f"done in {time.perf_counter() - start:.0f} s: {best}, see {folder}/augmentations.png")
     return 0

@@ -30,10 +30,15 @@ def data_folder(config: Config) -> Path:
     return Path(config.data) if config.data else embedded_data()
 
 
-def resolve_for_data(config: Config) -> Config:
-    """The configuration with all defaults that depend on the data filled in."""
-    dataset = find_dataset(data_folder(config))
+def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
+    """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
+    dataset = dataset or find_dataset(data_folder(config))
     return config.resolved(side=_first_side(dataset), embedded=config.data is None, cifar=dataset.paths is None)
+
+
+def shares_images(train: Dataset, validation: Dataset) -> bool:
+    """Whether some files are in both: `find_dataset` gives a folder without train/ and val/ for both."""
+    return not set(train.paths or ()).isdisjoint(validation.paths or ())
 
 
 def _first_side(dataset: Dataset) -> int:
@@ -61,6 +66,8 @@ def make_loader(config: Config, *, train: bool, **changes: Any) -> ImageLoader:
         "crop": config.crop,
         "crop_scale": config.crop_scale,
     }
+    if train:
+        options["images"] = config.train_images
     return image_loader(data_folder(config), train=train, **(options | changes))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import DataError, find_dataset
+from pipelines import DataError, Dataset, find_dataset
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -117,6 +117,41 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     _touch(tmp_path, "split/train/a/1.jpg")
     with pytest.raises(DataError, match=r"no folder '.*val'"):
         find_dataset(tmp_path / "split", train=False)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_images_of_each_class_are_dealt_out_evenly(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(5), generator.choice(5, 35, p=[0.02, 0.08, 0.2, 0.3, 0.4])])
+    generator.shuffle(labels)
+    paths = [f"/data/{i:02}.png" for i in range(40)]
+    files = Dataset([*"abcde"], labels, "/data", paths=paths)
+    memory = Dataset([*"abcde"], labels, "/data", images=np.arange(40 * 12, dtype=np.uint16).reshape(40, 2, 2, 3))
+    for count in range(5, 41):
+        hands = {label: [i for i in range(40) if labels[i] == label] for label in range(5)}
+        chosen: list[int] = []
+        while len(chosen) < count:
+            for label in range(5):
+                if hands[label] and len(chosen) < count:
+                    chosen.append(hands[label].pop(0))
+        chosen.sort()
+        subset = files.first(count)
+        assert subset.paths == [paths[i] for i in chosen]
+        assert subset.labels.tolist() == labels[chosen].tolist()
+        assert (subset.classes, subset.images) == (files.classes, None)
+        assert (subset.digest == files.digest) == (count == 40)
+        subset = memory.first(count)
+        assert subset.paths is None
+        assert subset.images is not None
+        assert subset.images[:, 0, 0, 0].tolist() == [12 * i for i in chosen]
+        assert (subset.digest == memory.digest) == (count == 40)
+
+
+def test_more_images_than_there_are_or_fewer_than_classes(tmp_path: Path) -> None:
+    dataset = find_dataset(_touch(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg"))
+    for count in (1, 4):
+        with pytest.raises(DataError, match=rf"has 3 images of 2 classes: .* must be from 2 to 3, got {count}"):
+            dataset.first(count)
 
 
 def test_the_digest_follows_samples_and_not_the_place(tmp_path: Path) -> None:

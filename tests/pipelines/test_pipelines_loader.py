@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import Batch, ImageLoader, RandAugment, image_loader
+from pipelines import Batch, ImageLoader, RandAugment, find_dataset, image_loader
 
 
 def _loader(root: Path, **changes: Any) -> ImageLoader:
@@ -225,6 +225,21 @@ def test_every_crop_in_every_form(
     assert 0.5 < changed < 1
 
 
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+def test_a_part_of_the_images(layout: str, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(layout)
+    dataset = find_dataset(root).first(12)
+    loader = _loader(root, images=12)
+    assert loader.dataset.digest == dataset.digest
+    batches = list(loader)
+    assert sorted(i for batch in batches for i in batch.indices.tolist()) == list(range(12))
+    for batch in batches:
+        assert batch.labels.tolist() == dataset.labels[batch.indices.numpy()].tolist()
+    state = _loader(root, images=13).state_dict()
+    with pytest.raises(ValueError, match="samples: 13 in the state, 12 here"):
+        loader.load_state_dict(state)
+
+
 def test_validation_is_in_order_and_the_same_each_time(folders: Path) -> None:
     loader = _loader(folders, train=False)
     first, second = list(loader), list(loader)
@@ -260,6 +275,8 @@ def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
         ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"images": 2.5}, "images must be None or an integer, got 2.5"),
+        ({"images": 2}, "number of images to use must be from 3 to 37, got 2"),
         ({"seed": -1}, "seed must be an integer from 0 .* got -1"),
         ({"rank": 2, "world_size": 2}, "rank must be from 0 to world_size - 1 = 1, got 2"),
         ({"num_threads": 0}, "num_threads must be None or at least 1, got 0"),

@@ -43,6 +43,8 @@ def test_only_what_is_given_comes_out() -> None:
         ({"tau": 1.5}, r"--tau must be in \[0, 1\]; got 1.5"),
         ({"tau": float("nan")}, r"--tau must be in \[0, 1\]; got nan"),
         ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
+        ({"train_images": 0}, r"--train-images must be at least 1; got 0"),
+        ({"validate_every": 0}, r"--validate-every must be at least 1; got 0"),
         ({"batch_size": -1}, r"--batch-size must be at least 1; got -1"),
         ({"lr": 0.0}, r"--lr must be above 0; got 0"),
         ({"early_head": "auto", "early_weight": -0.1}, r"--early-weight must be at least 0; got -0.1"),

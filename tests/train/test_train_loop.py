@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines import DataError
 from train import checkpoint
 from train.__main__ import main as program
 from train.config import Config, UserError
@@ -195,6 +196,64 @@ def test_validation_on_the_training_images_is_said_aloud(
     assert "warning" not in capsys.readouterr().err
     assert main(given | {"data": str(cli.data / "train"), "out": str(tmp_path / "plain")}, resuming=False) == 0
     assert "has no train/ and val/: accuracies are on the training images" in capsys.readouterr().err
+
+
+def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Stopped after an epoch without validation and resumed: as uninterrupted. The last epoch always has one."""
+    from train import loop
+
+    given = {"data": str(cli.data), "method": "keep_cutout", "image_size": 16, "batch_size": 8, "size": 6}
+    given |= {"device": "cpu", "epochs": 5, "validate_every": 3}
+    assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["top-1" in line for line in lines] == ["val loss" in line for line in lines] == [0, 0, 1, 0, 1]
+    log = log_of(tmp_path / "whole")
+    for record in log:
+        validated = record["epoch"] in (3, 5)
+        assert {name for name in record if name.startswith("val_")} == (
+            {"val_loss", "val_top1", "val_top5"} if validated else set()
+        )
+    best = checkpoint.load(tmp_path / "whole" / "best.pt")
+    assert best["val_top1"] == max(log[2]["val_top1"], log[4]["val_top1"])
+    assert log[best["epoch"] - 1]["val_top1"] == best["val_top1"]
+
+    real = loop.train_epoch
+
+    def stopped(run: Any, stop: Any, *rest: Any) -> None:
+        stop.requested = run.epoch == 1
+        real(run, stop, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "train_epoch", stopped)
+        assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
+    assert not (tmp_path / "parts" / "best.pt").exists()
+    assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "stage", "random", "loader"))
+    for one, other in zip(log, log_of(tmp_path / "parts"), strict=True):
+        assert one.keys() == other.keys()
+        assert all(one[name] == other[name] for name in one if name not in ("seconds", "images_per_second"))
+
+
+def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    given = {"method": "none", "image_size": 16, "batch_size": 8, "epochs": 1, "device": "cpu", "train_images": 20}
+    assert main(given | {"data": str(cli.data), "out": str(tmp_path / "run")}, resuming=False) == 0
+    output = capsys.readouterr()
+    assert "20 training and 16 validation images of 8 classes" in output.out
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    assert state["scheduler"]["last_epoch"] == 3  # 20 images at batch 8
+    assert main({"out": str(tmp_path / "run"), "epochs": 2}, resuming=True) == 0
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["scheduler"]["last_epoch"] == 6
+    with pytest.raises(UserError, match="--train-images is 20 in the checkpoint, 24 on the command line"):
+        main({"out": str(tmp_path / "run"), "train_images": 24}, resuming=True)
+
+    train = cli.data / "train"
+    assert main(given | {"data": str(train), "out": str(tmp_path / "plain")}, resuming=False) == 0
+    assert "accuracies are on the training images" in capsys.readouterr().err
+    for count in (7, 49):
+        with pytest.raises(DataError, match=rf"must be from 8 to 48, got {count}"):
+            main(given | {"data": str(cli.data), "out": str(tmp_path / "no"), "train_images": count}, resuming=False)
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:

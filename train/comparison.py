@@ -1,0 +1,150 @@
+"""Conditions compared over seeds: means, paired differences with their t-intervals, and the table that says it."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+LEVEL = 0.95  # of every interval
+
+
+class Condition(NamedTuple):
+    """One row of an experiment."""
+
+    name: str
+    options: dict[str, Any]  # of a run (train.config.Config), beside those that all conditions share
+    baseline: str | None = None  # the name of the condition that it is compared with
+    published: float | None = None  # top-1, per cent
+
+
+class Outcome(NamedTuple):
+    """What one finished run is counted by."""
+
+    top1: float  # after the last epoch, per cent
+    seconds: float
+    seconds_per_epoch: float  # median over its epochs
+
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]  # by the condition's name and the seed; missing runs are absent
+
+
+class Difference(NamedTuple):
+    """Top-1 of a condition less that of its baseline, in points; the interval is None for a single pair."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    pairs: int
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return _signed(self.mean)
+        low, high = map(_signed, self.interval)
+        return f"{_signed(self.mean)} [{low}, {high}]"
+
+
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """The t with P(|T| <= t) = `level` for Student's T with `freedom` >= 1 degrees of freedom.
+
+    By bisection of Abramowitz and Stegun's finite sums for the probability, 26.7.3 and 26.7.4.
+    """
+    low, high = 0.0, math.pi / 2  # of θ = atan(t / √freedom)
+    for _ in range(60):
+        theta = (low + high) / 2
+        odd = freedom % 2
+        term, total = (math.cos(theta) if odd else 1.0), 0.0
+        for k in range(odd, freedom - 1, 2):
+            total += term
+            term *= (k + 1) / (k + 2) * math.cos(theta) ** 2
+        inside = math.sin(theta) * total
+        if odd:
+            inside = 2 / math.pi * (theta + inside)
+        low, high = (theta, high) if inside < level else (low, theta)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outcome]) -> Difference | None:
+    """Condition less baseline over the seeds that both have: same images, order, crops and first weights.
+
+    Returns:
+        The mean and its t-interval at `LEVEL`; None where there is no such seed.
+    """
+    differences = [values[seed].top1 - baseline[seed].top1 for seed in sorted(values.keys() & baseline.keys())]
+    if not differences:
+        return None
+    mean, pairs = statistics.fmean(differences), len(differences)
+    if pairs == 1:
+        return Difference(mean, None, 1)
+    half = t_quantile(pairs - 1) * statistics.stdev(differences) / math.sqrt(pairs)
+    return Difference(mean, (mean - half, mean + half), pairs)
+
+
+def differences(conditions: Sequence[Condition], outcomes: Outcomes) -> dict[str, Difference | None]:
+    """For each condition with a baseline."""
+    return {
+        c.name: paired_difference(outcomes.get(c.name, {}), outcomes.get(c.baseline, {}))
+        for c in conditions
+        if c.baseline
+    }
+
+
+def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> str:
+    """A Markdown table, a row for each condition."""
+    which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
+    interval = f" [{LEVEL:.0%} interval]" if seeds > 1 else ""
+    columns = (
+        "condition", "top-1, %", f"{which}, %", "compared with", f"difference, points{interval}", "s / epoch",
+        "published, %",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    compared = differences(conditions, outcomes)
+    for condition in conditions:
+        runs = outcomes.get(condition.name, {})
+        each = ", ".join(f"{runs[seed].top1:.2f}" if seed in runs else "missing" for seed in range(seeds))
+        difference = compared.get(condition.name)
+        text = "" if difference is None else str(difference)
+        if difference is not None and difference.pairs < seeds:
+            text += f", {difference.pairs} of {seeds} seeds"
+        speed = f"{statistics.median(run.seconds_per_epoch for run in runs.values()):.1f}" if runs else ""
+        published = "" if condition.published is None else f"{condition.published:.1f}"
+        cells = (condition.name, _mean([run.top1 for run in runs.values()]), each, condition.baseline or "", text)
+        lines.append("| " + " | ".join((*cells, speed, published)) + " |")
+    return "\n".join(lines)
+
+
+def sentences(conditions: Sequence[Condition], outcomes: Outcomes) -> str:
+    """What the differences support and what they do not, in words."""
+    compared = {name: d for name, d in differences(conditions, outcomes).items() if d and d.interval}
+    if not compared:
+        return "No condition has two seeds in common with its baseline: the data supports no difference."
+    baselines = {c.name: c.baseline for c in conditions}
+    shown, not_shown = [], []
+    for name, difference in compared.items():
+        assert difference.interval is not None
+        low, high = difference.interval
+        if low > 0 or high < 0:
+            shown.append(f"- {name} is {'above' if low > 0 else 'below'} {baselines[name]}: {difference}")
+        else:
+            not_shown.append(f"- {name} and {baselines[name]}: {difference}")
+    parts = []
+    if shown:
+        parts.append("The data supports these differences (the interval excludes 0):\n\n" + "\n".join(shown))
+    if not_shown:
+        parts.append("The data does not show these differences (the interval has 0 in it):\n\n" + "\n".join(not_shown))
+    count = len(compared)
+    parts.append(
+        f"{count} comparison{'s' if count > 1 else ''}, without a correction for their number: if no method made any "
+        f"difference, {(1 - LEVEL) * count:.2g} of them would still be expected to exclude 0."
+    )
+    return "\n\n".join(parts)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "missing"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
