@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from scipy.stats import t
+
 LEVEL = 0.95  # of every interval
 
 
@@ -42,26 +44,6 @@ class Difference(NamedTuple):
         return f"{_signed(self.mean)} [{low}, {high}]"
 
 
-def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with P(|T| <= t) = `level` for Student's T with `freedom` >= 1 degrees of freedom.
-
-    By bisection of Abramowitz and Stegun's finite sums for the probability, 26.7.3 and 26.7.4.
-    """
-    low, high = 0.0, math.pi / 2  # of θ = atan(t / √freedom)
-    for _ in range(60):
-        theta = (low + high) / 2
-        odd = freedom % 2
-        term, total = (math.cos(theta) if odd else 1.0), 0.0
-        for k in range(odd, freedom - 1, 2):
-            total += term
-            term *= (k + 1) / (k + 2) * math.cos(theta) ** 2
-        inside = math.sin(theta) * total
-        if odd:
-            inside = 2 / math.pi * (theta + inside)
-        low, high = (theta, high) if inside < level else (low, theta)
-    return math.sqrt(freedom) * math.tan(low)
-
-
 def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outcome]) -> Difference | None:
     """Condition less baseline over the seeds that both have: same images, order, crops and first weights.
 
@@ -74,7 +56,7 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
     mean, pairs = statistics.fmean(differences), len(differences)
     if pairs == 1:
         return Difference(mean, None, 1)
-    half = t_quantile(pairs - 1) * statistics.stdev(differences) / math.sqrt(pairs)
+    half = float(t.ppf((1 + LEVEL) / 2, pairs - 1)) * statistics.stdev(differences) / math.sqrt(pairs)
     return Difference(mean, (mean - half, mean + half), pairs)
 
 

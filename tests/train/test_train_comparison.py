@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train.comparison import Condition, Outcome, paired_difference, sentences, t_quantile, table
+from train.comparison import Condition, Outcome, paired_difference, sentences, table
 
 
 def runs(*top1: float | None) -> dict[int, Outcome]:
@@ -25,14 +25,8 @@ OUTCOMES = {
 }
 
 
-@pytest.mark.parametrize("freedom", [*range(1, 40), 100, 1001])
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
-def test_the_quantile_is_scipys(freedom: int, level: float) -> None:
-    assert t_quantile(freedom, level) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
-
-
 @pytest.mark.parametrize("count", [2, 3, 5, 10])
-def test_the_interval_is_scipys_of_a_paired_test(count: int) -> None:
+def test_the_interval_is_of_the_paired_t_test(count: int) -> None:
     a, b = np.random.default_rng(count).normal(70, 2, (2, count))
     difference = paired_difference(runs(*a), runs(*b))
     assert difference is not None
