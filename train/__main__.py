@@ -8,8 +8,8 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines import DataError
     from train.config import UserError, parse
 
-    given, resuming = parse(arguments)
     try:
+        given, resuming = parse(arguments)
         from train import loop
 
         return loop.main(given, resuming)

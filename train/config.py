@@ -13,6 +13,8 @@ import yaml
 from dali_salaug.saliency import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency import TARGETS
 
+PRESETS = Path(__file__).parent / "presets"
+
 
 class UserError(Exception):
     """Something the user can put right. The message is complete; no traceback is needed."""
@@ -69,10 +71,15 @@ class Config:
         None, "on weights, not on biases and BatchNorm", low=0, by_data="5e-4, 1e-4 for photographs"
     )
     label_smoothing: float = _option(0.1, "share of the target spread over all classes", low=0, high=1)
-    lr_warmup_epochs: float = _option(1.0, "epochs of linear warm-up before the cosine", low=0)
+    lr_steps: tuple[int, ...] | None = _option(
+        None, "epochs after which the learning rate is divided by 10", low=1, by_data="none: a half cosine down to 0"
+    )
+    lr_warmup_epochs: float = _option(1.0, "epochs of linear warm-up at the start", low=0)
     tau: float = _option(0.6, "quantile τ that separates the salient regions from the others", low=0, high=1)
     size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
-    saliency: str = _option("gradient", "method of the saliency map", choices=SALIENCY_METHODS)
+    saliency: str | None = _option(
+        None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
+    )
     scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
     target: str = _option("label", "what the saliency is the gradient of", choices=TARGETS)
     early_head: str = _option(
@@ -81,7 +88,9 @@ class Config:
         " the module it follows",
     )
     early_weight: float = _option(0.3, "of the early head's loss, added to the network's", low=0)
-    warmup_epochs: int = _option(0, "epochs of clean images before the method starts", low=0)
+    warmup_epochs: int | None = _option(
+        None, "epochs of clean images before the method starts", low=0, by_data="the method's, 0 for most"
+    )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
         None, "area of a random resized crop over that of the image: least, most", low=0, high=1,
@@ -102,7 +111,7 @@ class Config:
         for option in dataclasses.fields(self):
             value, meta = getattr(self, option.name), option.metadata
             flag = "--" + option.name.replace("_", "-")
-            if meta["choices"] and value not in meta["choices"]:
+            if meta["choices"] and value is not None and value not in meta["choices"]:
                 raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
             for number in value if isinstance(value, tuple) else (value,):
                 low, high = meta["low"], meta["high"]
@@ -132,9 +141,9 @@ class Config:
         from train.methods import METHODS
 
         image_size = self.image_size or (48 if embedded else min(side, 224))
-        photographs = image_size > 96
+        photographs, entry = image_size > 96, METHODS[self.method]
         batch_size = self.batch_size or (32 if embedded else 128)
-        policy = self.policy or METHODS[self.method].policy
+        policy = self.policy or entry.policy
         if cifar and self.policy is None and policy == "autoaugment":
             policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
         return dataclasses.replace(
@@ -142,6 +151,8 @@ class Config:
             image_size=image_size,
             batch_size=batch_size,
             policy=policy,
+            saliency=self.saliency or entry.saliency,
+            warmup_epochs=entry.warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
             epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
             lr=self.lr or 0.1 * batch_size / (256 if photographs else 128),
             weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
@@ -166,7 +177,7 @@ class Config:
 
 
 def _scalar_type(annotation: Any) -> type:
-    """int for `int | None`, float for `tuple[float, float] | None`, and so on."""
+    """int for `int | None` and `tuple[int, ...] | None`, float for `tuple[float, float] | None`, and so on."""
     if isinstance(annotation, types.UnionType):
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else annotation
@@ -177,10 +188,11 @@ def build_parser() -> argparse.ArgumentParser:
     from train.methods import METHODS, policies
 
     methods = "\n".join(f"  {name:<20} {entry.description}" for name, entry in METHODS.items())
+    presets = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Train an image classifier with saliency-guided augmentation.",
-        epilog=f"methods:\n{methods}\n\npolicies: {', '.join(policies())}",
+        epilog=f"methods:\n{methods}\n\npolicies: {', '.join(policies())}\n\npresets: {presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
@@ -191,16 +203,63 @@ def build_parser() -> argparse.ArgumentParser:
             "--" + option.name.replace("_", "-"),
             type=_scalar_type(option.type),
             choices=meta["choices"],
-            nargs=2 if tuple_valued else None,
-            metavar=None if meta["choices"] else ("LEAST", "MOST") if tuple_valued else option.name.upper(),
+            nargs=("+" if "..." in str(option.type) else 2) if tuple_valued else None,
+            metavar=_metavar(option),
             help=f"{meta['text']} (default: {default})",
         )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="options by the name of a recipe, see below, or from a YAML file such as another run's config.yaml; those"
+        " given here as well come first (default: none)",
+    )
+    parser.add_argument(
+        "--list-methods", action="store_true", help="print the methods with their sources and stop (default: train)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: a new run)")
     return parser
 
 
+def _metavar(option: dataclasses.Field) -> str | tuple[str, str] | None:
+    if option.metadata["choices"]:
+        return None
+    if "..." in str(option.type):
+        return "N"
+    return ("LEAST", "MOST") if "tuple" in str(option.type) else option.name.upper()
+
+
 def parse(arguments: list[str] | None = None) -> tuple[dict[str, Any], bool]:
-    """The options given on the command line, and whether to resume. Prints and exits as argparse does."""
+    """The options given on the command line and by its preset, and whether to resume.
+
+    Prints and exits as argparse does, for --list-methods too.
+
+    Raises:
+        UserError: the preset cannot be read.
+    """
     given = vars(build_parser().parse_args(arguments))
-    resume = given.pop("resume", False)
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}, resume
+    if given.pop("list_methods", False):
+        from train.methods import methods_table
+
+        print(methods_table())
+        raise SystemExit
+    resume, preset = given.pop("resume", False), given.pop("preset", None)
+    chosen = {} if preset is None else _read_preset(preset)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in (chosen | given).items()}, resume
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    """The options in a file of PRESETS or in any YAML file; the place of a run, in its config.yaml, is left out."""
+    path = PRESETS / f"{name}.yaml" if "/" not in name and not name.endswith(".yaml") else Path(name)
+    try:
+        options = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        names = ", ".join(p.stem for p in sorted(PRESETS.glob("*.yaml")))
+        raise UserError(f"--preset must be one of {names}, or a YAML file; got {name!r}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--preset {name}: cannot be read: {error}") from error
+    legal = [option.name for option in dataclasses.fields(Config)]
+    if not isinstance(options, dict) or not set(options) <= set(legal):
+        unknown = sorted(map(str, set(options).difference(legal))) if isinstance(options, dict) else "no mapping"
+        raise UserError(f"--preset {name}: its keys must be options such as {', '.join(legal[:4])}; got {unknown}")
+    options.pop("out", None)
+    return options

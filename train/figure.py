@@ -40,13 +40,11 @@ def write_figure(run: "Run", path: Path) -> None:
     augmented = None if batch.augmented is None else batch.augmented[chosen]
 
     stage = run.make_stage(seed)
-    stage.set_epoch(config.warmup_epochs)
+    stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(run.model, images, labels, augmented)
     saliency = trace.saliency
     if saliency is None:
-        saliency = saliency_map(
-            run.model, images, labels, method=config.saliency, target=config.target, scale=config.scale
-        )
+        saliency = saliency_map(run.model, images, labels, target=config.target, scale=config.scale)
     if augmented is None:
         generator = torch.Generator(images.device).manual_seed(seed)
         cutout = Cutout(config.size)

@@ -24,21 +24,19 @@ if TYPE_CHECKING:
 class Entry(NamedTuple):
     """What `--method NAME` means."""
 
+    kind: str  # one of KINDS
     description: str
-    policy: str | None  # the image-level augmentation that the loader applies, unless --policy names another
+    source: str
     build: "Callable[[Config, int], Method]"  # the method object for SaliencyStage, given the number of classes
+    policy: str | None = None  # the image-level augmentation that the loader applies, unless --policy names another
+    saliency: str = "gradient"  # the map, unless --saliency names another; of the methods that use one
+    warmup_epochs: int = 0  # unless --warmup-epochs says otherwise
 
 
-def _clean(config: "Config", classes: int) -> Method:
-    return Clean()
-
-
-def _cutout(config: "Config", classes: int) -> Method:
-    return Cutout(config.size)
-
-
-def _keep_cutout(config: "Config", classes: int) -> Method:
-    return KeepCutout(config.size, tau=config.tau)
+KINDS = ("one image", "two images", "policy")
+DEVRIES, ZHONG, YUN = "DeVries & Taylor 2017", "Zhong et al. 2020", "Yun et al. 2019"
+AUTO, RAND, TRIVIAL = "Cubuk et al. 2019", "Cubuk et al. 2020", "Müller & Hutter 2021"
+KEEP = "Gong et al. 2021 (KeepAugment)"
 
 
 def _augmented(config: "Config", classes: int) -> Method:
@@ -49,42 +47,67 @@ def _keep_paste(config: "Config", classes: int) -> Method:
     return KeepPaste(config.size, tau=config.tau)
 
 
-def _saliency_cutout(config: "Config", classes: int) -> Method:
-    return SaliencyCutout()
-
-
-def _random_erasing(config: "Config", classes: int) -> Method:
-    return RandomErasing()
-
-
-def _keep_random_erasing(config: "Config", classes: int) -> Method:
-    return KeepRandomErasing(tau=config.tau)
-
-
-def _cutmix(config: "Config", classes: int) -> Method:
-    return CutMix(classes)
-
-
-def _keep_cutmix(config: "Config", classes: int) -> Method:
-    return KeepCutMix(classes, tau=config.tau)
-
-
 METHODS: dict[str, Entry] = {
-    "none": Entry("the clean images", None, _clean),
-    "cutout": Entry("a square at a random place set to zero", None, _cutout),
-    "keep_cutout": Entry("Cutout that spares what is salient", None, _keep_cutout),
-    "saliency_cutout": Entry("the least salient patch set to zero", None, _saliency_cutout),
-    "random_erasing": Entry("a rectangle of random size overwritten by noise", None, _random_erasing),
-    "keep_random_erasing": Entry("Random Erasing that spares what is salient", None, _keep_random_erasing),
-    "cutmix": Entry("a box replaced by a partner's, labels mixed", None, _cutmix),
-    "keep_cutmix": Entry("CutMix that cuts away only what is not salient", None, _keep_cutmix),
-    "autoaugment": Entry("AutoAugment", "autoaugment", _augmented),
-    "keep_autoaugment": Entry("AutoAugment, a salient square kept clean", "autoaugment", _keep_paste),
-    "randaugment": Entry("RandAugment", "randaugment", _augmented),
-    "keep_randaugment": Entry("RandAugment, a salient square kept clean", "randaugment", _keep_paste),
-    "trivialaugment": Entry("TrivialAugment", "trivialaugment", _augmented),
-    "keep_trivialaugment": Entry("TrivialAugment, a salient square kept clean", "trivialaugment", _keep_paste),
+    "none": Entry("one image", "the clean images", "", lambda config, classes: Clean()),
+    "cutout": Entry(
+        "one image", "a square at a random place set to zero", DEVRIES, lambda config, classes: Cutout(config.size)
+    ),
+    "keep_cutout": Entry(
+        "one image",
+        "Cutout that spares what is salient",
+        KEEP,
+        lambda config, classes: KeepCutout(config.size, tau=config.tau),
+    ),
+    "saliency_cutout": Entry(
+        "one image",
+        "the least salient patch set to zero",
+        "Choi et al. 2021 (SalfMix) §6.2",
+        lambda config, classes: SaliencyCutout(),
+    ),
+    "random_erasing": Entry(
+        "one image",
+        "a rectangle of random size overwritten by noise",
+        ZHONG,
+        lambda config, classes: RandomErasing(),
+    ),
+    "keep_random_erasing": Entry(
+        "one image",
+        "Random Erasing that spares what is salient",
+        KEEP,
+        lambda config, classes: KeepRandomErasing(tau=config.tau),
+    ),
+    "cutmix": Entry(
+        "two images", "a box replaced by a partner's, labels mixed", YUN, lambda config, classes: CutMix(classes)
+    ),
+    "keep_cutmix": Entry(
+        "two images",
+        "CutMix that cuts away only what is not salient",
+        KEEP,
+        lambda config, classes: KeepCutMix(classes, tau=config.tau),
+    ),
+    "autoaugment": Entry("policy", "AutoAugment", AUTO, _augmented, "autoaugment"),
+    "keep_autoaugment": Entry("policy", "AutoAugment, a salient square kept clean", KEEP, _keep_paste, "autoaugment"),
+    "randaugment": Entry("policy", "RandAugment", RAND, _augmented, "randaugment"),
+    "keep_randaugment": Entry("policy", "RandAugment, a salient square kept clean", KEEP, _keep_paste, "randaugment"),
+    "trivialaugment": Entry("policy", "TrivialAugment", TRIVIAL, _augmented, "trivialaugment"),
+    "keep_trivialaugment": Entry(
+        "policy", "TrivialAugment, a salient square kept clean", KEEP, _keep_paste, "trivialaugment"
+    ),
 }
+
+
+def methods_table() -> str:
+    """The methods as text, one a line: name, kind, the saliency that it uses, source, description."""
+    from train.config import Config
+
+    rows = [("method", "kind", "saliency", "source", "what the network is given")]
+    for name, entry in METHODS.items():
+        uses = entry.saliency if entry.build(Config(), 10).uses_saliency else "none"
+        rows.append((name, entry.kind, uses, entry.source, entry.description))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def policies() -> list[str]:

@@ -78,6 +78,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
+def steps_with_warmup(step: int, *, warmup: int, drops: list[int]) -> float:
+    """Factor on the learning rate at a step: linear up to 1 over `warmup`, divided by 10 from each of `drops` on."""
+    return min(1.0, (step + 1) / (warmup + 1)) * 0.1 ** sum(step >= drop for drop in drops)
+
+
 def cosine_with_warmup(step: int, *, warmup: int, total: int) -> float:
     """Factor on the learning rate at a step: linear up to 1 over `warmup` steps, then a half cosine down to 0."""
     if step < warmup:
@@ -124,7 +129,12 @@ class Run:
         self.optimizer = SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
         steps = len(self.train_loader)
         warmup, total = round(config.lr_warmup_epochs * steps), config.epochs * steps
-        self.scheduler = LambdaLR(self.optimizer, lambda s: cosine_with_warmup(s, warmup=warmup, total=total))
+        factor = functools.partial(cosine_with_warmup, warmup=warmup, total=total)
+        if config.lr_steps is not None:
+            factor = functools.partial(
+                steps_with_warmup, warmup=warmup, drops=[epoch * steps for epoch in config.lr_steps]
+            )
+        self.scheduler = LambdaLR(self.optimizer, factor)
         self.stage = self.make_stage(config.seed)
 
         self.epoch = 0
@@ -137,10 +147,10 @@ class Run:
         config = self.config
         return SaliencyStage(
             METHODS[config.method].build(config, len(self.classes)),
-            saliency=config.saliency,
+            saliency=config.saliency or "gradient",
             scale=config.scale,
             target=config.target,
-            warmup_epochs=config.warmup_epochs,
+            warmup_epochs=config.warmup_epochs or 0,
             seed=seed,
             head=None if self.with_head is None else self.with_head.early,
         )

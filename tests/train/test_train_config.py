@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
-from train.config import Config, UserError, build_parser, parse
-from train.methods import METHODS, policies
+from train.config import PRESETS, Config, UserError, build_parser, parse
+from train.methods import KINDS, METHODS, policies
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]
 
@@ -47,6 +48,8 @@ def test_only_what_is_given_comes_out() -> None:
         ({"validate_every": 0}, r"--validate-every must be at least 1; got 0"),
         ({"batch_size": -1}, r"--batch-size must be at least 1; got -1"),
         ({"lr": 0.0}, r"--lr must be above 0; got 0"),
+        ({"lr_steps": (3, 0)}, r"--lr-steps must be at least 1; got 0"),
+        ({"saliency": "magic"}, r"--saliency must be one of gradient, .*; got 'magic'"),
         ({"early_head": "auto", "early_weight": -0.1}, r"--early-weight must be at least 0; got -0.1"),
         ({"early_weight": 0.5}, r"--early-weight needs an --early-head; got 0.5 with --early-head off"),
         ({"scale": 0.0}, r"--scale must be in \(0, 1\]; got 0"),
@@ -68,6 +71,54 @@ def test_every_method_is_legal(name: str) -> None:
     Config(method=name).check()
 
 
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_legal_and_gives_way_to_what_is_given(path: Path) -> None:
+    given, _ = parse(["--preset", path.stem, "--epochs", "7"])
+    config, preset = Config(**given), Config.from_dict(yaml.safe_load(path.read_text()))
+    assert config == dataclasses.replace(preset, epochs=7)
+    assert preset.epochs not in (None, 7)
+    config.check()
+    assert path.stem in build_parser().format_help()
+
+
+def test_the_configuration_of_a_run_is_a_preset(tmp_path: Path) -> None:
+    config = Config(lr=0.3, lr_steps=(4, 6), out="elsewhere", crop_scale=(0.5, 1.0))
+    config.save(tmp_path / "config.yaml")
+    given, _ = parse(["--preset", str(tmp_path / "config.yaml")])
+    assert Config(**given) == dataclasses.replace(config, out=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"--preset must be one of .*keepaugment-cifar.*, or a YAML file; got '.*none\.yaml'"),
+        ("lr: [", "cannot be read: while parsing"),
+        ("rate: 0.1", r"its keys must be options such as data, out, model, method; got \['rate'\]"),
+        ("- lr", "its keys must be options .* got no mapping"),
+    ],
+)
+def test_a_preset_that_is_none_is_answered(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        parse(["--preset", str(path)])
+
+
+def test_the_list_of_methods(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--list-methods"])
+    assert not stop.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["method", *METHODS]
+    for line, (name, entry) in zip(lines[1:], METHODS.items(), strict=True):
+        uses = entry.build(Config(), 5).uses_saliency
+        assert f"  {entry.saliency if uses else 'none'}  " in line
+        assert entry.kind in KINDS
+        assert entry.source in line
+        assert entry.source or name == "none"
+
+
 def test_defaults_follow_the_data() -> None:
     cifar = Config(method="keep_autoaugment").resolved(side=32, embedded=False, cifar=True)
     assert (cifar.image_size, cifar.batch_size, cifar.lr, cifar.weight_decay) == (32, 128, 0.1, 5e-4)
@@ -81,7 +132,7 @@ def test_defaults_follow_the_data() -> None:
 def test_what_is_given_wins_over_the_data() -> None:
     given = Config(
         method="keep_autoaugment", policy="autoaugment_svhn", image_size=48, lr=0.7, weight_decay=0.0, epochs=3,
-        batch_size=16, crop_scale=(0.3, 0.4),
+        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", warmup_epochs=2,
     )  # fmt: skip
     assert given.resolved(side=32, embedded=False, cifar=True) == given
 

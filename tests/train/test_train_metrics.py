@@ -8,7 +8,7 @@ import torch
 
 from train.metrics import Meter, top_k_hits, validation_sums
 from train.models import build_model
-from train.run import cosine_with_warmup, parameter_groups
+from train.run import cosine_with_warmup, parameter_groups, steps_with_warmup
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -65,3 +65,9 @@ def test_weight_decay_spares_biases_and_batchnorm() -> None:
     }
     assert {names[id(p)] for p in spared["params"]} == norms | {n for n in names.values() if n.endswith("bias")}
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
+
+
+def test_the_learning_rate_falls_by_ten_after_each_of_its_steps() -> None:
+    factors = [steps_with_warmup(s, warmup=2, drops=[5, 8]) for s in range(10)]
+    assert factors == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    assert steps_with_warmup(0, warmup=0, drops=[]) == 1
