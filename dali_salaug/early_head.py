@@ -10,8 +10,9 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from .observer import observing, unwrap
 
 # Where the first block ends: ResNet, PreActResNet, PyramidNet and torchvision's wide ones; CIFAR's WideResNet;
-# DenseNet; RegNet (torchvision's, timm's). VGG has no name for it: there it ends with the first pooling.
-FIRST_BLOCKS = ("layer1", "block1", "features.denseblock1", "denseblock1", "trunk_output.block1", "s1")
+# DenseNet; RegNet (torchvision's, timm's); timm's PreActResNet (resnetv2) and what else it builds of stages. VGG has
+# no name for it: there it ends with the first pooling.
+FIRST_BLOCKS = ("layer1", "block1", "features.denseblock1", "denseblock1", "trunk_output.block1", "s1", "stages.0")
 _PROBES = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
 
 
@@ -192,7 +193,8 @@ def _checked_name(model: nn.Module, after: str) -> str:
 
 def _first_block(model: nn.Module) -> str:
     modules = dict(model.named_modules())
-    poolings = (n for n, m in modules.items() if n.startswith("features.") and isinstance(m, nn.MaxPool2d))
+    vgg = "vgg" in type(model).__name__.lower()  # elsewhere the first pooling may end a stem
+    poolings = [name for name, module in modules.items() if isinstance(module, nn.MaxPool2d)] if vgg else []
     for name in (*FIRST_BLOCKS, *poolings):
         if name in modules:
             return name

@@ -105,22 +105,20 @@ def _take(values: Tensor, places: Tensor, dim: int) -> Tensor:
     return values.gather(dim, index)
 
 
-def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:
-    """One candidate for each image, uniform among those on one side of the τ-quantile of its scores.
+def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
+    """Which candidates lie on one side of the τ-quantile of their image's scores.
 
     The quantile is the usual one (position τ·(N − 1) among N sorted scores, interpolated), used as a rank: "low"
-    keeps every score ≤ it, "high" every score ≥ it. Ties at the threshold qualify, so a flat map is a uniform draw
-    over all candidates.
+    keeps every score ≤ it, "high" every score ≥ it. Ties at the threshold qualify, so of a flat map all candidates do.
 
     Args:
         scores: (B, M), int64.
         valid: (S, M), bool: which of the M places are candidates; N of them, N may differ between images.
-        uniforms: (B,), float64 in [0, 1): the draw.
         tau: τ in [0, 1].
         keep: "low" (selective-cut) or "high" (selective-paste).
 
     Returns:
-        (B,), int64 in [0, M).
+        (B, M), bool; at least one of each image.
     """
     # One rank for all images, although N differs: of an image's other places so many are set below all its scores, and
     # the rest above, that its own rank becomes the common one. kthvalue takes one rank, and sorts nothing.
@@ -136,8 +134,20 @@ def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: flo
     ranked = torch.where(valid, scores, extremes.max).masked_fill_(below & ~valid, extremes.min)
     threshold = ranked.kthvalue(rank + 1, dim=1, keepdim=True).values
     del ranked
-    qualifies = valid & (scores <= threshold if keep == "low" else scores >= threshold)
-    running = qualifies.cumsum(1, dtype=torch.int32)
+    return valid & (scores <= threshold if keep == "low" else scores >= threshold)
+
+
+def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:
+    """One candidate for each image, uniform among those that are :func:`admitted`.
+
+    Args:
+        scores, valid, tau, keep: as there.
+        uniforms: (B,), float64 in [0, 1): the draw.
+
+    Returns:
+        (B,), int64 in [0, M).
+    """
+    running = admitted(scores, valid, tau=tau, keep=keep).cumsum(1, dtype=torch.int32)
     count = running[:, -1:]
     nth = torch.minimum((uniforms[:, None] * count).int(), count - 1) + 1
     return torch.searchsorted(running, nth).squeeze(1)
@@ -161,7 +171,7 @@ def draw_boxes(
         uniforms: (B,), float64 in [0, 1), on the images' device: the draw.
         border: "inside" or "clip", see :func:`candidate_axis`.
         saliency: (B, h, w), at any resolution.
-        tau, keep: see :func:`draw_candidates`.
+        tau, keep: see :func:`admitted`.
 
     Returns:
         Boxes (B, 4), int64: top, left, bottom, right in image pixels, half-open, clipped to the image.

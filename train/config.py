@@ -45,7 +45,9 @@ class Config:
         by_data="the embedded data set, generated on first use",
     )
     out: str | None = _option(None, "run folder, new unless --resume is given", by_data="runs/<time>-<model>-<method>")
-    model: str = _option("small", "small, resnet18_cifar, a torchvision classification model, or timm's")
+    model: str = _option(
+        "small", "small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or timm's"
+    )
     method: str = _option("keep_randaugment", "what is done to the images, see below")
     policy: str | None = _option(
         None, "image-level policy of the methods that use one, in place of their own", by_data="the method's"

@@ -21,10 +21,8 @@ from torch import Tensor
 from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.method import Method
 from pipelines import DataError, Dataset, find_dataset
-from train import checkpoint
-from train.config import Config, UserError
-from train.models import build_model
-from train.run import data_folder
+from train.config import UserError
+from train.run import data_folder, load_best, spread_evenly
 
 BATCH = 64
 
@@ -92,7 +90,7 @@ def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tu
     if not known:
         raise UserError("boxes.tsv has none of the validation images; its paths are relative to the data folder")
     kept = []
-    for i in (known[k] for k in np.unique(np.linspace(0, len(known) - 1, min(limit, len(known))).round().astype(int))):
+    for i in (known[k] for k in spread_evenly(len(known), limit)):
         pixels, box = view(dataset.paths[i], boxes[names[i]], size)
         if box[2] > box[0] and box[3] > box[1]:
             kept.append(
@@ -115,20 +113,15 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
         each mean and standard error over images, and "difference" (salient − random, paired by image) with its
         95 % interval "ci95".
     """
-    state = checkpoint.load(run_dir / "best.pt")
-    config = Config.from_dict(state["config"])
+    trained = load_best(run_dir)
+    config, model, device = trained.config, trained.model, trained.device
     assert config.image_size is not None
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
     if dataset.paths is None:
         raise UserError(f"{root}: images in pickles have no boxes; give --data, a folder of image files")
-    if dataset.classes != state["classes"]:
+    if dataset.classes != trained.classes:
         raise UserError(f"{root}: its classes are not those that the run in {run_dir} was trained on")
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    model = build_model(config.model, len(state["classes"]), config.image_size)
-    model.load_state_dict(state["model"])
-    model.to(device)
-    mean, std = (torch.tensor(state[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
 
     methods: dict[tuple[str, str], Method] = {
         ("cut", "random"): Cutout(config.size),
@@ -143,7 +136,7 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     shares: dict[tuple[str, str], list[Tensor]] = {key: [] for key in methods}
     for batch in batches(dataset, read_boxes(boxes or root / "boxes.tsv"), config.image_size, limit):
         pixels, labels, objects = (part.to(device) for part in batch)
-        images = (pixels / 255 - mean) / std
+        images = (pixels / 255 - trained.mean) / trained.std
         for key, stage in stages.items():
             drawn = [stage.trace(model, images, labels, images).boxes for _ in range(repeats)]
             shares[key].append(torch.stack([box_shares(b, objects) for b in drawn if b is not None]).mean(0).cpu())

@@ -1,4 +1,4 @@
-"""Models by name: two nets for small images, torchvision's classifiers, and timm's where it is installed."""
+"""Models by name: nets for small images, torchvision's classifiers, and timm's where it is installed."""
 
 import difflib
 import importlib.util
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from train.cifar_models import CIFAR_MODELS
 from train.config import UserError
 
 
@@ -42,18 +43,7 @@ def small(num_classes: int, widths: tuple[int, ...] = (16, 32, 64, 128)) -> nn.S
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
 
 
-def resnet18_cifar(num_classes: int) -> nn.Module:
-    """torchvision's ResNet-18 in its CIFAR form: 3×3 stem of stride 1, no max-pooling (He et al. §4.2 for the stem)."""
-    from torchvision.models import resnet18
-
-    model = resnet18(weights=None, num_classes=num_classes)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
-    model.maxpool = nn.Identity()
-    return model
-
-
-OWN: dict[str, Callable[[int], nn.Module]] = {"small": small, "resnet18_cifar": resnet18_cifar}
+OWN: dict[str, Callable[[int], nn.Module]] = {"small": small, **CIFAR_MODELS}
 FIRST_BLOCK = {"small": "3"}  # where dali_salaug does not know where an own model's first block ends
 
 
@@ -93,7 +83,7 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     """A freshly initialised classifier: (B, 3, image_size, image_size) float -> (B, num_classes) logits.
 
     Args:
-        name: "small", "resnet18_cifar", a torchvision classification model, or timm's ("timm/NAME", or NAME
+        name: "small", a name of CIFAR_MODELS, a torchvision classification model, or timm's ("timm/NAME", or NAME
             where torchvision has none of that name).
         image_size: pixels; only models that are built for one size (vision transformers) look at it.
 

@@ -3,8 +3,9 @@
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -210,6 +211,38 @@ class Run:
             state["progress"][name] for name in ("epoch", "step", "seconds", "best")
         )
         checkpoint.set_random_state(state["random"])
+
+
+class Trained(NamedTuple):
+    """The best checkpoint of a run, to be measured."""
+
+    config: Config  # resolved
+    classes: list[str]
+    model: nn.Module  # without an early head; on `device`
+    mean: Tensor  # of the normalisation, (3, 1, 1), as is std; on `device`
+    std: Tensor
+    device: torch.device
+
+
+def load_best(run_dir: Path) -> Trained:
+    """best.pt of a run.
+
+    Raises:
+        UserError: the folder has none.
+    """
+    state = checkpoint.load(run_dir / "best.pt")
+    config = Config.from_dict(state["config"])
+    assert config.image_size is not None
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    model = build_model(config.model, len(state["classes"]), config.image_size)
+    model.load_state_dict(state["model"])
+    mean, std = (torch.tensor(state[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
+    return Trained(config, state["classes"], model.to(device), mean, std, device)
+
+
+def spread_evenly(count: int, limit: int) -> np.ndarray:
+    """At most `limit` of the numbers 0 … count − 1, in order, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int))
 
 
 def config_to_resume(stored: Config, given: dict[str, Any]) -> Config:

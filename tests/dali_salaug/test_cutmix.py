@@ -1,12 +1,14 @@
-"""CutMix and KeepCutMix: boxes as torchvision's, weights by pixels really left, sparing of what is salient."""
+"""CutMix and KeepCutMix: boxes as torchvision's and timm's, weights by pixels really left, sparing."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from dali_salaug import CutMix, Draw, KeepCutMix, SaliencyStage
+from dali_salaug.regions import draw_boxes
 
 SIDES = (20, 33)
 
@@ -34,6 +36,48 @@ def test_boxes_have_torchvisions_distribution(alpha):
     reference = torch.tensor([torchvision_box(*draw, SIDES) for draw in zip(lam, zip(y, x, strict=True), strict=True)])
     for measure in (lambda b: b[:, 2] - b[:, 0], lambda b: b[:, 3] - b[:, 1], lambda b: b[:, 0], lambda b: b[:, 1]):
         assert stats.ks_2samp(measure(drawn.boxes), measure(reference)).pvalue > 0.001
+
+
+class EveryCentre(CutMix):
+    """One λ for all images, and each pixel once as the centre."""
+
+    def __init__(self, lam):
+        super().__init__(2)
+        self.lam = lam
+
+    def _draw_lambda(self, batch, generator, device):
+        return torch.full((batch,), self.lam, dtype=torch.float64)
+
+    def _draw_boxes(self, images, size, saliency, generator):
+        uniforms = (torch.arange(len(images)) + 0.5).double() / len(images)
+        return draw_boxes(images.shape[-2:], size, uniforms, border=self.border)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.2, 0.37, 0.5, 0.81, 0.97, 1.0])
+def test_boxes_with_a_shared_lambda_are_timms_but_for_odd_sides(lam, monkeypatch):
+    """timm rounds the side down; here, as in torchvision and the authors' code, half a side is rounded down.
+
+    So the upper left corner is the same, and timm's box at most a pixel longer and wider.
+    """
+    timm_mixup = pytest.importorskip("timm.data.mixup")
+    count = SIDES[0] * SIDES[1]
+    centres = iter((np.arange(count) // SIDES[1], np.arange(count) % SIDES[1]))
+    monkeypatch.setattr(np.random, "randint", lambda *_, **__: next(centres))
+    (top, bottom, left, right), own = timm_mixup.cutmix_bbox_and_lam((3, *SIDES), lam, count=count)
+
+    method = EveryCentre(lam)
+    drawn = method.draw(torch.zeros(count, 1, *SIDES), None, None)
+    ours = drawn.boxes.numpy()
+    assert (ours[:, 0] == top).all()
+    assert (ours[:, 1] == left).all()
+    sides = [int(side * math.sqrt(1 - lam)) for side in SIDES]
+    for end, axis, side in ((bottom, 0, sides[0]), (right, 1, sides[1])):
+        longer = np.minimum(ours[:, axis + 2] + side % 2, SIDES[axis])
+        assert (end == longer).all()
+    labels = (torch.arange(count) == count - 1).long()
+    weights = method.targets(labels, drawn._replace(partners=torch.full((count,), count - 1)), SIDES)[:-1, 0].numpy()
+    assert (weights >= own[:-1] - 1e-6).all()
+    assert (weights <= own[:-1] + sum(sides) / count + 1e-6).all()
 
 
 def test_partners_are_a_permutation():

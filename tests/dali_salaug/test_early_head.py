@@ -21,8 +21,21 @@ FAMILIES = [  # model, module, channels, convolutions up to it (and in all)
     ("densenet121", "features.denseblock1", 256, 13, 120),
     ("vgg11_bn", "features.3", 64, 1, 8),
     ("regnet_y_400mf", "trunk_output.block1", 48, None, None),
+    ("timm/resnet18", "layer1", 64, 5, 20),
+    ("timm/resnetv2_18", "stages.0", 64, 5, 21),  # pre-activation; its classifier is a convolution
+    ("timm/densenet121", "features.denseblock1", 256, 13, 120),
+    ("timm/vgg11_bn", "features.3", 64, 1, 10),  # as are two of its classifier's layers
+    ("timm/regnety_002", "s1", 24, None, None),
+    ("timm/convnext_atto", "stages.0", 40, None, None),
 ]
 LABELS = torch.tensor([0, 1, 2, 3])
+
+
+def build(name: str) -> nn.Module:
+    if name.startswith("timm/"):
+        timm = pytest.importorskip("timm")
+        return timm.create_model(name.removeprefix("timm/"), num_classes=4)
+    return torchvision.models.get_model(name, weights=None, num_classes=4)
 
 
 class Convolutions(TorchDispatchMode):
@@ -90,7 +103,7 @@ def gradients(module: nn.Module):
 
 @pytest.mark.parametrize(("name", "after", "channels", "early", "whole"), FAMILIES, ids=[f[0] for f in FAMILIES])
 def test_the_pass_runs_nothing_behind_the_first_block(name, after, channels, early, whole):
-    model = torchvision.models.get_model(name, weights=None, num_classes=4)
+    model = build(name)
     network = WithEarlyHead(model, 4)
     assert (network.after, network.classifier.in_features) == (after, channels)
 
@@ -111,6 +124,27 @@ def test_the_pass_runs_nothing_behind_the_first_block(name, after, channels, ear
     assert (saliency.shape, saliency.min() >= 0, saliency.max() > 0) == ((2, 32, 32), True, True)
     if whole:
         assert (in_the_pass.count, in_the_model.count) == (early, whole)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "squeezenet1_1",
+        "alexnet",
+        "swin_t",
+        "vit_b_32",
+        "timm/mobilenetv3_small_050",
+        "timm/dpn48b",
+        "timm/vit_tiny_patch16_224",
+    ],
+)
+def test_where_the_first_block_is_not_known_the_module_is_asked_for(name):
+    model = build(name)
+    with pytest.raises(ValueError, match=f"not known for {type(model).__name__} with its .*, .*; got None"):
+        WithEarlyHead(model, 4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
