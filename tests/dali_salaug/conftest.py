@@ -1,5 +1,8 @@
 """A guard against waiting for the device, and small models."""
 
+import os
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +24,20 @@ _READS_BACK = {
 
 
 class NoWaiting(TorchDispatchMode):
-    """Fails on any operator that, on a GPU, reads a value back or makes a shape that depends on values."""
+    """Fails on any operator that, on a GPU, reads a value back or makes a shape that depends on values.
+
+    Where there is a GPU, CUDA's own guard is set too.
+    """
+
+    def __enter__(self):
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("error")
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        if torch.cuda.is_available():
+            torch.cuda.set_sync_debug_mode("default")
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().split(".")[0]
@@ -38,6 +54,21 @@ class NoWaiting(TorchDispatchMode):
 @pytest.fixture
 def no_waiting():
     return NoWaiting
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """A test that takes it runs on both, so that what is said of a GPU is rehearsed where there is none."""
+    return request.param
+
+
+@pytest.fixture
+def inductor(device) -> str:
+    """The same, for a test of torch.compile, which needs a compiler on the CPU."""
+    if device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("torch.compile needs a C++ compiler (g++, or what CXX names)")
+    torch._dynamo.reset()
+    return device
 
 
 class SmallNet(nn.Module):

@@ -46,16 +46,26 @@ def test_the_guard_sees_what_waits(no_waiting, wait):
 @pytest.mark.parametrize("target", ["label", "max", "loss"])
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 @pytest.mark.parametrize("method", MAPS)
-def test_the_saliency_pass(no_waiting, small_net, method, target, scale):
-    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+def test_the_saliency_pass(no_waiting, small_net, device, method, target, scale):
+    def saliency():
+        generator = torch.Generator(device).manual_seed(1)
+        options = {"method": method, "target": target, "scale": scale, "samples": 2, "generator": generator}
+        return saliency_map(small_net, images, labels, **options)
+
+    small_net.to(device)
+    images, labels = torch.randn(4, 3, 16, 16, device=device), torch.arange(4, device=device)
+    expected = saliency()  # on a GPU the first call initialises libraries
     with no_waiting():
-        saliency_map(small_net, images, labels, method=method, target=target, scale=scale, samples=2)
+        got = saliency()
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_the_stage(no_waiting, small_net, method):
-    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+def test_the_stage(no_waiting, small_net, device, method):
+    small_net.to(device)
+    images, labels = torch.randn(4, 3, 16, 16, device=device), torch.arange(4, device=device)
     stage = SaliencyStage(method)
+    stage(small_net, images, labels, images + 1)
     with no_waiting():
         stage(small_net, images, labels, images + 1)
 
@@ -80,43 +90,14 @@ def test_the_compositing_and_the_map_without_a_model_on_a_fake_gpu():
     assert {result.device.type for result in results} == {"cuda"}
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_the_stage_on_a_gpu(small_net, method):
-    small_net.cuda()
-    images, labels = torch.randn(4, 3, 16, 16, device="cuda"), torch.arange(4, device="cuda")
-    stage = SaliencyStage(method)
-    stage(small_net, images, labels, images + 1)  # the first call initialises libraries
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        stage(small_net, images, labels, images + 1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("method", MAPS)
-def test_the_saliency_pass_on_a_gpu(small_net, method):
-    small_net.cuda()
-    images, labels = torch.randn(4, 3, 16, 16, device="cuda"), torch.arange(4, device="cuda")
-    expected = saliency_map(small_net, images, labels, method=method, generator=torch.Generator("cuda").manual_seed(1))
-    generator = torch.Generator("cuda").manual_seed(1)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        got = saliency_map(small_net, images, labels, method=method, generator=generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(got, expected)
-
-
-@pytest.mark.gpu
-def test_cpu_and_gpu_choose_the_same_regions(small_net):
+def test_cpu_and_gpu_choose_the_same_regions(small_net, device):
     images, labels = torch.randn(64, 3, 32, 32), torch.arange(64) % 5
     saliency = saliency_map(small_net, images, labels)
     uniforms = torch.rand(64, dtype=torch.float64)
     from dali_salaug.regions import draw_boxes
 
     options = {"border": "clip", "tau": 0.6, "keep": "low"}
-    expected = draw_boxes((32, 32), (8, 8), uniforms, saliency=saliency, **options)
-    got = draw_boxes((32, 32), (8, 8), uniforms.cuda(), saliency=saliency.cuda(), **options)
+    size = torch.tensor([[8, 8]])
+    expected = draw_boxes((32, 32), size, uniforms, saliency=saliency, **options)
+    got = draw_boxes((32, 32), size.to(device), uniforms.to(device), saliency=saliency.to(device), **options)
     assert torch.equal(got.cpu(), expected)

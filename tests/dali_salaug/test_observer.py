@@ -278,24 +278,22 @@ def test_the_compiled_pass_computes_no_parameter_gradients(small_net, without_co
 @pytest.mark.parametrize("method", METHODS)
 def test_leaves_the_random_state_of_the_gpu_alone(small_net, method):
     model = Counting(small_net).cuda()
+    images, labels = torch.randn(2, 3, 16, 16, device="cuda"), torch.arange(2, device="cuda")
     state = torch.cuda.get_rng_state()
-    saliency_map(model, torch.randn(2, 3, 16, 16, device="cuda"), torch.arange(2, device="cuda"), method=method)
+    saliency_map(model, images, labels, method=method)
     assert torch.equal(state, torch.cuda.get_rng_state())
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("early", [False, True])
-def test_the_compiled_pass_on_a_gpu_does_not_wait(early):
+def test_the_compiled_pass_does_not_wait(small_net, inductor, no_waiting, early):
     """With inductor's kernels, under bfloat16 autocast: close to the eager map, whose kernels round differently."""
-    model = torchvision.models.resnet18(num_classes=4).cuda().to(memory_format=torch.channels_last)
-    head = WithEarlyHead(model, 4).early if early else None
-    images, labels = torch.randn(8, 3, 64, 64, device="cuda"), torch.arange(8, device="cuda") % 4
-    with torch.autocast("cuda", dtype=torch.bfloat16):
+    device = inductor
+    model = small_net.to(device, memory_format=torch.channels_last)
+    head = WithEarlyHead(model, 5, after="features").early if early else None
+    images, labels = torch.randn(8, 3, 64, 64, device=device), torch.arange(8, device=device) % 5
+    with torch.autocast(device, dtype=torch.bfloat16):
         expected = saliency_map(model, images, labels, head=head)
         saliency_map(model, images, labels, head=head, compiled=True)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waiting():
             got = saliency_map(model, images, labels, head=head, compiled=True)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    assert torch.corrcoef(torch.stack([got.flatten(), expected.flatten()]))[0, 1] > 0.98
+    assert torch.corrcoef(torch.stack([got.flatten(), expected.flatten()]))[0, 1] > 0.95
