@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pipelines import POLICIES, DataError, ImageLoader, image_loader
 from train.config import UserError
+from train.methods import METHODS
 
 SKIP = 5  # batches before the clock starts: more than either loader makes ahead
 
@@ -168,7 +169,7 @@ def _loader_command(options: argparse.Namespace) -> dict[str, Any]:
 def _stage_command(options: argparse.Namespace) -> dict[str, Any]:
     from train.stage_benchmark import PUBLISHED, stage_costs
 
-    names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled")
+    names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled", "methods")
     settings = {name: getattr(options, name) for name in names}
     result = stage_costs(options.model, **settings)
     step = _summary(result["step"])
@@ -221,6 +222,15 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
     stage.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     stage.add_argument("--compiled", action="store_true", help="torch.compile for step and saliency pass")
+    stage.add_argument(
+        "--methods",
+        nargs="*",
+        choices=list(METHODS),
+        # Of the methods with a policy, the stage sees no more than whether a square is kept.
+        default=[name for name, entry in METHODS.items() if entry.kind != "policy" or name == "keep_randaugment"],
+        metavar="NAME",
+        help="whose draw and compositing to time, as for python -m train --method; the default is one of each kind",
+    )
     stage.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
     return parser
 

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from dali_salaug import KeepCutout, KeepPaste, SaliencyStage, WithEarlyHead, saliency_map
+from dali_salaug import KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
+from train.config import Config
+from train.methods import METHODS
 from train.models import FIRST_BLOCK, build_model
 
 CLASSES = 1000
@@ -25,18 +27,27 @@ PUBLISHED = {"map, low resolution": "20.0 to 20.4 %", "map, early head": "18.3 t
 
 
 def stage_costs(
-    model_name: str, *, image_size: int, batch_size: int, repeats: int, device: str, amp: bool, compiled: bool
+    model_name: str,
+    *,
+    image_size: int,
+    batch_size: int,
+    repeats: int,
+    device: str,
+    amp: bool,
+    compiled: bool,
+    methods: Sequence[str],
 ) -> dict[str, Any]:
     """Seconds of a plain training step and of each part that a method adds to it, turn and turn about.
 
     A step is forward, backward and SGD with momentum on random channels-last images; the parts are timed alone, which
-    is what they add, since nothing of theirs overlaps with the step on one device. The first WARM_UP turns are not
-    counted.
+    is what they add, since nothing of theirs overlaps with the step on one device: the map at each price, and for each
+    method all that comes after the map (at half resolution). The first WARM_UP turns are not counted.
 
     Args:
         model_name: see `train.models.build_model`.
         amp: bfloat16 autocast around step and stage.
         compiled: step and saliency pass by torch.compile.
+        methods: names of `train.methods.METHODS`.
 
     Returns:
         "step", the seconds of every turn; "parts", the same for each part by its name; "shares", for each part, its
@@ -59,15 +70,14 @@ def stage_costs(
         optimizer.step()
         optimizer.zero_grad()
 
-    def compositing(method: KeepCutout | KeepPaste, scale: float) -> Callable[[], None]:
-        side = round(image_size * scale)
-        saliency = torch.rand(batch_size, side, side, device=place)
-        generator = torch.Generator(place).manual_seed(0)
+    side = round(image_size / 2)
+    saliency = torch.rand(batch_size, side, side, device=place)
+    generator = torch.Generator(place).manual_seed(0)
 
-        def compose() -> None:
-            method.apply(images, method.draw(images, saliency, generator), augmented)
-
-        return compose
+    def compositing(method: Method) -> None:
+        drawn = method.draw(images, saliency, generator)
+        method.apply(images, drawn, augmented)
+        method.targets(labels, drawn, (image_size, image_size))
 
     maps: dict[str, Callable[..., Tensor]] = {
         "map, full": partial(saliency_map, model, images, labels, scale=1.0),
@@ -78,10 +88,9 @@ def stage_costs(
     parts: dict[str, Callable[[], object]] = {
         "step": step,
         **{name: partial(part, compiled=compiled) for name, part in maps.items()},
-        "cut, full map": compositing(KeepCutout(), 1.0),
-        "cut, low map": compositing(KeepCutout(), 0.5),
-        "paste, low map": compositing(KeepPaste(), 0.5),
+        "map, fine-grained": partial(saliency_map, None, images, method="fine_grained", scale=0.5),
     }
+    parts |= {name: partial(compositing, METHODS[name].build(Config(), CLASSES)) for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
         for turn in tqdm(range(repeats + WARM_UP), desc="turns", leave=False, disable=None):
