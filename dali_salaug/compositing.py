@@ -34,5 +34,38 @@ def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Ten
     Returns:
         (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
     """
-    # torch.where, not masked_fill: the latter turns channels-last images into contiguous ones.
-    return torch.where(box_mask(boxes, (images.shape[-2], images.shape[-1])), content, images)
+    # torch.where, not masked_fill: the latter turns channels-last images into contiguous ones. The images come first,
+    # since the memory format is that of the first of two tensors that differ.
+    return torch.where(~box_mask(boxes, (images.shape[-2], images.shape[-1])), images, content)
+
+
+def move_boxes(images: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """A copy of ``images`` with each image's target box holding what its source box holds in ``images``.
+
+    Args:
+        images: (B, C, H, W).
+        sources, targets: (B, 4), int64, see :func:`box_mask`; inside the image, the two of an image of the same size.
+            They may overlap.
+
+    Returns:
+        (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
+    """
+    height, width = images.shape[-2:]
+    down, right = (sources - targets)[:, :2].split(1, 1)
+    shift = box_mask(targets, (height, width)).flatten(2) * (down * width + right)[:, None]
+    index = shift.add_(torch.arange(height * width, device=images.device))
+    moved = images.flatten(2).gather(2, index.expand(-1, images.shape[1], -1)).view(images.shape)
+    return torch.empty_like(images).copy_(moved)  # gather makes channels-last images contiguous
+
+
+def blend(images: Tensor, others: Tensor, weights: Tensor) -> Tensor:
+    """(1 − w) ⊙ images + w ⊙ others.
+
+    Args:
+        images, others: (B, C, H, W).
+        weights: (B,), floating point in [0, 1]: w, of ``others``.
+
+    Returns:
+        (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
+    """
+    return torch.lerp(images, others, weights.to(images.dtype)[:, None, None, None])

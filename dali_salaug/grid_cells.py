@@ -1,0 +1,70 @@
+"""SalfMix's cells and patches: the map averaged over a grid, and a patch placed around one of its cells."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._checks import check_number, check_whole_number
+from .method import Method
+
+
+class PatchMethod(Method):
+    """A method that places patches around cells of a grid over the image (SalfMix §4.3).
+
+    Cell i of an axis of so many pixels reaches from ⌊i · pixels / n⌋ to ⌈(i + 1) · pixels / n⌉, as in adaptive pooling:
+    the paper's cells where n divides the side, and always n of them.
+
+    Args:
+        grid: n, the cells along a side; by default 4 below 64 pixels and 8 from there on.
+        ratio: side of the patch over side of the image, in (0, 1]. A patch must cover a cell, so at least 1 / n.
+    """
+
+    def __init__(self, grid: int | None, ratio: float) -> None:
+        if grid is not None:
+            check_whole_number("grid", grid, 1, of=" of cells along a side")
+        check_number("ratio", ratio, 0, 1, open_low=True)
+        finest = grid or 8
+        if ratio * finest < 1 - 1e-9:
+            raise ValueError(
+                f"ratio must make the patch cover a cell, at least 1/{finest} with a grid of {finest}×{finest} cells; "
+                f"got {ratio!r}"
+            )
+        self.grid = grid
+        self.ratio = ratio
+
+    def _cells_along(self, images: Tensor) -> int:
+        return self.grid or (4 if min(images.shape[-2:]) < 64 else 8)
+
+    def _cell_means(self, images: Tensor, saliency: Tensor) -> Tensor:
+        """The map's mean in each cell, (B, n²), float64, in which the cells of a flat map are equal.
+
+        Values that are not finite count as 0. Of equal cells argmax and argmin give the first.
+        """
+        finite = saliency.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return F.adaptive_avg_pool2d(finite[:, None], self._cells_along(images)).flatten(1)
+
+    def _draw_patches(self, images: Tensor, cells: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A patch for each image, (B, 4), uniform among those that contain its cell (B,) and lie in the image."""
+        grid, (height, width) = self._cells_along(images), images.shape[-2:]
+        uniforms = torch.rand((2, len(images)), generator=generator, dtype=torch.float64, device=images.device)
+        top, bottom = self._draw_axis(cells // grid, height, grid, uniforms[0])
+        left, right = self._draw_axis(cells % grid, width, grid, uniforms[1])
+        return torch.stack([top, left, bottom, right], 1)
+
+    def _draw_axis(self, cell: Tensor, pixels: int, grid: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin and end of the patch along one axis, given its cell there."""
+        patch = math.floor(pixels * self.ratio + 1e-9)  # the tolerance: 0.29 · 100 is 29, in floats a little less
+        largest = max(-(-(i + 1) * pixels // grid) - i * pixels // grid for i in range(grid))
+        if patch < largest:
+            raise ValueError(
+                f"ratio must make the patch cover a cell: with ratio={self.ratio:g} it has {patch} of {pixels} pixels, "
+                f"a cell of the {grid}×{grid} grid {largest}; give a larger ratio or grid"
+            )
+        cell_start = cell * pixels // grid
+        cell_stop = -(-(cell + 1) * pixels // grid)
+        first = (cell_stop - patch).clamp(min=0)
+        last = cell_start.clamp(max=pixels - patch)
+        start = torch.minimum(first + (uniforms * (last - first + 1)).long(), last)
+        return start, start + patch
