@@ -39,23 +39,27 @@ def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Ten
     return torch.where(~box_mask(boxes, (images.shape[-2], images.shape[-1])), images, content)
 
 
-def move_boxes(images: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+def move_boxes(images: Tensor, sources: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
     """A copy of ``images`` with each image's target box holding what its source box holds in ``images``.
 
     Args:
         images: (B, C, H, W).
-        sources, targets: (B, 4), int64, see :func:`box_mask`; inside the image, the two of an image of the same size.
-            They may overlap.
+        sources, targets: (B, 4), int64, see :func:`box_mask`; inside the image. The two may overlap.
+        size: height and width of all the boxes. It is known to the host, so that no more than the boxes is touched.
 
     Returns:
         (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
     """
-    height, width = images.shape[-2:]
-    down, right = (sources - targets)[:, :2].split(1, 1)
-    shift = box_mask(targets, (height, width)).flatten(2) * (down * width + right)[:, None]
-    index = shift.add_(torch.arange(height * width, device=images.device))
-    moved = images.flatten(2).gather(2, index.expand(-1, images.shape[1], -1)).view(images.shape)
-    return torch.empty_like(images).copy_(moved)  # gather makes channels-last images contiguous
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    row = torch.arange(size[0], device=images.device)[:, None]
+    column = torch.arange(size[1], device=images.device)
+
+    def pixels(boxes: Tensor) -> tuple[Tensor, slice, Tensor, Tensor]:
+        return image, slice(None), boxes[:, 0, None, None] + row, boxes[:, 1, None, None] + column
+
+    moved = images.clone()
+    moved[pixels(targets)] = images[pixels(sources)]
+    return moved
 
 
 def blend(images: Tensor, others: Tensor, weights: Tensor) -> Tensor:

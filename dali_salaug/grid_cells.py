@@ -47,15 +47,19 @@ class PatchMethod(Method):
 
     def _draw_patches(self, images: Tensor, cells: Tensor, generator: torch.Generator | None) -> Tensor:
         """A patch for each image, (B, 4), uniform among those that contain its cell (B,) and lie in the image."""
-        grid, (height, width) = self._cells_along(images), images.shape[-2:]
+        grid, (height, width), patch = self._cells_along(images), images.shape[-2:], self._patch_size(images)
         uniforms = torch.rand((2, len(images)), generator=generator, dtype=torch.float64, device=images.device)
-        top, bottom = self._draw_axis(cells // grid, height, grid, uniforms[0])
-        left, right = self._draw_axis(cells % grid, width, grid, uniforms[1])
-        return torch.stack([top, left, bottom, right], 1)
+        top = self._draw_start(cells // grid, height, grid, patch[0], uniforms[0])
+        left = self._draw_start(cells % grid, width, grid, patch[1], uniforms[1])
+        return torch.stack([top, left, top + patch[0], left + patch[1]], 1)
 
-    def _draw_axis(self, cell: Tensor, pixels: int, grid: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin and end of the patch along one axis, given its cell there."""
-        patch = math.floor(pixels * self.ratio + 1e-9)  # the tolerance: 0.29 · 100 is 29, in floats a little less
+    def _patch_size(self, images: Tensor) -> tuple[int, int]:
+        height, width = images.shape[-2:]
+        # The tolerance: 0.29 · 100 is 29, in floats a little less.
+        return math.floor(height * self.ratio + 1e-9), math.floor(width * self.ratio + 1e-9)
+
+    def _draw_start(self, cell: Tensor, pixels: int, grid: int, patch: int, uniforms: Tensor) -> Tensor:
+        """Where the patch begins along one axis, given its cell there."""
         largest = max(-(-(i + 1) * pixels // grid) - i * pixels // grid for i in range(grid))
         if patch < largest:
             raise ValueError(
@@ -66,5 +70,4 @@ class PatchMethod(Method):
         cell_stop = -(-(cell + 1) * pixels // grid)
         first = (cell_stop - patch).clamp(min=0)
         last = cell_start.clamp(max=pixels - patch)
-        start = torch.minimum(first + (uniforms * (last - first + 1)).long(), last)
-        return start, start + patch
+        return torch.minimum(first + (uniforms * (last - first + 1)).long(), last)

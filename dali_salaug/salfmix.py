@@ -85,7 +85,7 @@ class SalfMix(PatchMethod):
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         assert drawn.boxes is not None
         assert drawn.sources is not None
-        return move_boxes(images, drawn.sources, drawn.boxes)
+        return move_boxes(images, drawn.sources, drawn.boxes, self._patch_size(images))
 
     def __repr__(self) -> str:
         return f"SalfMix({self.grid}, ratio={self.ratio:g}, use_saliency={self.uses_saliency})"

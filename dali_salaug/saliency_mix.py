@@ -21,7 +21,7 @@ class SaliencyMix(MixingMethod):
 
     Args:
         scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224 half takes a sixth of
-            the time.
+            the time, on two CPU cores.
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
     """
 
