@@ -6,11 +6,15 @@ Knows PyTorch only, and works with any loader.
 from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
+from .hybrid_mix import HybridMix
 from .method import Augmented, Clean, Draw, Method
+from .mixup import Mixup
 from .paste import KeepPaste, selective_paste
 from .random_erasing import KeepRandomErasing, RandomErasing
+from .salfmix import SalfMix, salfmix
 from .saliency import saliency_map
 from .saliency_cutout import SaliencyCutout
+from .saliency_mix import SaliencyMix
 from .stage import SaliencyStage, StageTrace
 
 __all__ = [
@@ -20,16 +24,21 @@ __all__ = [
     "Cutout",
     "Draw",
     "EarlyLogits",
+    "HybridMix",
     "KeepCutMix",
     "KeepCutout",
     "KeepPaste",
     "KeepRandomErasing",
     "Method",
+    "Mixup",
     "RandomErasing",
+    "SalfMix",
     "SaliencyCutout",
+    "SaliencyMix",
     "SaliencyStage",
     "StageTrace",
     "WithEarlyHead",
+    "salfmix",
     "saliency_map",
     "selective_cut",
     "selective_paste",

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from ._checks import check_number
-from .compositing import replace_boxes
 from .method import CuttingMethod, Draw
 from .mixing import MixingMethod
 
@@ -23,17 +22,8 @@ class CutMix(MixingMethod, CuttingMethod):
     border = "clip"
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
-        image_size = torch.cat([torch.full((1,), side, device=images.device) for side in images.shape[-2:]])
-        # Half a side is rounded down, as the authors and torchvision do, so that boxes are symmetric about the centre.
-        sizes = 2 * (0.5 * cut * image_size).long()
-        boxes = self._draw_boxes(images, sizes, saliency, generator)
+        boxes = self._draw_boxes(images, self._draw_box_sizes(images, generator), saliency, generator)
         return Draw(boxes, partners=self._draw_partners(images, generator))
-
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
-        assert drawn.partners is not None
-        return replace_boxes(images, drawn.boxes, images.index_select(0, drawn.partners))
 
 
 class KeepCutMix(CutMix):

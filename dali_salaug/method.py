@@ -30,6 +30,7 @@ class Method(ABC):
 
     uses_saliency: bool = False  # draw needs the saliency map
     uses_augmented: bool = False  # apply needs the augmented images
+    default_warmup_epochs: int = 0  # for so many epochs its authors train without it
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
         """What to do to each of the images (B, C, H, W)."""

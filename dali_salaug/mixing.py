@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_choice, check_number, check_whole_number
+from .compositing import replace_boxes
 from .method import Draw, Method
 
 PARTNERS = ("permutation", "replacement")
@@ -43,6 +44,20 @@ class MixingMethod(Method):
         parameters = torch.full((2, batch), self.alpha, dtype=torch.float64, device=device)
         gammas = torch._standard_gamma(parameters, generator=generator)
         return gammas[0] / gammas.sum(0)
+
+    def _draw_box_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""
+        cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
+        image_size = torch.cat([torch.full((1,), side, device=images.device) for side in images.shape[-2:]])
+        # Half a side is rounded down, as CutMix's and SaliencyMix's authors and torchvision do, so that boxes are
+        # symmetric about the centre.
+        return 2 * (0.5 * cut * image_size).long()
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        """By default each image's box is replaced by the same box of its partner."""
+        assert drawn.boxes is not None
+        assert drawn.partners is not None
+        return replace_boxes(images, drawn.boxes, images[drawn.partners])
 
     def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
         """The weights of the image's own label and of its partner's, (B, 2): by default the shares of the pixels."""

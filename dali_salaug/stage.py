@@ -32,7 +32,8 @@ class SaliencyStage:
         scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1; half by default).
         target: the scalar of the map: "label", "max" or "loss", see :func:`saliency_map`.
         warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
-            model says nothing. The epochs are counted by :meth:`set_epoch`.
+            model says nothing; by default as the method's authors do: 1 for SalfMix and HybridMix, else 0. The epochs
+            are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
         head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
@@ -55,13 +56,15 @@ class SaliencyStage:
         saliency: str = "gradient",
         scale: float = 0.5,
         target: str = "label",
-        warmup_epochs: int = 0,
+        warmup_epochs: int | None = None,
         seed: int = 0,
         head: nn.Module | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(method, Method):
             raise ValueError(f"method must be a dali_salaug Method such as KeepCutout(); got {method!r}")
+        if warmup_epochs is None:
+            warmup_epochs = method.default_warmup_epochs
         check_whole_number("warmup_epochs", warmup_epochs, 0, of=" of epochs")
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")

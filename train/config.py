@@ -83,7 +83,9 @@ class Config:
         None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
     )
     scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
-    target: str = _option("label", "what the saliency is the gradient of", choices=TARGETS)
+    target: str | None = _option(
+        None, "what the saliency is the gradient of", choices=TARGETS, by_data="the method's, label for most"
+    )
     early_head: str = _option(
         "off",
         "early classification head, for cheaper saliency: off, auto (after the model's first block), or the name of"
@@ -91,7 +93,10 @@ class Config:
     )
     early_weight: float = _option(0.3, "of the early head's loss, added to the network's", low=0)
     warmup_epochs: int | None = _option(
-        None, "epochs of clean images before the method starts", low=0, by_data="the method's, 0 for most"
+        None,
+        "epochs of clean images before the method starts",
+        low=0,
+        by_data="the method's: 1 for SalfMix and HybridMix, else 0",
     )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
@@ -154,7 +159,7 @@ class Config:
             batch_size=batch_size,
             policy=policy,
             saliency=self.saliency or entry.saliency,
-            warmup_epochs=entry.warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
+            target=self.target or entry.target,
             epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
             lr=self.lr or 0.1 * batch_size / (256 if photographs else 128),
             weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,

@@ -130,7 +130,9 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
         ("paste", "salient"): KeepPaste(config.size, tau=config.tau),
     }
     stages = {
-        key: SaliencyStage(m, saliency=config.saliency or "gradient", scale=config.scale, target=config.target)
+        key: SaliencyStage(
+            m, saliency=config.saliency or "gradient", scale=config.scale, target=config.target or "label"
+        )
         for key, m in methods.items()
     }
     shares: dict[tuple[str, str], list[Tensor]] = {key: [] for key in methods}

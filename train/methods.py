@@ -8,13 +8,17 @@ from dali_salaug import (
     Clean,
     CutMix,
     Cutout,
+    HybridMix,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
     Method,
+    Mixup,
     RandomErasing,
+    SalfMix,
     SaliencyCutout,
+    SaliencyMix,
 )
 
 if TYPE_CHECKING:
@@ -30,13 +34,14 @@ class Entry(NamedTuple):
     build: "Callable[[Config, int], Method]"  # the method object for SaliencyStage, given the number of classes
     policy: str | None = None  # the image-level augmentation that the loader applies, unless --policy names another
     saliency: str = "gradient"  # the map, unless --saliency names another; of the methods that use one
-    warmup_epochs: int = 0  # unless --warmup-epochs says otherwise
+    target: str = "label"  # what the map is the gradient of, unless --target says otherwise
+    own_map: str = ""  # the map that the method makes itself, of the partners
 
 
 KINDS = ("one image", "two images", "policy")
 DEVRIES, ZHONG, YUN = "DeVries & Taylor 2017", "Zhong et al. 2020", "Yun et al. 2019"
 AUTO, RAND, TRIVIAL = "Cubuk et al. 2019", "Cubuk et al. 2020", "Müller & Hutter 2021"
-KEEP = "Gong et al. 2021 (KeepAugment)"
+KEEP, SALF = "Gong et al. 2021 (KeepAugment)", "Choi et al. 2021 (SalfMix)"
 
 
 def _augmented(config: "Config", classes: int) -> Method:
@@ -61,8 +66,9 @@ METHODS: dict[str, Entry] = {
     "saliency_cutout": Entry(
         "one image",
         "the least salient patch set to zero",
-        "Choi et al. 2021 (SalfMix) §6.2",
+        f"{SALF} §6.2",
         lambda config, classes: SaliencyCutout(),
+        target="loss",
     ),
     "random_erasing": Entry(
         "one image",
@@ -85,6 +91,43 @@ METHODS: dict[str, Entry] = {
         KEEP,
         lambda config, classes: KeepCutMix(classes, tau=config.tau),
     ),
+    "mixup": Entry(
+        "two images", "a blend with a partner, labels too", "Zhang et al. 2018", lambda config, classes: Mixup(classes)
+    ),
+    "saliencymix": Entry(
+        "two images",
+        "a box around a partner's most salient point",
+        "Uddin et al. 2021",
+        lambda config, classes: SaliencyMix(classes),
+        own_map="fine_grained",
+    ),
+    "salfmix": Entry(
+        "one image",
+        "its most salient patch copied over its least",
+        SALF,
+        lambda config, classes: SalfMix(),
+        target="loss",
+    ),
+    "salfmix_random": Entry(
+        "one image",
+        "SalfMix without saliency: two random patches",
+        f"{SALF} §6.2",
+        lambda config, classes: SalfMix(use_saliency=False),
+    ),
+    "hybridmix_v1": Entry(
+        "two images", "SalfMix, then Mixup", SALF, lambda config, classes: HybridMix("mixup", classes), target="loss"
+    ),
+    "hybridmix_v2": Entry(
+        "two images",
+        "SalfMix, then SaliencyMix",
+        SALF,
+        lambda config, classes: HybridMix("saliencymix", classes),
+        target="loss",
+        own_map="fine_grained",
+    ),
+    "hybridmix_v3": Entry(
+        "two images", "SalfMix, then CutMix", SALF, lambda config, classes: HybridMix("cutmix", classes), target="loss"
+    ),
     "autoaugment": Entry("policy", "AutoAugment", AUTO, _augmented, "autoaugment"),
     "keep_autoaugment": Entry("policy", "AutoAugment, a salient square kept clean", KEEP, _keep_paste, "autoaugment"),
     "randaugment": Entry("policy", "RandAugment", RAND, _augmented, "randaugment"),
@@ -102,8 +145,8 @@ def methods_table() -> str:
 
     rows = [("method", "kind", "saliency", "source", "what the network is given")]
     for name, entry in METHODS.items():
-        uses = entry.saliency if entry.build(Config(), 10).uses_saliency else "none"
-        rows.append((name, entry.kind, uses, entry.source, entry.description))
+        maps = [entry.saliency] * entry.build(Config(), 10).uses_saliency + [entry.own_map] * bool(entry.own_map)
+        rows.append((name, entry.kind, ", ".join(maps) or "none", entry.source, entry.description))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -138,7 +138,7 @@ def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str
                 images.to(precision.weights),
                 labels,
                 method=config.saliency or "gradient",
-                target=config.target,
+                target=config.target or "label",
                 scale=config.scale,
                 generator=torch.Generator(images.device).manual_seed(seed),  # smoothgrad's noise, the same for all
             )

@@ -150,8 +150,8 @@ class Run:
             METHODS[config.method].build(config, len(self.classes)),
             saliency=config.saliency or "gradient",
             scale=config.scale,
-            target=config.target,
-            warmup_epochs=config.warmup_epochs or 0,
+            target=config.target or "label",
+            warmup_epochs=config.warmup_epochs,
             seed=seed,
             head=None if self.with_head is None else self.with_head.early,
         )

@@ -1,4 +1,7 @@
-"""The stage never waits for the device: held on the CPU by a guard on operators, and rehearsed on a fake GPU."""
+"""The stage never waits for the device: held on the CPU by a guard on operators, and rehearsed on a fake GPU.
+
+And what else holds of every method: it resumes exactly, and leaves images and their memory format as they were.
+"""
 
 import pytest
 import torch
@@ -9,12 +12,16 @@ from dali_salaug import (
     Clean,
     CutMix,
     Cutout,
+    HybridMix,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
+    Mixup,
     RandomErasing,
+    SalfMix,
     SaliencyCutout,
+    SaliencyMix,
     SaliencyStage,
     saliency_map,
     selective_cut,
@@ -25,6 +32,14 @@ from dali_salaug.saliency import METHODS as MAPS
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
 METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
+METHODS += [
+    SalfMix(),
+    SalfMix(use_saliency=False),
+    Mixup(5),
+    Mixup(5, alpha=0.5, partners="replacement"),
+    SaliencyMix(5),
+]
+METHODS += [HybridMix("mixup", 5), HybridMix("saliencymix", 5), HybridMix("cutmix", 5)]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +79,44 @@ def test_the_saliency_pass(no_waiting, small_net, device, method, target, scale)
 def test_the_stage(no_waiting, small_net, device, method):
     small_net.to(device)
     images, labels = torch.randn(4, 3, 16, 16, device=device), torch.arange(4, device=device)
-    stage = SaliencyStage(method)
+    stage = SaliencyStage(method, warmup_epochs=0)
     stage(small_net, images, labels, images + 1)
     with no_waiting():
         stage(small_net, images, labels, images + 1)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_it_resumes_exactly(small_net, method):
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    stage = SaliencyStage(method, warmup_epochs=0, seed=1)
+    stage(small_net, images, labels, images + 1)
+    state = stage.state_dict()
+    expected = [stage(small_net, images, labels, images + 1) for _ in range(3)]
+    restored = SaliencyStage(method, warmup_epochs=0, seed=2)
+    restored.load_state_dict(state)
+    for inputs, targets in expected:
+        got = restored(small_net, images, labels, images + 1)
+        assert torch.equal(got[0], inputs)
+        assert torch.equal(got[1], targets)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_it_keeps_the_memory_format_and_leaves_its_arguments_alone(small_net, method, layout):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 16, 20, generator=generator).to(memory_format=layout)
+    augmented = torch.randn(4, 3, 16, 20, generator=generator).to(memory_format=layout)
+    copies, labels = (images.clone(), augmented.clone()), torch.tensor([0, 1, 2, 3])
+    inputs, targets = SaliencyStage(method, warmup_epochs=0)(small_net, images.requires_grad_(), labels, augmented)
+    assert inputs.shape == images.shape
+    assert inputs.is_contiguous(memory_format=layout)
+    assert torch.equal(images, copies[0])
+    assert torch.equal(augmented, copies[1])
+    assert images.grad is None
+    assert labels.tolist() == [0, 1, 2, 3]
+    assert inputs.grad_fn is None
+    if targets.ndim == 2:
+        torch.testing.assert_close(targets.sum(1), torch.ones(4))
 
 
 def test_the_compositing_and_the_map_without_a_model_on_a_fake_gpu():
@@ -86,7 +135,7 @@ def test_the_compositing_and_the_map_without_a_model_on_a_fake_gpu():
             drawn = method.draw(images, saliency, None)
             labels = torch.zeros(4, dtype=torch.int64, device="cuda")
             results += [method.apply(images, drawn, images), method.targets(labels, drawn, (32, 24))]
-            results += [part for part in drawn if part is not None]
+            results += [part for draw in (drawn, drawn.first or ()) for part in draw if isinstance(part, torch.Tensor)]
     assert {result.device.type for result in results} == {"cuda"}
 
 

@@ -50,7 +50,9 @@ def test_every_placement_around_the_least_salient_cell_is_equally_likely(sides, 
     [
         ({"grid": 0}, "grid must be"),
         ({"ratio": 0}, "ratio must be"),
-        ({"grid": 4, "ratio": 0.2}, "6 of 32 pixels, a cell of the 4×4 grid 8"),
+        ({"grid": 4, "ratio": 0.2}, "at least 1/4 with a grid of 4×4 cells; got 0.2"),
+        ({"ratio": 0.1}, "at least 1/8"),
+        ({"ratio": 0.2}, "6 of 32 pixels, a cell of the 4×4 grid 8"),  # known when the images are
     ],
 )
 def test_bad_options_are_named(options, message):

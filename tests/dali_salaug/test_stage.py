@@ -7,8 +7,10 @@ from dali_salaug import (
     Augmented,
     Clean,
     Cutout,
+    HybridMix,
     KeepCutout,
     KeepPaste,
+    SalfMix,
     SaliencyStage,
     saliency_map,
     selective_cut,
@@ -119,6 +121,17 @@ def test_warm_up_hands_the_images_on(small_net, batch):
     resumed = SaliencyStage(KeepPaste(6), warmup_epochs=2)
     resumed.load_state_dict(stage.state_dict())
     assert resumed(small_net, images, labels, augmented)[0] is images
+
+
+def test_warm_up_is_by_default_the_methods_own(small_net, batch):
+    images, labels, _ = batch
+    for method in (SalfMix(), HybridMix("cutmix", 5)):
+        stage = SaliencyStage(method)
+        for epoch, off in enumerate([True, False]):
+            stage.set_epoch(epoch)
+            assert (stage(small_net, images, labels)[0] is images) == off
+        assert SaliencyStage(method, warmup_epochs=0)(small_net, images, labels)[0] is not images
+    assert SaliencyStage(SalfMix(use_saliency=False))(small_net, images, labels)[0] is not images
 
 
 @pytest.mark.parametrize(

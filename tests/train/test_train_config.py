@@ -113,7 +113,8 @@ def test_the_list_of_methods(capsys: pytest.CaptureFixture) -> None:
     assert [line.split()[0] for line in lines] == ["method", *METHODS]
     for line, (name, entry) in zip(lines[1:], METHODS.items(), strict=True):
         uses = entry.build(Config(), 5).uses_saliency
-        assert f"  {entry.saliency if uses else 'none'}  " in line
+        maps = [entry.saliency] * uses + [entry.own_map] * bool(entry.own_map)
+        assert f"  {', '.join(maps) or 'none'}  " in line
         assert entry.kind in KINDS
         assert entry.source in line
         assert entry.source or name == "none"
@@ -132,7 +133,7 @@ def test_defaults_follow_the_data() -> None:
 def test_what_is_given_wins_over_the_data() -> None:
     given = Config(
         method="keep_autoaugment", policy="autoaugment_svhn", image_size=48, lr=0.7, weight_decay=0.0, epochs=3,
-        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", warmup_epochs=2,
+        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", target="max", warmup_epochs=2,
     )  # fmt: skip
     assert given.resolved(side=32, embedded=False, cifar=True) == given
 
