@@ -61,7 +61,7 @@ def _keepaugment() -> tuple[Condition, ...]:
 
 def _salfmix() -> tuple[Condition, ...]:
     # Each with saliency beside the same without, each combination beside the method that it is built on. SalfMix,
-    # table 2: 100 less the top-1 error of PreActResNet-18.
+    # table 4: 100 less the top-1 error of PreActResNet-18.
     rows = [
         ("none", None, 94.83),
         ("cutout", "none", 95.70),
@@ -94,7 +94,7 @@ EXPERIMENTS = {
         _salfmix(),
         **SMALL_RUNS,
         duration="three quarters of an hour on two CPU cores (AMD EPYC, CIFAR-10)",
-        published="SalfMix, table 2: test accuracy of PreActResNet-18 on CIFAR-10 after 300 epochs of all 50,000"
+        published="SalfMix, table 4: test accuracy of PreActResNet-18 on CIFAR-10 after 300 epochs of all 50,000"
         " training images. The levels are no measure for smaller runs; the differences may be set beside one another.",
     ),
 }
