@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ._checks import check_images, check_labels, check_like_images, check_whole_number
-from .method import Method
+from .method import Draw, Method
 from .saliency import check_saliency_options, saliency_map
 
 
@@ -16,7 +16,12 @@ class StageTrace(NamedTuple):
     inputs: Tensor  # (B, C, H, W), what the network is given
     targets: Tensor  # (B,), int64; or (B, K), floating point, of a method that mixes labels
     saliency: Tensor | None  # (B, h, w), float32; None where the method uses none, or in warm-up
-    boxes: Tensor | None  # (B, 4), int64: top, left, bottom, right; None where there are no regions
+    drawn: Draw  # empty in warm-up
+
+    @property
+    def boxes(self) -> Tensor | None:
+        """(B, 4), int64: top, left, bottom, right of each image's region; None where there are no regions."""
+        return self.drawn.boxes
 
 
 class SaliencyStage:
@@ -102,7 +107,7 @@ class SaliencyStage:
         return trace.inputs, trace.targets
 
     def trace(self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None) -> StageTrace:
-        """The same as a call, with the saliency map and the boxes beside the inputs and targets."""
+        """The same as a call, with the saliency map and what was drawn beside the inputs and targets."""
         images = check_images("images", images)
         labels = check_labels(labels, images)
         if self.method.uses_augmented:
@@ -112,7 +117,7 @@ class SaliencyStage:
                 )
             augmented = check_like_images("augmented", augmented, images)
         if self._warming_up():
-            return StageTrace(images, labels, None, None)
+            return StageTrace(images, labels, None, Draw())
 
         generator = self._generator_on(images.device)
         saliency = None
@@ -123,7 +128,7 @@ class SaliencyStage:
             drawn = self.method.draw(images, saliency, generator)
             inputs = self.method.apply(images, drawn, augmented)
             targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
-        return StageTrace(inputs, targets, saliency, drawn.boxes)
+        return StageTrace(inputs, targets, saliency, drawn)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the stage the epoch, from 0, for ``warmup_epochs``."""

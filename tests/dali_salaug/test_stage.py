@@ -43,6 +43,16 @@ def test_equals_map_then_method_by_hand(small_net, batch, scale):
     assert torch.equal(targets, labels)
 
 
+def test_the_trace_has_all_that_was_drawn(small_net, batch):
+    """Partners and the first of two methods too: what is drawn and the images give the inputs and targets again."""
+    images, labels, _ = batch
+    method = HybridMix("saliencymix", 4, first=SalfMix(2, ratio=0.5))
+    trace = SaliencyStage(method, warmup_epochs=0).trace(small_net, images, labels)
+    assert torch.equal(method.apply(images, trace.drawn, None), trace.inputs)
+    assert torch.equal(method.targets(labels, trace.drawn, (16, 16)), trace.targets)
+    assert trace.boxes is trace.drawn.boxes
+
+
 @pytest.mark.parametrize("saliency", ["smoothgrad", "guided", "deconvnet", "grad_cam", "fine_grained"])
 def test_offers_every_saliency_method(small_net, batch, saliency):
     images, labels, _ = batch
