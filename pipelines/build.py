@@ -18,7 +18,7 @@ CROPS = ("auto", "random_resized", "pad")
 
 
 def image_loader(
-    root: str | os.PathLike[str],
+    root: str | os.PathLike[str] | Dataset,
     *,
     batch_size: int,
     image_size: int = 224,
@@ -50,7 +50,7 @@ def image_loader(
     another decoder, with small differences in the pixels).
 
     Args:
-        root: Folder of the data; see `find_dataset` for the layouts.
+        root: Folder of the data, see `find_dataset` for the layouts; or a `Dataset`.
         batch_size: Images per batch and process. The last batch of an epoch may be smaller.
         image_size: Side of the images given, in pixels. CIFAR images are resized where it is not 32.
         train: Training or validation form.
@@ -93,7 +93,7 @@ def image_loader(
     _require("std", std, "three numbers above 0", len(std) == 3 and min(std) > 0)
     _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     chosen = _choose_device(device)
-    dataset = find_dataset(root, train)
+    dataset = root if isinstance(root, Dataset) else find_dataset(root, train)
     if images is not None:
         dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def test_every_sample_once_over_shards_and_ranks_together_are_one_process(
     assert sorted(i for batch in whole for i in batch.indices.tolist()) == list(range(100))
     for number, batch in enumerate(whole):
         _assert_same(_joined([part[number] for part in parts if number < len(part)]), batch)
+
+
+def test_a_data_set_in_place_of_its_folder(folders: Path) -> None:
+    dataset = find_dataset(folders, train=False)
+    paths = [dataset.paths[index] for index in (20, 3)]
+    (chosen,) = _loader(replace(dataset, paths=paths, labels=np.array([5, 0])), train=False, policy="randaugment")
+    (whole,) = _loader(folders, train=False, batch_size=37)
+    assert torch.equal(chosen.images, whole.images[[20, 3]])
+    assert chosen.labels.tolist() == [5, 0]
+    assert chosen.augmented is not None
 
 
 def test_last_ranks_do_without_where_the_last_batch_is_too_small(cifar: Path) -> None:
