@@ -1,4 +1,4 @@
-"""python -m train: see --help."""
+"""python -m train: see --help. python -m train show: see show --help."""
 
 import os
 import sys
@@ -8,7 +8,12 @@ def main(arguments: list[str] | None = None) -> int:
     from pipelines import DataError
     from train.config import UserError, parse
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if arguments[:1] == ["show"]:
+            from train import show
+
+            return show.main(arguments[1:])
         given, resuming = parse(arguments)
         from train import loop
 

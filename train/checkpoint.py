@@ -36,7 +36,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(
-            f"{path}: no such checkpoint; --out must be the folder of a run (leave out --resume to begin one)"
+            f"{path}: no such checkpoint; give the folder of a run that has one (leave out --resume to begin a run)"
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

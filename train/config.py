@@ -190,6 +190,19 @@ def _scalar_type(annotation: Any) -> type:
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else annotation
 
 
+def add_option(parser: argparse.ArgumentParser, option: dataclasses.Field, *, default: str) -> None:
+    """Let the parser take one option of Config; `default` is what its help says of it."""
+    meta, tuple_valued = option.metadata, "tuple" in str(option.type)
+    parser.add_argument(
+        "--" + option.name.replace("_", "-"),
+        type=_scalar_type(option.type),
+        choices=meta["choices"],
+        nargs=("+" if "..." in str(option.type) else 2) if tuple_valued else None,
+        metavar=_metavar(option),
+        help=f"{meta['text']} (default: {default})",
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line. Options that are not given are absent from the namespace; defaults are Config's."""
     from train.methods import METHODS, policies
@@ -198,22 +211,14 @@ def build_parser() -> argparse.ArgumentParser:
     presets = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
     parser = argparse.ArgumentParser(
         prog="python -m train",
-        description="Train an image classifier with saliency-guided augmentation.",
+        description="Train an image classifier with saliency-guided augmentation. python -m train show --help: what a"
+        " method does to your own images.",
         epilog=f"methods:\n{methods}\n\npolicies: {', '.join(policies())}\n\npresets: {presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     for option in dataclasses.fields(Config):
-        meta, tuple_valued = option.metadata, "tuple" in str(option.type)
-        default = meta["by_data"] or option.default
-        parser.add_argument(
-            "--" + option.name.replace("_", "-"),
-            type=_scalar_type(option.type),
-            choices=meta["choices"],
-            nargs=("+" if "..." in str(option.type) else 2) if tuple_valued else None,
-            metavar=_metavar(option),
-            help=f"{meta['text']} (default: {default})",
-        )
+        add_option(parser, option, default=str(option.metadata["by_data"] or option.default))
     parser.add_argument(
         "--preset",
         metavar="NAME",

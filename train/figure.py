@@ -1,29 +1,104 @@
-"""augmentations.png: what the method does to some training images, as in the KeepAugment paper's figure 1."""
+"""Contact sheets: what a method does to some images, step by step, as in the KeepAugment paper's figure 1."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dali_salaug import Cutout, saliency_map
+from dali_salaug import Cutout, Draw, HybridMix, Method, SaliencyMix, StageTrace, saliency_map
 
 if TYPE_CHECKING:
     from train.run import Run
 
 IMAGES = 6
-ABREAST = 2  # images side by side in a row of the figure
-REGION = "#00e5ff"  # stands out from photographs and from the saliency map's colours
+CELLS = 10  # at most so many side by side: as many images in a row of the sheet as this allows
+REGION = "#00e5ff"  # stands out from photographs and from the saliency map's colours, as does
+SOURCE = "#76ff03"
+
+
+class Column(NamedTuple):
+    """One step of the method, for all images of a batch."""
+
+    title: str
+    pictures: Tensor  # (B, 3, H, W), normalised; or maps (B, h, w)
+    boxes: Tensor | None = None  # (B, 4), in pixels of the images: what is written to, outlined
+    sources: Tensor | None = None  # (B, 4), likewise: where the pixels come from
+
+
+def contact_sheet(
+    method: Method,
+    images: Tensor,
+    trace: StageTrace,
+    augmented: Tensor | None = None,
+    augmentation: str | None = None,
+) -> list[Column]:
+    """The steps from the clean images to the network's inputs, those that the method has.
+
+    Clean images; saliency with the regions that were drawn; images after SalfMix, of HybridMix; partners, and the map
+    that SaliencyMix makes of them; images after the policy; the network's inputs, always the last.
+
+    Args:
+        method: that of the stage.
+        images: (B, 3, H, W), what the stage was given.
+        trace: what it made of them.
+        augmented: like `images`.
+        augmentation: what made `augmented` of the images.
+    """
+    drawn, own = trace.drawn, trace.drawn.first or trace.drawn
+    columns = [Column("clean", images)]
+    if trace.saliency is not None:
+        columns.append(Column(_of_size("saliency", trace.saliency), trace.saliency, own.boxes, _own_sources(own)))
+    if isinstance(method, HybridMix):
+        assert drawn.first is not None
+        images = method.first.apply(images, drawn.first, None)
+        columns.append(Column("self-mixed", images, drawn.first.boxes, drawn.first.sources))
+        method = method.second
+    if drawn.partners is not None:
+        partners = images[drawn.partners]
+        columns.append(Column("partner", partners, sources=drawn.boxes))
+        if isinstance(method, SaliencyMix):
+            fine_grained = saliency_map(None, partners, method="fine_grained", scale=method.scale)
+            columns.append(Column(_of_size("its map", fine_grained), fine_grained, sources=drawn.boxes))
+    if augmented is not None:
+        columns.append(Column(augmentation or "augmented", augmented))
+    return [*columns, Column("network's input", trace.inputs, drawn.boxes, _own_sources(drawn))]
+
+
+def _own_sources(drawn: Draw) -> Tensor | None:
+    return drawn.sources if drawn.partners is None else None
+
+
+def _of_size(title: str, maps: Tensor) -> str:
+    return f"{title}, {maps.shape[-2]}×{maps.shape[-1]}"
+
+
+def mixed_labels(targets: Tensor, classes: Sequence[str]) -> list[str]:
+    """For each of the targets (B, K), the classes that it holds and their weights; "" where labels are not mixed."""
+    if targets.ndim == 1:
+        return [""] * len(targets)
+    return [
+        ", ".join(f"{classes[k]} {row[k]:.2f}" for k in np.argsort(-row, kind="stable") if row[k] >= 0.005)
+        for row in targets.cpu().numpy()
+    ]
+
+
+def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of at most `count` samples: first one of each class, then others."""
+    first_of_class = np.unique(labels, return_index=True)[1]
+    others = np.setdiff1d(np.arange(len(labels)), first_of_class)
+    return np.concatenate([np.sort(first_of_class), others])[:count]
 
 
 def write_figure(run: "Run", path: Path) -> None:
-    """Draw clean | saliency | augmented | network's input, for some training images, two in a row.
+    """augmentations.png: the contact sheet of some training images.
 
     The images, the regions and the policy's draws are the same at each call, and the run's own loader, stage and
-    random state are left alone. Where the method has no policy, the third column shows Cutout at a random place;
-    where it uses no saliency, the map is shown all the same.
+    random state are left alone. Where the method uses no saliency, the map is shown all the same; beside a method
+    of neither policy nor partners stands Cutout at a random place.
 
     Args:
         run: supplies model, data and method.
@@ -35,80 +110,93 @@ def write_figure(run: "Run", path: Path) -> None:
     batch_size = min(64, len(run.train_loader.dataset))
     loader = make_loader(config, train=True, batch_size=batch_size, seed=seed)
     batch = next(iter(loader))
-    chosen = _of_different_classes(batch.labels, IMAGES)
+    chosen = torch.from_numpy(of_different_classes(batch.labels.cpu().numpy(), IMAGES)).to(run.device)
     images, labels = batch.images[chosen], batch.labels[chosen]
     augmented = None if batch.augmented is None else batch.augmented[chosen]
 
     stage = run.make_stage(seed)
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(run.model, images, labels, augmented)
-    saliency = trace.saliency
-    if saliency is None:
+    if trace.saliency is None:
         saliency = saliency_map(run.model, images, labels, target=config.target or "label", scale=config.scale)
-    if augmented is None:
+        trace = trace._replace(saliency=saliency)
+    augmentation = config.policy
+    if augmented is None and trace.drawn.partners is None:
         generator = torch.Generator(images.device).manual_seed(seed)
-        cutout = Cutout(config.size)
+        cutout, augmentation = Cutout(config.size), "cutout, random"
         augmented = cutout.apply(images, cutout.draw(images, None, generator), None)
-
-    height, width = saliency.shape[-2:]
-    columns = {
-        "clean": _pictures(images, run),
-        f"saliency, {height}×{width}": saliency.cpu().numpy(),
-        config.policy or "cutout, random": _pictures(augmented, run),
-        "network's input": _pictures(trace.inputs, run),
-    }
-    boxes = None if trace.boxes is None else trace.boxes.cpu().numpy()
-    _draw(columns, [run.classes[label] for label in labels.tolist()], boxes, path)
+    columns = contact_sheet(stage.method, images, trace, augmented, augmentation)
+    names = [run.classes[label] for label in labels.tolist()]
+    mean, std = run.train_loader.mean, run.train_loader.std
+    draw_sheet(columns, names, mixed_labels(trace.targets, run.classes), path, mean=mean, std=std)
 
 
-def _of_different_classes(labels: Tensor, count: int) -> Tensor:
-    """Indices of at most `count` samples: first one of each class, then others."""
-    first_of_class = np.unique(labels.cpu().numpy(), return_index=True)[1]
-    others = np.setdiff1d(np.arange(len(labels)), first_of_class)
-    return torch.from_numpy(np.concatenate([np.sort(first_of_class), others])[:count]).to(labels.device)
+def draw_sheet(
+    columns: Sequence[Column],
+    names: Sequence[str],
+    notes: Sequence[str],
+    path: Path,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Write a contact sheet as PNG.
 
-
-def _pictures(images: Tensor, run: "Run") -> np.ndarray:
-    """Normalised (B, 3, H, W) to (B, H, W, 3) uint8."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (run.train_loader.mean, run.train_loader.std))
-    pixels = (images.float().cpu() * std + mean).clamp(0, 1) * 255
-    return pixels.round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def _draw(columns: dict[str, np.ndarray], names: list[str], boxes: np.ndarray | None, path: Path) -> None:
+    Args:
+        columns: each of at least as many images as there are names.
+        names: written to the left of the images.
+        notes: written below the last column.
+        path: of the PNG.
+        mean, std: by which the pictures are normalised.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    side = next(iter(columns.values())).shape[1]
-    rows, width = math.ceil(len(names) / ABREAST), len(columns)
-    figure = Figure(figsize=(1.5 * ABREAST * width + 0.6, 1.5 * rows + 0.5), layout="constrained")
+    count, width, side = len(names), len(columns), columns[0].pictures.shape[-1]
+    abreast = min(count, max(1, CELLS // width))
+    rows = math.ceil(count / abreast)
+    figure = Figure(figsize=(1.5 * abreast * width + 0.6, (1.65 if any(notes) else 1.5) * rows + 0.5))
+    figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, ABREAST * width, squeeze=False)
+    axes = figure.subplots(rows, abreast * width, squeeze=False)
     ax: Any
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    for column, (title, pictures) in enumerate(columns.items()):
+    for place, column in enumerate(columns):
+        pictures = _pictures(column.pictures[:count], mean, std)
         for image, picture in enumerate(pictures):
-            row, block = divmod(image, ABREAST)
-            ax = axes[row, block * width + column]
+            row, block = divmod(image, abreast)
+            ax = axes[row, block * width + place]
             # All in image coordinates, so that the region lies where it should on the coarser map too.
             ax.imshow(picture, cmap="inferno", extent=(0, side, side, 0), interpolation="nearest")
             if row == 0:
-                ax.set_title(title, fontsize=10)
-            if column == 0:
+                ax.set_title(column.title, fontsize=10)
+            if place == 0:
                 ax.set_ylabel(names[image], fontsize=10)
-            if boxes is not None and column in (1, width - 1):
-                _outline(ax, boxes[image])
+            if place == width - 1 and notes[image]:
+                ax.set_xlabel(notes[image], fontsize=8)
+            for boxes, colour in ((column.sources, SOURCE), (column.boxes, REGION)):
+                if boxes is not None:
+                    _outline(ax, boxes[image].tolist(), colour)
     figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _outline(ax: Any, box: np.ndarray) -> None:
+def _pictures(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Normalised (B, 3, H, W) to (B, H, W, 3) uint8; maps as they are."""
+    pictures = pictures.detach().float().cpu()
+    if pictures.ndim == 3:
+        return pictures.numpy()
+    pixels = pictures * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    return (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _outline(ax: Any, box: Sequence[int], colour: str) -> None:
     from matplotlib.patches import Rectangle
 
     top, left, bottom, right = box
     if bottom == top or right == left:  # this image was left as it is
         return
-    for colour, line_width in (("black", 3.0), (REGION, 1.6)):
-        place = {"xy": (left, top), "width": right - left, "height": bottom - top}
-        ax.add_patch(Rectangle(**place, fill=False, edgecolor=colour, linewidth=line_width, clip_on=False))
+    for edge, line_width in (("black", 3.0), (colour, 1.6)):
+        outline = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=edge, linewidth=line_width)
+        ax.add_patch(outline).set_clip_on(False)

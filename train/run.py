@@ -54,8 +54,9 @@ def _first_side(dataset: Dataset) -> int:
         raise UserError(f"{dataset.paths[0]}: cannot be read ({error}); remove it, or give --image-size") from error
 
 
-def make_loader(config: Config, *, train: bool, **changes: Any) -> ImageLoader:
+def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, **changes: Any) -> ImageLoader:
     """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
+    root = data_folder(config) if dataset is None else dataset
     options: dict[str, Any] = {
         "batch_size": config.batch_size,
         "image_size": config.image_size,
@@ -69,7 +70,19 @@ def make_loader(config: Config, *, train: bool, **changes: Any) -> ImageLoader:
     }
     if train:
         options["images"] = config.train_images
-    return image_loader(data_folder(config), train=train, **(options | changes))
+    return image_loader(root, train=train, **(options | changes))
+
+
+def make_stage(config: Config, classes: int, seed: int, **options: Any) -> SaliencyStage:
+    """The stage of a resolved configuration; `options` as of :class:`SaliencyStage`."""
+    return SaliencyStage(
+        METHODS[config.method].build(config, classes),
+        saliency=config.saliency or "gradient",
+        scale=config.scale,
+        target=config.target or "label",
+        seed=seed,
+        **options,
+    )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -145,16 +158,8 @@ class Run:
         self.best = -1.0
 
     def make_stage(self, seed: int) -> SaliencyStage:
-        config = self.config
-        return SaliencyStage(
-            METHODS[config.method].build(config, len(self.classes)),
-            saliency=config.saliency or "gradient",
-            scale=config.scale,
-            target=config.target or "label",
-            warmup_epochs=config.warmup_epochs,
-            seed=seed,
-            head=None if self.with_head is None else self.with_head.early,
-        )
+        head = None if self.with_head is None else self.with_head.early
+        return make_stage(self.config, len(self.classes), seed, warmup_epochs=self.config.warmup_epochs, head=head)
 
     def _with_early_head(self) -> WithEarlyHead:
         name = self.config.early_head
@@ -224,13 +229,16 @@ class Trained(NamedTuple):
     device: torch.device
 
 
-def load_best(run_dir: Path) -> Trained:
-    """best.pt of a run.
+def load_best(run: Path) -> Trained:
+    """best.pt of a run, given the folder or the file.
 
     Raises:
-        UserError: the folder has none.
+        UserError: there is none, or it is not of this program.
     """
-    state = checkpoint.load(run_dir / "best.pt")
+    path = run / "best.pt" if run.is_dir() else run
+    state = checkpoint.load(path)
+    if not {"config", "classes", "model", "mean", "std"} <= set(state):
+        raise UserError(f"{path}: not a checkpoint of a run; give the run's folder, or its best.pt")
     config = Config.from_dict(state["config"])
     assert config.image_size is not None
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
