@@ -6,6 +6,7 @@ Knows PyTorch only, and works with any loader.
 from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
+from .masking import FenceMask, GridMask, HideAndSeek
 from .method import Augmented, Clean, Draw, Method
 from .paste import KeepPaste, selective_paste
 from .random_erasing import KeepRandomErasing, RandomErasing
@@ -20,6 +21,9 @@ __all__ = [
     "Cutout",
     "Draw",
     "EarlyLogits",
+    "FenceMask",
+    "GridMask",
+    "HideAndSeek",
     "KeepCutMix",
     "KeepCutout",
     "KeepPaste",
