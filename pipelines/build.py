@@ -9,7 +9,7 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 from .datasets import Dataset, find_dataset
 from .graph import Recipe
 from .loader import ImageLoader
-from .policies import POLICIES, Policy
+from .policies import Policy, find_policy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,7 +23,7 @@ def image_loader(
     batch_size: int,
     image_size: int = 224,
     train: bool = True,
-    policy: str | Policy | None = None,
+    policy: str | os.PathLike[str] | Policy | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
     rank: int = 0,
@@ -53,7 +53,8 @@ def image_loader(
         batch_size: Images per batch and process. The last batch of an epoch may be smaller.
         image_size: Side of the images given, in pixels. CIFAR images are resized where it is not 32.
         train: Training or validation form.
-        policy: None, a name in `POLICIES`, or a policy object such as `RandAugment(n=2, m=9)`.
+        policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
+            sub-policies, see `SubPolicies.from_file`.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
             "cuda:N".
         seed: Of all random numbers, from 0 to 2⁶⁴ − 1. The same on all ranks.
@@ -74,7 +75,9 @@ def image_loader(
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded.
         ValueError: An argument is out of its range.
     """
-    policy = _named_policy(policy)
+    if isinstance(policy, str | os.PathLike):
+        policy = find_policy(policy)
+    _require("policy", policy, "None, a name, a file or a policy object", policy is None or isinstance(policy, Policy))
     for name, value in (("batch_size", batch_size), ("image_size", image_size), ("world_size", world_size)):
         _require(name, value, "an integer of at least 1", isinstance(value, int) and value >= 1)
     _require("seed", seed, "an integer from 0 to 2**64 - 1", isinstance(seed, int) and 0 <= seed < 2**64)
@@ -148,14 +151,6 @@ def _choose_device(device: str | torch.device) -> torch.device:
     if not (GetCUDADeviceCount() > 0 and torch.cuda.is_available()):
         raise ValueError(f"device {str(device)!r} asked for, but there is no GPU that DALI and torch can use")
     return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
-
-
-def _named_policy(policy: str | Policy | None) -> Policy | None:
-    if isinstance(policy, str):
-        _require_one("policy", policy, tuple(POLICIES))
-        return POLICIES[policy]
-    _require("policy", policy, "None, a name or a policy object", policy is None or isinstance(policy, Policy))
-    return policy
 
 
 def _usable_cores() -> int:

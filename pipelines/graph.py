@@ -2,7 +2,7 @@
 # mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
 """The one DALI pipeline: files or arrays in, clean and augmented images out, on the CPU or the GPU.
 
-DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py`) with the samples.
+DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py` and its like) with the samples.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ from nvidia.dali.data_node import DataNode
 from .draws import CROP_ATTEMPTS
 
 GEOMETRY_FILL = 128  # grey, as DALI's suites
-_PARAMETERS = ("amount", "kernel", "matrix")  # of an operation; each uses the one it needs
+CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
+_PARAMETERS = ("amount", "kernel", "matrix", "window")  # of an operation; each uses the one it needs
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ def auto_contrast(data: DataNode, **_: Any) -> DataNode:
     )  # 600 -> 190
 
 
+def cutout(data: DataNode, window: DataNode, **_: Any) -> DataNode:
+    return fn.erase(data, anchor=window[:2], shape=window[2:], axis_names="HW", fill_value=CUTOUT_FILL)
+
+
 def identity(data: DataNode, **_: Any) -> DataNode:
     return data
 
@@ -157,7 +162,7 @@ _OPERATIONS: dict[str, Callable[..., DataNode]] = {
     operation.__name__: operation
     for operation in (
         brightness, contrast, color, sharpness, posterize, solarize, solarize_add, invert, equalize,
-        auto_contrast, identity,
+        auto_contrast, cutout, identity,
     )
 }  # fmt: skip
 _WARPS = {"nearest": warp_nearest, "linear": warp_linear}

@@ -13,7 +13,8 @@ from . import draws
 from .datasets import Dataset
 from .faults import find_fault
 from .graph import Recipe, image_pipeline
-from .policies import Policy, compose, mirrored
+from .operations import compose, mirrored
+from .policies import Policy
 
 PADDING = 4  # pixels, of pad-and-crop
 PREFETCH = 2  # batches made ahead
@@ -237,6 +238,7 @@ class ImageLoader:
                 arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
                 arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
                 arrays[f"matrix{stage}"] = matrices[:, stage]
+                arrays[f"window{stage}"] = drawn.parameters[:, stage, :4]
             if recipe.with_matrices:
                 arrays["total_matrix"] = compose(drawn.matrices)
         return arrays

@@ -46,7 +46,9 @@ class Config:
     model: str = _option("small", "small, resnet18_cifar, a torchvision classification model, or timm's")
     method: str = _option("keep_randaugment", "what is done to the images, see below")
     policy: str | None = _option(
-        None, "image-level policy of the methods that use one, in place of their own", by_data="the method's"
+        None,
+        "image-level policy of the methods that use one, in place of their own; see below, or a .yaml or .json file",
+        by_data="the method's",
     )
     epochs: int | None = _option(
         None, "times through the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
@@ -92,7 +94,8 @@ class Config:
 
     def check(self) -> None:
         """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
-        from train.methods import METHODS, policies
+        from pipelines import find_policy
+        from train.methods import METHODS
         from train.models import check_model
 
         for option in dataclasses.fields(self):
@@ -111,8 +114,10 @@ class Config:
             with_policy = [name for name, entry in METHODS.items() if entry.policy]
             if self.method not in with_policy:
                 raise UserError(f"--policy is for the methods {', '.join(with_policy)}; got --method {self.method}")
-            if self.policy not in policies():
-                raise UserError(f"--policy must be one of {', '.join(policies())}; got {self.policy!r}")
+            try:
+                find_policy(self.policy)
+            except ValueError as error:
+                raise UserError(f"--{error}") from error
         check_model(self.model)
         if self.scale == 0:
             raise UserError("--scale must be in (0, 1]; got 0")

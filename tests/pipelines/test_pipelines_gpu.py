@@ -8,8 +8,10 @@ import pytest
 import torch
 from nvidia.dali.data_node import DataNode
 
-from pipelines import POLICIES, image_loader
+from pipelines import POLICIES, Policy, SubPolicies, image_loader
 from pipelines.graph import image_pipeline
+
+CUTOUT = SubPolicies([[["Cutout", 0.9, 0.8], ["ShearX", 0.5, 0.8]], [["Cutout", 0.9, 0.3]]])
 
 
 def _outputs(root: Path, **options: Any) -> tuple[DataNode, ...]:
@@ -21,10 +23,10 @@ def _outputs(root: Path, **options: Any) -> tuple[DataNode, ...]:
 
 
 @pytest.mark.parametrize("layout", ["folders", "cifar"])
-@pytest.mark.parametrize("policy", [None, *POLICIES])
+@pytest.mark.parametrize("policy", [None, *POLICIES, CUTOUT], ids=str)
 @pytest.mark.parametrize("interpolation", ["nearest", "linear"])
 def test_the_graph_for_the_gpu_can_be_put_together(
-    layout: str, policy: str | None, interpolation: str, request: pytest.FixtureRequest
+    layout: str, policy: str | Policy | None, interpolation: str, request: pytest.FixtureRequest
 ) -> None:
     outputs = _outputs(
         request.getfixturevalue(layout), policy=policy, interpolation=interpolation,
@@ -56,8 +58,8 @@ def test_each_crop_for_the_gpu_can_be_put_together(layout: str, options: dict, r
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", ["folders", "cifar"])
-@pytest.mark.parametrize("policy", list(POLICIES))
-def test_gpu_batches_are_the_cpus(layout: str, policy: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("policy", [*POLICIES, CUTOUT], ids=str)
+def test_gpu_batches_are_the_cpus(layout: str, policy: str | Policy, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(layout)
     options: dict[str, Any] = {"batch_size": 8, "image_size": 64, "policy": policy, "with_matrices": True}
     loaders = [image_loader(root, device=device, **options) for device in ("cpu", "cuda")]

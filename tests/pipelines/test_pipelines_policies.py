@@ -13,7 +13,7 @@ from scipy import stats
 
 from pipelines import POLICIES, AutoAugment, Policy, RandAugment, TrivialAugment
 from pipelines.graph import Recipe, image_pipeline
-from pipelines.policies import compose, mirrored
+from pipelines.operations import compose, mirrored
 
 SIZE = 96
 GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
@@ -41,6 +41,7 @@ def _apply(policy: Policy, picture: np.ndarray, numbers: np.ndarray) -> np.ndarr
         arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
         arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
         arrays[f"matrix{stage}"] = drawn.matrices[:, stage]
+        arrays[f"window{stage}"] = drawn.parameters[:, stage, :4]
     recipe = _recipe(policy, len(picture))
     given = tuple(np.ascontiguousarray(arrays[name]) for name in recipe.inputs)
     with warnings.catch_warnings():
