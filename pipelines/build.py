@@ -69,7 +69,8 @@ def image_loader(
             "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
-        with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy.
+        with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
+            AugMix).
 
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded.
@@ -92,6 +93,8 @@ def image_loader(
     _require("mean", mean, "three numbers", len(mean) == 3)
     _require("std", std, "three numbers above 0", len(std) == 3 and min(std) > 0)
     _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
+    if with_matrices and policy is not None and policy.chains > 1:
+        raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
     chosen = _choose_device(device)
     dataset = find_dataset(root, train)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
@@ -103,6 +106,7 @@ def image_loader(
         resize_to=resize_to,
         ratio=CROP_RATIO,
         operations=policy.operations(image_size) if policy else (),
+        chains=policy.chains if policy else 0,
         stages=policy.stages if policy else 0,
         interpolation=interpolation,
         with_matrices=with_matrices,

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from nvidia.dali.auto_aug import rand_augment, trivial_augment
 
+from .augmix import AugMix
 from .operations import MAX_TRANSLATE, Drawn, Entry, Table, pick, tabulate
 from .sub_policies import FILE_SUFFIXES, AutoAugment, SubPolicies
 
@@ -132,6 +133,7 @@ POLICIES: dict[str, Policy] = {
     "autoaugment_svhn": AutoAugment("svhn"),
     "randaugment": RandAugment(),
     "trivialaugment": TrivialAugment(),
+    "augmix": AugMix(),
 }
 
 

@@ -95,3 +95,14 @@ def _with_pillow(picture: np.ndarray, operation: str, parameters: np.ndarray, ma
 @pytest.fixture(scope="session")
 def with_pillow() -> Callable[..., np.ndarray]:
     return _with_pillow
+
+
+def _pixels_of(loader: Any, images: Any) -> np.ndarray:
+    """Normalised images of a loader back to pixels: (B, H, W, 3) in 0 … 255."""
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (loader.mean, loader.std))
+    return ((images.numpy() * std + mean) * 255).transpose(0, 2, 3, 1)
+
+
+@pytest.fixture(scope="session")
+def pixels_of() -> Callable[..., np.ndarray]:
+    return _pixels_of
