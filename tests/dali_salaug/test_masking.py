@@ -47,7 +47,7 @@ def test_hide_and_seek_hides_whole_patches_independently():
 
 
 def test_hide_and_seek_draws_a_size_for_each_image():
-    masks = draw(HideAndSeek((0, 4, 9)), 3000, (36, 72))
+    masks = draw(HideAndSeek((0, 4, 9)), 1200, (36, 72))
     counts = {0: 0, 4: 0, 9: 0}
     for mask in masks:
         fits = [size for size in (4, 9) if all(patch.all() or not patch.any() for patch in patches(mask, size))]
@@ -126,7 +126,7 @@ def test_grid_mask_hides_one_square_in_each_unit():
 
 @pytest.mark.parametrize("sides", [(224, 224), (32, 32), (96, 160)])
 def test_shares_hidden_by_default(sides):
-    count = 400
+    count = 200
     grid = draw(GridMask(probability=1.0), count, sides).float().mean((1, 2))
     # (1 − r)², to within the roundings of d and of its share.
     assert abs(grid.mean() - 0.16) < 0.025
