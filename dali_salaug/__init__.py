@@ -7,6 +7,7 @@ from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
 from .hybrid_mix import HybridMix
+from .masking import FenceMask, GridMask, HideAndSeek
 from .method import Augmented, Clean, Draw, Method
 from .mixup import Mixup
 from .paste import KeepPaste, selective_paste
@@ -24,6 +25,9 @@ __all__ = [
     "Cutout",
     "Draw",
     "EarlyLogits",
+    "FenceMask",
+    "GridMask",
+    "HideAndSeek",
     "HybridMix",
     "KeepCutMix",
     "KeepCutout",

@@ -21,14 +21,12 @@ def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
-def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Tensor:
-    """A copy of ``images`` with each image's box taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
-
-    KeepAugment eq. 2 (content 0) and eq. 3 (images the augmented, content the clean ones).
+def replace(images: Tensor, masks: Tensor, content: Tensor | float) -> Tensor:
+    """A copy of ``images`` with the pixels under the masks taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
 
     Args:
         images: (B, C, H, W).
-        boxes: (B, 4), int64, see :func:`box_mask`.
+        masks: (B, 1, H, W), bool: true where ``content`` goes.
         content: (B, C, H, W) like ``images``, or one value.
 
     Returns:
@@ -36,7 +34,15 @@ def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Ten
     """
     # torch.where, not masked_fill: the latter turns channels-last images into contiguous ones. The images come first,
     # since the memory format is that of the first of two tensors that differ.
-    return torch.where(~box_mask(boxes, (images.shape[-2], images.shape[-1])), images, content)
+    return torch.where(~masks, images, content)
+
+
+def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Tensor:
+    """:func:`replace` within each image's box (B, 4), see :func:`box_mask`.
+
+    KeepAugment eq. 2 (content 0) and eq. 3 (images the augmented, content the clean ones).
+    """
+    return replace(images, box_mask(boxes, (images.shape[-2], images.shape[-1])), content)
 
 
 def move_boxes(images: Tensor, sources: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:

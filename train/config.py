@@ -50,7 +50,9 @@ class Config:
     )
     method: str = _option("keep_randaugment", "what is done to the images, see below")
     policy: str | None = _option(
-        None, "image-level policy of the methods that use one, in place of their own", by_data="the method's"
+        None,
+        "image-level policy of the methods that use one, in place of their own; see below, or a .yaml or .json file",
+        by_data="the method's",
     )
     train_images: int | None = _option(
         None, "use only so many training images, the first of each class, evenly", low=1, by_data="all"
@@ -112,7 +114,8 @@ class Config:
 
     def check(self) -> None:
         """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
-        from train.methods import METHODS, policies
+        from pipelines import find_policy
+        from train.methods import METHODS
         from train.models import check_model
 
         for option in dataclasses.fields(self):
@@ -131,8 +134,10 @@ class Config:
             with_policy = [name for name, entry in METHODS.items() if entry.policy]
             if self.method not in with_policy:
                 raise UserError(f"--policy is for the methods {', '.join(with_policy)}; got --method {self.method}")
-            if self.policy not in policies():
-                raise UserError(f"--policy must be one of {', '.join(policies())}; got {self.policy!r}")
+            try:
+                find_policy(self.policy)
+            except ValueError as error:
+                raise UserError(f"--{error}") from error
         check_model(self.model)
         if self.scale == 0:
             raise UserError("--scale must be in (0, 1]; got 0")

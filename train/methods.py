@@ -8,6 +8,9 @@ from dali_salaug import (
     Clean,
     CutMix,
     Cutout,
+    FenceMask,
+    GridMask,
+    HideAndSeek,
     HybridMix,
     KeepCutMix,
     KeepCutout,
@@ -82,6 +85,18 @@ METHODS: dict[str, Entry] = {
         KEEP,
         lambda config, classes: KeepRandomErasing(tau=config.tau),
     ),
+    "hide_and_seek": Entry(
+        "one image",
+        "a part of a grid's patches set to zero",
+        "Singh et al. 2018",
+        lambda config, classes: HideAndSeek(),
+    ),
+    "gridmask": Entry(
+        "one image", "a turned grid of squares set to zero", "Chen et al. 2020", lambda config, classes: GridMask()
+    ),
+    "fencemask": Entry(
+        "one image", "a turned fence of thin strips set to zero", "Li et al. 2020", lambda config, classes: FenceMask()
+    ),
     "cutmix": Entry(
         "two images", "a box replaced by a partner's, labels mixed", YUN, lambda config, classes: CutMix(classes)
     ),
@@ -133,6 +148,8 @@ METHODS: dict[str, Entry] = {
     "randaugment": Entry("policy", "RandAugment", RAND, _augmented, "randaugment"),
     "keep_randaugment": Entry("policy", "RandAugment, a salient square kept clean", KEEP, _keep_paste, "randaugment"),
     "trivialaugment": Entry("policy", "TrivialAugment", TRIVIAL, _augmented, "trivialaugment"),
+    "augmix": Entry("policy", "AugMix", "Hendrycks et al. 2020", _augmented, "augmix"),
+    "keep_augmix": Entry("policy", "AugMix, a salient square kept clean", KEEP, _keep_paste, "augmix"),
     "keep_trivialaugment": Entry(
         "policy", "TrivialAugment, a salient square kept clean", KEEP, _keep_paste, "trivialaugment"
     ),

@@ -45,8 +45,8 @@ class EveryCentre(CutMix):
         super().__init__(2)
         self.lam = lam
 
-    def _draw_lambda(self, batch, generator, device):
-        return torch.full((batch,), self.lam, dtype=torch.float64)
+    def _draw_lambda(self, images, generator):
+        return torch.full((len(images),), self.lam, dtype=torch.float64)
 
     def _draw_boxes(self, images, size, saliency, generator):
         uniforms = (torch.arange(len(images)) + 0.5).double() / len(images)

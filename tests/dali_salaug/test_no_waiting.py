@@ -12,6 +12,9 @@ from dali_salaug import (
     Clean,
     CutMix,
     Cutout,
+    FenceMask,
+    GridMask,
+    HideAndSeek,
     HybridMix,
     KeepCutMix,
     KeepCutout,
@@ -31,6 +34,7 @@ from dali_salaug.fine_grained import fine_grained_map
 from dali_salaug.saliency import METHODS as MAPS
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
+METHODS += [HideAndSeek(), GridMask(), FenceMask()]
 METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
 METHODS += [
     SalfMix(),

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 from pipelines import Batch, ImageLoader, RandAugment, image_loader
-from pipelines.policies import Drawn
+from pipelines.operations import Drawn
 
 Resampling = Image.Resampling
 
