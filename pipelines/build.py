@@ -34,6 +34,7 @@ def image_loader(
     interpolation: str = "nearest",
     crop: str = "auto",
     crop_scale: tuple[float, float] = (0.08, 1.0),
+    color_jitter: float = 0.0,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     with_matrices: bool = False,
@@ -70,6 +71,8 @@ def image_loader(
         crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
             "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
+        color_jitter: In training, change brightness, contrast (about mid-grey) and saturation of the clean image, and
+            so of the augmented one, each by a factor uniform in 1 ± `color_jitter`; from 0 to 1.
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
         with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
             AugMix).
@@ -93,6 +96,7 @@ def image_loader(
     _require_one("crop", crop, CROPS)
     low, high = crop_scale
     _require("crop_scale", crop_scale, "0 < least <= greatest <= 1", 0 < low <= high <= 1)
+    _require("color_jitter", color_jitter, "from 0 to 1", 0 <= color_jitter <= 1)
     _require("mean", mean, "three numbers", len(mean) == 3)
     _require("std", std, "three numbers above 0", len(std) == 3 and min(std) > 0)
     _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
@@ -110,6 +114,7 @@ def image_loader(
         crop=crop,
         resize_to=resize_to,
         ratio=CROP_RATIO,
+        color_jitter=float(color_jitter) if train else 0.0,
         operations=policy.operations(image_size) if policy else (),
         chains=policy.chains if policy else 0,
         stages=policy.stages if policy else 0,

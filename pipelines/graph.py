@@ -17,7 +17,7 @@ from nvidia.dali.auto_aug import augmentations as stock
 from nvidia.dali.auto_aug.core import select
 from nvidia.dali.data_node import DataNode
 
-from .draws import CROP_ATTEMPTS
+from .draws import CROP_ATTEMPTS, JITTER_FACTORS
 
 GEOMETRY_FILL = 128  # grey, as DALI's suites
 CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
@@ -31,6 +31,7 @@ class Recipe:
     crop: "random_resized" or "pad" (training), "center" or "none" (validation).
     resize_to: Side after resizing, before the crop ("center": of the shorter side); None where no resizing is
         needed, or where the crop sees to it ("random_resized").
+    color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
     operations: The names that the drawn numbers index; empty without a policy.
     chains, stages: Of the policy: chains of so many operations; no chain without a policy.
     interpolation: "nearest" or "linear", of the geometric operations.
@@ -43,6 +44,7 @@ class Recipe:
     crop: str
     resize_to: int | None
     ratio: tuple[float, float]
+    color_jitter: float
     operations: tuple[str, ...]
     chains: int
     stages: int
@@ -69,6 +71,7 @@ class Recipe:
         """Names of the arrays that the source gives for each batch, in their order."""
         names = ["index", "image", "flip"]
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
+        names += JITTER_FACTORS if self.color_jitter else ()
         for stage in range(self.chains * self.stages):
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
         names += ["weights"] if self.chains > 1 else []
@@ -271,6 +274,8 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
     view = _view(recipe, given)
+    if recipe.color_jitter:
+        view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
     if recipe.chains:
         outputs.append(_normalise(recipe, _augment(recipe, view, given), given["flip"]))

@@ -227,6 +227,9 @@ class ImageLoader:
                 arrays["sides"], arrays["positions"] = draws.random_resized_windows(
                     numbers, self._crop_scale, recipe.ratio
                 )
+        if recipe.color_jitter:
+            numbers = draws.uniforms(self._seed, epoch, draws.JITTER, start, count, len(draws.JITTER_FACTORS))
+            arrays |= draws.jitter_factors(numbers, recipe.color_jitter)
         if self._policy is not None:
             numbers = draws.uniforms(self._seed, epoch, draws.POLICY, start, count, self._policy.uniforms)
             drawn = self._policy.draw(numbers, recipe.image_size)

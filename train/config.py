@@ -105,6 +105,9 @@ class Config:
         None, "area of a random resized crop over that of the image: least, most", low=0, high=1,
         by_data="0.6 1 embedded, 0.08 1 otherwise",
     )  # fmt: skip
+    color_jitter: float = _option(
+        0.0, "change of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
+    )
     interpolation: str = _option("nearest", "of the policy's geometric operations", choices=("nearest", "linear"))
     workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
     seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)

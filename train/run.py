@@ -66,6 +66,7 @@ def make_loader(config: Config, *, train: bool, **changes: Any) -> ImageLoader:
         "interpolation": config.interpolation,
         "crop": config.crop,
         "crop_scale": config.crop_scale,
+        "color_jitter": config.color_jitter,
     }
     if train:
         options["images"] = config.train_images

@@ -50,7 +50,9 @@ def test_sharpness_kernels_are_taken_to_the_gpu(cifar: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["folders", "cifar"])
-@pytest.mark.parametrize("options", [{"train": False}, {"crop": "pad"}, {"crop": "random_resized"}])
+@pytest.mark.parametrize(
+    "options", [{"train": False}, {"crop": "pad"}, {"crop": "random_resized"}, {"crop": "pad", "color_jitter": 0.3}]
+)
 def test_each_crop_for_the_gpu_can_be_put_together(layout: str, options: dict, request: pytest.FixtureRequest) -> None:
     outputs = _outputs(request.getfixturevalue(layout), **options)
     assert [node.device for node in outputs] == ["gpu", "gpu"]
