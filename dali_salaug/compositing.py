@@ -1,6 +1,7 @@
 """The one place that writes pixels: what a region holds comes from elsewhere."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,18 +22,66 @@ def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
-def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Tensor:
-    """A copy of ``images`` with each image's box taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
-
-    KeepAugment eq. 2 (content 0) and eq. 3 (images the augmented, content the clean ones).
+def replace(images: Tensor, masks: Tensor, content: Tensor | float) -> Tensor:
+    """A copy of ``images`` with the pixels under the masks taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
 
     Args:
         images: (B, C, H, W).
-        boxes: (B, 4), int64, see :func:`box_mask`.
+        masks: (B, 1, H, W), bool: true where ``content`` goes.
         content: (B, C, H, W) like ``images``, or one value.
 
     Returns:
         (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
     """
-    # torch.where, not masked_fill: the latter turns channels-last images into contiguous ones.
-    return torch.where(box_mask(boxes, (images.shape[-2], images.shape[-1])), content, images)
+    # torch.where takes the memory format of what it is given first: the images', for partners come out of index_select,
+    # which makes channels-last ones contiguous. (So does masked_fill.)
+    return torch.where(~masks, images, content)
+
+
+def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Tensor:
+    """:func:`replace` within each image's box (B, 4), see :func:`box_mask`.
+
+    KeepAugment eq. 2 (content 0) and eq. 3 (images the augmented, content the clean ones).
+    """
+    return replace(images, box_mask(boxes, (images.shape[-2], images.shape[-1])), content)
+
+
+def paste_resized(images: Tensor, boxes: Tensor, content: Tensor, sources: Tensor) -> Tensor:
+    """A copy of ``images`` with each image's box taken from a box of ``content``, resized to it bilinearly.
+
+    The pixels are those of ``F.interpolate(mode="bilinear")`` of the cut-out: from pixel centres, nothing from outside
+    of the source box, no antialiasing. Each image has sizes of its own; the batch is sampled by one ``grid_sample``.
+
+    Args:
+        images: (B, C, H, W).
+        boxes: (B, 4), int64, see :func:`box_mask`.
+        content: (B, C, H, W) like ``images``.
+        sources: (B, 4), int64, not empty where ``boxes`` is not.
+
+    Returns:
+        (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
+    """
+    height, width = images.shape[-2:]
+    y = _source_places(height, boxes[:, 0::2], sources[:, 0::2])
+    x = _source_places(width, boxes[:, 1::2], sources[:, 1::2])
+    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], 3)
+    dtype = torch.promote_types(images.dtype, torch.float32)  # places in half precision would be off by whole pixels
+    resized = F.grid_sample(content.to(dtype), grid.to(dtype), padding_mode="border", align_corners=False)
+    return replace_boxes(images, boxes, resized.to(images.dtype))
+
+
+def _source_places(pixels: int, box: Tensor, source: Tensor) -> Tensor:
+    """Along one axis, where each pixel's content lies, −1 and 1 being the borders of the image: (B, pixels), float64.
+
+    Args:
+        pixels: the image's length.
+        box: begin and end of the box that is written, (B, 2), int64.
+        source: begin and end of the box that is read, (B, 2), int64.
+    """
+    start, stop = box.split(1, 1)
+    source_start, source_stop = source.split(1, 1)
+    scale = (source_stop - source_start).double() / (stop - start).clamp(min=1)
+    within = (torch.arange(pixels, device=box.device) - start + 0.5) * scale
+    # Within half a pixel of its border the source is held constant, as interpolation does at the border of an image.
+    places = source_start + within.clamp(min=0.5).minimum(source_stop - source_start - 0.5)
+    return 2 * places / pixels - 1

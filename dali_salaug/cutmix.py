@@ -23,12 +23,15 @@ class CutMix(MixingMethod, CuttingMethod):
     border = "clip"
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        boxes = self._draw_boxes(images, self._draw_sizes(images, generator), saliency, generator)
+        return Draw(boxes, partners=self._draw_partners(images, generator))
+
+    def _draw_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Height and width of each image's box before it is clipped, (B, 2), int64."""
         cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
         image_size = torch.cat([torch.full((1,), side, device=images.device) for side in images.shape[-2:]])
         # Half a side is rounded down, as the authors and torchvision do, so that boxes are symmetric about the centre.
-        sizes = 2 * (0.5 * cut * image_size).long()
-        boxes = self._draw_boxes(images, sizes, saliency, generator)
-        return Draw(boxes, partners=self._draw_partners(images, generator))
+        return 2 * (0.5 * cut * image_size).long()
 
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         assert drawn.boxes is not None
