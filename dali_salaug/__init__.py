@@ -3,17 +3,21 @@
 Knows PyTorch only, and works with any loader.
 """
 
+from .attentive_cutmix import AttentiveCutMix
 from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
 from .method import Augmented, Clean, Draw, Method
 from .paste import KeepPaste, selective_paste
 from .random_erasing import KeepRandomErasing, RandomErasing
+from .resizemix import ResizeMix
 from .saliency import saliency_map
 from .saliency_cutout import SaliencyCutout
+from .snapmix import SnapMix
 from .stage import SaliencyStage, StageTrace
 
 __all__ = [
+    "AttentiveCutMix",
     "Augmented",
     "Clean",
     "CutMix",
@@ -26,8 +30,10 @@ __all__ = [
     "KeepRandomErasing",
     "Method",
     "RandomErasing",
+    "ResizeMix",
     "SaliencyCutout",
     "SaliencyStage",
+    "SnapMix",
     "StageTrace",
     "WithEarlyHead",
     "saliency_map",

@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dali_salaug import (
+    AttentiveCutMix,
     Augmented,
     Clean,
     CutMix,
@@ -14,8 +15,10 @@ from dali_salaug import (
     KeepPaste,
     KeepRandomErasing,
     RandomErasing,
+    ResizeMix,
     SaliencyCutout,
     SaliencyStage,
+    SnapMix,
     saliency_map,
     selective_cut,
     selective_paste,
@@ -25,6 +28,7 @@ from dali_salaug.saliency import METHODS as MAPS
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
 METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
+METHODS += [ResizeMix(5), AttentiveCutMix(5), SnapMix(5)]
 
 
 @pytest.mark.parametrize(
