@@ -9,6 +9,7 @@ from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
 from .method import Augmented, Clean, Draw, Method
 from .paste import KeepPaste, selective_paste
+from .puzzlemix import PuzzleMix
 from .random_erasing import KeepRandomErasing, RandomErasing
 from .resizemix import ResizeMix
 from .saliency import saliency_map
@@ -29,6 +30,7 @@ __all__ = [
     "KeepPaste",
     "KeepRandomErasing",
     "Method",
+    "PuzzleMix",
     "RandomErasing",
     "ResizeMix",
     "SaliencyCutout",

@@ -70,6 +70,33 @@ def paste_resized(images: Tensor, boxes: Tensor, content: Tensor, sources: Tenso
     return replace_boxes(images, boxes, resized.to(images.dtype))
 
 
+def blend_blocks(images: Tensor, partners: Tensor, shares: Tensor, moves: Tensor) -> Tensor:
+    """Each image with its blocks moved, blended block by block with its partner with its own moved.
+
+    Args:
+        images: (B, C, H, W); n divides H and W.
+        partners: (B,), int64: the place in the batch of each image's partner.
+        shares: (B, n, n), floating point: of the image in each block.
+        moves: (B, 2, n, n), int64 in [0, n²): the number, row by row, of the image's and of the partner's block that
+            comes to each place.
+
+    Returns:
+        (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
+    """
+    batch, channels, height, width = images.shape
+    n = shares.shape[-1]
+    grid = (batch, channels, n, height // n, n, width // n)
+    blocks = images.reshape(grid).permute(0, 2, 4, 1, 3, 5).reshape(batch * n * n, -1)
+    first = n * n * torch.stack([torch.arange(batch, device=images.device), partners], 1)
+    own, other = (
+        blocks.index_select(0, numbers.flatten()) for numbers in (first[:, :, None] + moves.flatten(2)).unbind(1)
+    )
+    mixed = torch.lerp(other, own, shares.reshape(-1, 1).to(images.dtype))
+    inputs = torch.empty_like(images)
+    inputs.view(grid).copy_(mixed.view(batch, n, n, channels, height // n, width // n).permute(0, 3, 1, 4, 2, 5))
+    return inputs
+
+
 def _source_places(pixels: int, box: Tensor, source: Tensor) -> Tensor:
     """Along one axis, where each pixel's content lies, −1 and 1 being the borders of the image: (B, pixels), float64.
 

@@ -14,6 +14,7 @@ from dali_salaug import (
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
+    PuzzleMix,
     RandomErasing,
     ResizeMix,
     SaliencyCutout,
@@ -28,7 +29,7 @@ from dali_salaug.saliency import METHODS as MAPS
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
 METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
-METHODS += [ResizeMix(5), AttentiveCutMix(5), SnapMix(5)]
+METHODS += [ResizeMix(5), AttentiveCutMix(5), SnapMix(5), PuzzleMix(5, blocks=(2, 4, 8))]
 
 
 @pytest.mark.parametrize(
