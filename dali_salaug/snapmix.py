@@ -55,10 +55,10 @@ class SnapMix(CutMix):
         mixed = (_area(boxes) > 0) & (_area(sources) > 0) & (uniforms < self.probability)
         boxes, sources = boxes * mixed[:, None], sources * mixed[:, None]
 
-        percent = _semantic_percent(saliency, image_size)
+        evidence = _evidence(saliency, image_size)
         share = _area(boxes) / (image_size[0] * image_size[1])
-        covered = _inside(percent, boxes, share)
-        brought = _inside(percent.index_select(0, partners), sources, share)
+        covered = _inside(evidence, boxes, share)
+        brought = _inside(evidence.index_select(0, partners), sources, share)
         return Draw(boxes, partners=partners, sources=sources, weights=torch.stack([1 - covered, brought], 1))
 
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
@@ -79,17 +79,17 @@ def _area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
-def _semantic_percent(saliency: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """The map at the image's resolution, less its minimum, over its sum: (B, H, W), float64; NaN for a flat map."""
-    finite = saliency.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+def _evidence(saliency: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The map at the image's resolution, less its minimum: (B, H, W), float32; exactly 0 for a flat map."""
+    finite = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     # Less the minimum before as well as after: of a flat map nothing may be left, not even the rounding.
     finite = finite - finite.amin((1, 2), keepdim=True)
     evidence = F.interpolate(finite[:, None], image_size, mode="bilinear").squeeze(1)
-    evidence = evidence - evidence.amin((1, 2), keepdim=True)
-    return evidence / evidence.sum((1, 2), keepdim=True)
+    return evidence - evidence.amin((1, 2), keepdim=True)
 
 
-def _inside(percent: Tensor, boxes: Tensor, share: Tensor) -> Tensor:
-    """The sum of each map inside its box, (B,); ``share`` where the map is flat."""
-    inside = (percent * box_mask(boxes, (percent.shape[1], percent.shape[2])).squeeze(1)).sum((1, 2))
+def _inside(evidence: Tensor, boxes: Tensor, share: Tensor) -> Tensor:
+    """The semantic percent of each map inside its box, (B,), float64; ``share`` where the map is flat."""
+    mask = box_mask(boxes, (evidence.shape[1], evidence.shape[2])).squeeze(1)
+    inside = (evidence * mask).sum((1, 2)).double() / evidence.sum((1, 2))
     return torch.where(inside.isnan(), share.double(), inside)

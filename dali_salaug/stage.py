@@ -34,7 +34,7 @@ class SaliencyStage:
         warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
             model says nothing. The epochs are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
-        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`.
+        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`, or a teacher.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
             the noise.
 
