@@ -84,7 +84,13 @@ class Config:
     saliency: str | None = _option(
         None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
     )
-    scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
+    scale: float | None = _option(
+        None,
+        "side of the saliency map over side of the image, in (0, 1]",
+        low=0,
+        high=1,
+        by_data="the method's, 0.5 for most",
+    )
     target: str | None = _option(
         None, "what the saliency is the gradient of", choices=TARGETS, by_data="the method's, label for most"
     )
@@ -168,6 +174,7 @@ class Config:
             policy=policy,
             saliency=self.saliency or entry.saliency,
             target=self.target or entry.target,
+            scale=self.scale or entry.scale,
             epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
             lr=self.lr or 0.1 * batch_size / (256 if photographs else 128),
             weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,

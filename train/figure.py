@@ -44,7 +44,7 @@ def write_figure(run: "Run", path: Path) -> None:
     trace = stage.trace(run.model, images, labels, augmented)
     saliency = trace.saliency
     if saliency is None:
-        saliency = saliency_map(run.model, images, labels, target=config.target or "label", scale=config.scale)
+        saliency = saliency_map(run.model, images, labels, target=config.target or "label", scale=config.scale or 0.5)
     if augmented is None:
         generator = torch.Generator(images.device).manual_seed(seed)
         cutout = Cutout(config.size)

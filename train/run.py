@@ -150,7 +150,7 @@ class Run:
         return SaliencyStage(
             METHODS[config.method].build(config, len(self.classes)),
             saliency=config.saliency or "gradient",
-            scale=config.scale,
+            scale=config.scale or 0.5,
             target=config.target or "label",
             warmup_epochs=config.warmup_epochs,
             seed=seed,

@@ -107,6 +107,12 @@ def test_pixels_and_targets_by_a_loop():
     assert targets.dtype == torch.float32
 
 
+def test_channels_last_is_kept():
+    images, drawn = draws(CutMix(4), count=8)
+    inputs = CutMix(4).apply(images.to(memory_format=torch.channels_last), drawn, None)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_an_empty_box_leaves_image_and_label():
     method = CutMix(3)
     images = torch.randn(2, 3, 8, 8)

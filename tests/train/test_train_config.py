@@ -143,7 +143,7 @@ def test_defaults_follow_the_data() -> None:
 def test_what_is_given_wins_over_the_data() -> None:
     given = Config(
         method="keep_autoaugment", policy="autoaugment_svhn", image_size=48, lr=0.7, weight_decay=0.0, epochs=3,
-        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", target="max", warmup_epochs=2,
+        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", target="max", scale=0.25, warmup_epochs=2,
     )  # fmt: skip
     assert given.resolved(side=32, embedded=False, cifar=True) == given
 
