@@ -187,11 +187,11 @@ METHODS: dict[str, Entry] = {
     "randaugment": Entry("policy", "RandAugment", RAND, _augmented, "randaugment"),
     "keep_randaugment": Entry("policy", "RandAugment, a salient square kept clean", KEEP, _keep_paste, "randaugment"),
     "trivialaugment": Entry("policy", "TrivialAugment", TRIVIAL, _augmented, "trivialaugment"),
-    "augmix": Entry("policy", "AugMix", "Hendrycks et al. 2020", _augmented, "augmix"),
-    "keep_augmix": Entry("policy", "AugMix, a salient square kept clean", KEEP, _keep_paste, "augmix"),
     "keep_trivialaugment": Entry(
         "policy", "TrivialAugment, a salient square kept clean", KEEP, _keep_paste, "trivialaugment"
     ),
+    "augmix": Entry("policy", "AugMix", "Hendrycks et al. 2020", _augmented, "augmix"),
+    "keep_augmix": Entry("policy", "AugMix, a salient square kept clean", KEEP, _keep_paste, "augmix"),
 }
 
 

@@ -113,8 +113,8 @@ def test_it_resumes_exactly(small_net, method):
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_it_keeps_the_memory_format_and_leaves_its_arguments_alone(small_net, method, layout):
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(4, 3, 16, 20, generator=generator).to(memory_format=layout)
-    augmented = torch.randn(4, 3, 16, 20, generator=generator).to(memory_format=layout)
+    images = torch.randn(4, 3, 16, 24, generator=generator).to(memory_format=layout)
+    augmented = torch.randn(4, 3, 16, 24, generator=generator).to(memory_format=layout)
     copies, labels = (images.clone(), augmented.clone()), torch.tensor([0, 1, 2, 3])
     inputs, targets = SaliencyStage(method, warmup_epochs=0)(small_net, images.requires_grad_(), labels, augmented)
     assert inputs.shape == images.shape
