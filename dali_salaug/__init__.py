@@ -3,27 +3,36 @@
 Knows PyTorch only, and works with any loader.
 """
 
+from .attentive_cutmix import AttentiveCutMix
 from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
 from .hybrid_mix import HybridMix
+from .masking import FenceMask, GridMask, HideAndSeek
 from .method import Augmented, Clean, Draw, Method
 from .mixup import Mixup
 from .paste import KeepPaste, selective_paste
+from .puzzlemix import PuzzleMix
 from .random_erasing import KeepRandomErasing, RandomErasing
+from .resizemix import ResizeMix
 from .salfmix import SalfMix, salfmix
 from .saliency import saliency_map
 from .saliency_cutout import SaliencyCutout
 from .saliency_mix import SaliencyMix
+from .snapmix import SnapMix
 from .stage import SaliencyStage, StageTrace
 
 __all__ = [
+    "AttentiveCutMix",
     "Augmented",
     "Clean",
     "CutMix",
     "Cutout",
     "Draw",
     "EarlyLogits",
+    "FenceMask",
+    "GridMask",
+    "HideAndSeek",
     "HybridMix",
     "KeepCutMix",
     "KeepCutout",
@@ -31,11 +40,14 @@ __all__ = [
     "KeepRandomErasing",
     "Method",
     "Mixup",
+    "PuzzleMix",
     "RandomErasing",
+    "ResizeMix",
     "SalfMix",
     "SaliencyCutout",
     "SaliencyMix",
     "SaliencyStage",
+    "SnapMix",
     "StageTrace",
     "WithEarlyHead",
     "salfmix",

@@ -18,6 +18,12 @@ def check_number(name: str, value: object, low: float, high: float, *, open_low:
         raise ValueError(f"{name} must be a number in {'(' if open_low else '['}{low:g}, {high:g}]; got {value!r}")
 
 
+def check_range(name: str, ends: tuple[float, float], most: float) -> None:
+    """A range (least, greatest) above 0 and below ``most``."""
+    if len(ends) != 2 or not 0 < ends[0] <= ends[1] < most:
+        raise ValueError(f"{name} must be (least, greatest) with 0 < least <= greatest < {most:g}; got {ends!r}")
+
+
 def check_whole_number(name: str, value: object, low: int, *, of: str = "") -> None:
     """A whole number (``of`` what, for the message) of at least ``low``."""
     if not isinstance(value, int) or value < low:

@@ -18,6 +18,8 @@ class Draw(NamedTuple):
     sources: Tensor | None = None  # (B, 4), like boxes: where the pixels that go into the boxes come from
     masks: Tensor | None = None  # (B, 1, H, W), bool: what is replaced, where that is more than one box
     weights: Tensor | None = None  # (B, 2), floating point: of the image and its label, and of its partner and its
+    shares: Tensor | None = None  # (B, n, n), floating point: of the image in each block, where two are blended
+    moves: Tensor | None = None  # (B, 2, n, n), int64: the block of the image, and of its partner, that comes there
     first: "Draw | None" = None  # of the method that goes before, of two that are combined
 
 

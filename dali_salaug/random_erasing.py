@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import check_number
+from ._checks import check_number, check_range
 from .compositing import replace_boxes
 from .method import CuttingMethod, Draw
 
@@ -34,8 +34,8 @@ class RandomErasing(CuttingMethod):
         aspect: tuple[float, float] = (0.3, 1 / 0.3),
     ) -> None:
         check_number("probability", probability, 0, 1)
-        _check_range("area", area, 1.0)
-        _check_range("aspect", aspect, math.inf)
+        check_range("area", area, 1.0)
+        check_range("aspect", aspect, math.inf)
         self.probability = probability
         self.area = area
         self.aspect = aspect
@@ -95,8 +95,3 @@ class KeepRandomErasing(RandomErasing):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, tau={self.tau:g})"
-
-
-def _check_range(name: str, ends: tuple[float, float], most: float) -> None:
-    if len(ends) != 2 or not 0 < ends[0] <= ends[1] < most:
-        raise ValueError(f"{name} must be (least, greatest) with 0 < least <= greatest < {most:g}; got {ends!r}")

@@ -40,7 +40,7 @@ class SaliencyStage:
             model says nothing; by default as the method's authors do: 1 for SalfMix and HybridMix, else 0. The epochs
             are counted by :meth:`set_epoch`.
         seed: of the stage's generator. With several processes give each its own, such as seed + rank.
-        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`.
+        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`, or a teacher.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
             the noise.
 

@@ -9,7 +9,7 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 from .datasets import Dataset, find_dataset
 from .graph import Recipe
 from .loader import ImageLoader
-from .policies import POLICIES, Policy
+from .policies import Policy, find_policy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,7 +24,7 @@ def image_loader(
     image_size: int = 224,
     train: bool = True,
     images: int | None = None,
-    policy: str | Policy | None = None,
+    policy: str | os.PathLike[str] | Policy | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
     rank: int = 0,
@@ -34,6 +34,7 @@ def image_loader(
     interpolation: str = "nearest",
     crop: str = "auto",
     crop_scale: tuple[float, float] = (0.08, 1.0),
+    color_jitter: float = 0.0,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     with_matrices: bool = False,
@@ -55,7 +56,8 @@ def image_loader(
         image_size: Side of the images given, in pixels. CIFAR images are resized where it is not 32.
         train: Training or validation form.
         images: Use only so many, the first of each class (`Dataset.first`); None: all.
-        policy: None, a name in `POLICIES`, or a policy object such as `RandAugment(n=2, m=9)`.
+        policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
+            sub-policies, see `SubPolicies.from_file`.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
             "cuda:N".
         seed: Of all random numbers, from 0 to 2⁶⁴ − 1. The same on all ranks.
@@ -69,14 +71,19 @@ def image_loader(
         crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
             "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
+        color_jitter: In training, change brightness, contrast (about mid-grey) and saturation of the clean image, and
+            so of the augmented one, each by a factor uniform in 1 ± `color_jitter`; from 0 to 1.
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
-        with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy.
+        with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
+            AugMix).
 
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded.
         ValueError: An argument is out of its range.
     """
-    policy = _named_policy(policy)
+    if isinstance(policy, str | os.PathLike):
+        policy = find_policy(policy)
+    _require("policy", policy, "None, a name, a file or a policy object", policy is None or isinstance(policy, Policy))
     for name, value in (("batch_size", batch_size), ("image_size", image_size), ("world_size", world_size)):
         _require(name, value, "an integer of at least 1", isinstance(value, int) and value >= 1)
     _require("images", images, "None or an integer", images is None or isinstance(images, int))
@@ -89,9 +96,12 @@ def image_loader(
     _require_one("crop", crop, CROPS)
     low, high = crop_scale
     _require("crop_scale", crop_scale, "0 < least <= greatest <= 1", 0 < low <= high <= 1)
+    _require("color_jitter", color_jitter, "from 0 to 1", 0 <= color_jitter <= 1)
     _require("mean", mean, "three numbers", len(mean) == 3)
     _require("std", std, "three numbers above 0", len(std) == 3 and min(std) > 0)
     _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
+    if with_matrices and policy is not None and policy.chains > 1:
+        raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
     chosen = _choose_device(device)
     dataset = root if isinstance(root, Dataset) else find_dataset(root, train)
     if images is not None:
@@ -104,7 +114,9 @@ def image_loader(
         crop=crop,
         resize_to=resize_to,
         ratio=CROP_RATIO,
+        color_jitter=float(color_jitter) if train else 0.0,
         operations=policy.operations(image_size) if policy else (),
+        chains=policy.chains if policy else 0,
         stages=policy.stages if policy else 0,
         interpolation=interpolation,
         with_matrices=with_matrices,
@@ -153,14 +165,6 @@ def _choose_device(device: str | torch.device) -> torch.device:
     if not (GetCUDADeviceCount() > 0 and torch.cuda.is_available()):
         raise ValueError(f"device {str(device)!r} asked for, but there is no GPU that DALI and torch can use")
     return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
-
-
-def _named_policy(policy: str | Policy | None) -> Policy | None:
-    if isinstance(policy, str):
-        _require_one("policy", policy, tuple(POLICIES))
-        return POLICIES[policy]
-    _require("policy", policy, "None, a name or a policy object", policy is None or isinstance(policy, Policy))
-    return policy
 
 
 def _usable_cores() -> int:

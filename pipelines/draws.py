@@ -10,9 +10,10 @@ from functools import lru_cache
 import numpy as np
 
 # Streams of one epoch. The numbers are part of what a seed means: append, never reorder.
-ORDER, VIEW, POLICY = range(3)
+ORDER, VIEW, POLICY, JITTER = range(4)
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+JITTER_FACTORS = ("brightness", "contrast", "saturation")
 VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 3  # attempts, position (y, x), flip
 
 
@@ -85,3 +86,9 @@ def pad_offsets(numbers: np.ndarray, padding: int) -> np.ndarray:
 def flips(numbers: np.ndarray) -> np.ndarray:
     """Mirror left to right or not, with probability one half: (B,) int32, 0 or 1."""
     return (numbers[:, 2 * CROP_ATTEMPTS + 2] < 0.5).astype(np.int32)
+
+
+def jitter_factors(numbers: np.ndarray, strength: float) -> dict[str, np.ndarray]:
+    """Factors on brightness, contrast and saturation, uniform in 1 ± `strength`: each (B,) float32 from (B, 3)."""
+    factors = (1 + strength * (2 * numbers - 1)).astype(np.float32)
+    return dict(zip(JITTER_FACTORS, factors.T, strict=True))

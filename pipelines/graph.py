@@ -2,7 +2,7 @@
 # mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
 """The one DALI pipeline: files or arrays in, clean and augmented images out, on the CPU or the GPU.
 
-DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py`) with the samples.
+DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py` and its like) with the samples.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,11 @@ from nvidia.dali.auto_aug import augmentations as stock
 from nvidia.dali.auto_aug.core import select
 from nvidia.dali.data_node import DataNode
 
-from .draws import CROP_ATTEMPTS
+from .draws import CROP_ATTEMPTS, JITTER_FACTORS
 
 GEOMETRY_FILL = 128  # grey, as DALI's suites
-_PARAMETERS = ("amount", "kernel", "matrix")  # of an operation; each uses the one it needs
+CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
+_PARAMETERS = ("amount", "kernel", "matrix", "window")  # of an operation; each uses the one it needs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Recipe:
     crop: "random_resized" or "pad" (training), "center" or "none" (validation).
     resize_to: Side after resizing, before the crop ("center": of the shorter side); None where no resizing is
         needed, or where the crop sees to it ("random_resized").
+    color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
     operations: The names that the drawn numbers index; empty without a policy.
+    chains, stages: Of the policy: chains of so many operations; no chain without a policy.
     interpolation: "nearest" or "linear", of the geometric operations.
     mean, std: Of the channels, in [0, 1] units.
     """
@@ -41,7 +44,9 @@ class Recipe:
     crop: str
     resize_to: int | None
     ratio: tuple[float, float]
+    color_jitter: float
     operations: tuple[str, ...]
+    chains: int
     stages: int
     interpolation: str
     with_matrices: bool
@@ -66,8 +71,10 @@ class Recipe:
         """Names of the arrays that the source gives for each batch, in their order."""
         names = ["index", "image", "flip"]
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
-        for stage in range(self.stages):
+        names += JITTER_FACTORS if self.color_jitter else ()
+        for stage in range(self.chains * self.stages):
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
+        names += ["weights"] if self.chains > 1 else []
         return (*names, "total_matrix") if self.with_matrices else tuple(names)
 
 
@@ -132,6 +139,10 @@ def auto_contrast(data: DataNode, **_: Any) -> DataNode:
     )  # 600 -> 190
 
 
+def cutout(data: DataNode, window: DataNode, **_: Any) -> DataNode:
+    return fn.erase(data, anchor=window[:2], shape=window[2:], axis_names="HW", fill_value=CUTOUT_FILL)
+
+
 def identity(data: DataNode, **_: Any) -> DataNode:
     return data
 
@@ -157,7 +168,7 @@ _OPERATIONS: dict[str, Callable[..., DataNode]] = {
     operation.__name__: operation
     for operation in (
         brightness, contrast, color, sharpness, posterize, solarize, solarize_add, invert, equalize,
-        auto_contrast, identity,
+        auto_contrast, cutout, identity,
     )
 }  # fmt: skip
 _WARPS = {"nearest": warp_nearest, "linear": warp_linear}
@@ -238,6 +249,23 @@ def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
     )
 
 
+def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> DataNode:
+    """Uint8 of one chain; of several the weighted sum with the view itself, float in 0 … 255."""
+    chains = []
+    for chain in range(recipe.chains):
+        data = view
+        for stage in range(chain * recipe.stages, (chain + 1) * recipe.stages):
+            parameters = {name: given[f"{name}{stage}"] for name in recipe.parameters}
+            data = select(recipe.choices, given[f"operation{stage}"], data=data, **parameters)
+        chains.append(data)
+    if recipe.chains == 1:
+        return chains[0]
+    mixture = view * _beside(given["weights"][0], view)
+    for place, data in enumerate(chains, start=1):
+        mixture += data * _beside(given["weights"][place], data)
+    return mixture
+
+
 @pipeline_def(enable_conditionals=True)
 def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
     """Outputs: images, indices, then, where the recipe has them, augmented images and matrices."""
@@ -246,12 +274,11 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
     view = _view(recipe, given)
+    if recipe.color_jitter:
+        view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
-    if recipe.stages:
-        for stage in range(recipe.stages):
-            parameters = {name: given[f"{name}{stage}"] for name in recipe.parameters}
-            view = select(recipe.choices, given[f"operation{stage}"], data=view, **parameters)
-        outputs.append(_normalise(recipe, view, given["flip"]))
+    if recipe.chains:
+        outputs.append(_normalise(recipe, _augment(recipe, view, given), given["flip"]))
     if recipe.with_matrices:
         outputs.append(given["total_matrix"])
     if recipe.device == "gpu":

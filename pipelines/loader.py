@@ -13,7 +13,8 @@ from . import draws
 from .datasets import Dataset
 from .faults import find_fault
 from .graph import Recipe, image_pipeline
-from .policies import Policy, compose, mirrored
+from .operations import compose, mirrored
+from .policies import Policy
 
 PADDING = 4  # pixels, of pad-and-crop
 PREFETCH = 2  # batches made ahead
@@ -184,7 +185,7 @@ class ImageLoader:
     def _configuration(self) -> dict[str, Any]:
         # All that decides which pixels a batch holds, save the device: a run may move between machines.
         recipe = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
-        for name in ("device", "operations", "stages", "with_matrices"):
+        for name in ("device", "operations", "chains", "stages", "with_matrices"):
             del recipe[name]
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
@@ -226,17 +227,23 @@ class ImageLoader:
                 arrays["sides"], arrays["positions"] = draws.random_resized_windows(
                     numbers, self._crop_scale, recipe.ratio
                 )
+        if recipe.color_jitter:
+            numbers = draws.uniforms(self._seed, epoch, draws.JITTER, start, count, len(draws.JITTER_FACTORS))
+            arrays |= draws.jitter_factors(numbers, recipe.color_jitter)
         if self._policy is not None:
             numbers = draws.uniforms(self._seed, epoch, draws.POLICY, start, count, self._policy.uniforms)
             drawn = self._policy.draw(numbers, recipe.image_size)
             # The pipeline mirrors last, once for both outputs. Seen in the mirror, the drawn geometry then
             # acts on the mirrored image, as if the flip had come first; the other operations do not see flips.
             matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size)
-            for stage in range(recipe.stages):
+            for stage in range(recipe.chains * recipe.stages):
                 arrays[f"operation{stage}"] = drawn.operations[:, stage]
                 arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
                 arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
                 arrays[f"matrix{stage}"] = matrices[:, stage]
+                arrays[f"window{stage}"] = drawn.parameters[:, stage, :4]
+            if drawn.weights is not None:
+                arrays["weights"] = drawn.weights
             if recipe.with_matrices:
                 arrays["total_matrix"] = compose(drawn.matrices)
         return arrays

@@ -1,36 +1,21 @@
 """Image-level augmentation policies as data: which operation, with which parameter, drawn on the host.
 
-The operations and their magnitudes are those of DALI's `nvidia.dali.auto_aug`, read off its suites; `graph.py`
-applies what is drawn here.
+The operations and their magnitudes are those of DALI's `nvidia.dali.auto_aug`, read off its suites.
 """
 
+import os
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from nvidia.dali.auto_aug import auto_augment, rand_augment, trivial_augment
+from nvidia.dali.auto_aug import rand_augment, trivial_augment
+
+from .augmix import AugMix
+from .operations import MAX_TRANSLATE, Drawn, Entry, Table, pick, tabulate
+from .sub_policies import FILE_SUFFIXES, AutoAugment, SubPolicies
 
 NUM_BINS = 31  # magnitudes of RandAugment and TrivialAugment are 0 … 30
-IDENTITY, WARP = "identity", "warp"
-PARAMETERS = 9  # the longest parameter is sharpness's 3×3 kernel
-_GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
-# Of the side: 150 pixels of AutoAugment's 331; torchvision's maximum for AutoAugment and RandAugment.
-_MAX_TRANSLATE = 150 / 331
-
-
-class Drawn(NamedTuple):
-    """What a policy does to each image of a batch.
-
-    operations: (B, stages) int32, indices into the policy's `operations(size)`.
-    parameters: (B, stages, 9) float32, what the operation takes, from the first place on.
-    matrices: (B, stages, 2, 3) float32, source to destination, in pixels (x, y) with centres at +0.5; the
-        identity for operations that move nothing.
-    """
-
-    operations: np.ndarray
-    parameters: np.ndarray
-    matrices: np.ndarray
 
 
 @runtime_checkable
@@ -38,8 +23,12 @@ class Policy(Protocol):
     """A distribution over sequences of operations. `repr` must tell two different policies apart."""
 
     @property
+    def chains(self) -> int:
+        """Number of sequences, each applied to the image as it was; the results of several are summed by weights."""
+
+    @property
     def stages(self) -> int:
-        """Number of operations applied one after the other."""
+        """Number of operations applied one after the other, in each chain."""
 
     @property
     def uniforms(self) -> int:
@@ -50,57 +39,6 @@ class Policy(Protocol):
 
     def draw(self, numbers: np.ndarray, size: int) -> Drawn:
         """Maps (B, uniforms) numbers in [0, 1) to operations on images of `size`×`size` pixels."""
-
-
-class _Table(NamedTuple):
-    """Entries a policy chooses from; the sign of the magnitude is the second index."""
-
-    names: tuple[str, ...]
-    operations: np.ndarray  # (entries,)
-    parameters: np.ndarray  # (entries, 2, 9)
-    matrices: np.ndarray  # (entries, 2, 2, 3)
-
-    def take(self, entries: np.ndarray, signs: np.ndarray) -> Drawn:
-        return Drawn(self.operations[entries], self.parameters[entries, signs], self.matrices[entries, signs])
-
-
-def _geometry(name: str, parameter: np.ndarray, size: int) -> np.ndarray:
-    if name == "rotate":
-        # Counter-clockwise as seen; y points down.
-        cos, sin = np.cos(np.radians(parameter)), np.sin(np.radians(parameter))
-        centre = size / 2
-        return np.array([[cos, sin, centre * (1 - cos - sin)], [-sin, cos, centre * (1 - cos + sin)]], dtype=np.float32)
-    x, y = parameter
-    if name.startswith("shear"):
-        return np.array([[1, x, 0], [y, 1, 0]], dtype=np.float32)
-    return np.array([[1, 0, x], [0, 1, y]], dtype=np.float32)
-
-
-def _tabulate(entries: list[tuple], num_bins: int, size: int, relative: bool) -> _Table:
-    """Turns entries (DALI augmentation, bin) into arrays. `relative`: translations are shares of the side."""
-    names = sorted({IDENTITY, *(WARP if aug.name in _GEOMETRIC else aug.name for aug, _ in entries)})
-    operations = np.zeros(len(entries), dtype=np.int32)
-    parameters = np.zeros((len(entries), 2, PARAMETERS), dtype=np.float32)
-    matrices = np.tile(np.eye(2, 3, dtype=np.float32), (len(entries), 2, 1, 1))
-    for row, (aug, magnitude_bin) in enumerate(entries):
-        geometric = aug.name in _GEOMETRIC
-        operations[row] = names.index(WARP if geometric else aug.name)
-        if aug.mag_range is None:
-            continue
-        low, high = aug.mag_range
-        magnitude = np.linspace(low, high, num_bins, dtype=np.float32)[magnitude_bin]
-        for column, sign in enumerate((1, -1)):
-            parameter = np.asarray(aug.mag_to_param(magnitude * (sign if aug.randomly_negate else 1)))
-            if geometric:
-                scale = size if relative and aug.name.startswith("translate") else 1
-                matrices[row, column] = _geometry(aug.name, parameter * scale, size)
-            else:
-                parameters[row, column, : parameter.size] = parameter.ravel()
-    return _Table(tuple(names), operations, parameters, matrices)
-
-
-def _pick(numbers: np.ndarray, count: int) -> np.ndarray:
-    return (numbers * count).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -115,6 +53,7 @@ class RandAugment:
         m: Magnitude, 0 … 30.
     """
 
+    chains: ClassVar[int] = 1
     n: int = 2
     m: int = 9
 
@@ -137,13 +76,22 @@ class RandAugment:
 
     def draw(self, numbers: np.ndarray, size: int) -> Drawn:
         table = _rand_augment_table(self.m, size)
-        return table.take(_pick(numbers[:, : self.n], len(table.operations)), _pick(numbers[:, self.n :], 2))
+        return table.take(pick(numbers[:, : self.n], len(table.operations)), pick(numbers[:, self.n :], 2))
+
+
+def _entries(suite: list[Any], bins: range) -> list[Entry]:
+    entries = []
+    for aug in suite:
+        low, high = aug.mag_range or (0, 0)
+        scale = np.linspace(low, high, NUM_BINS, dtype=np.float32)
+        entries += [Entry.of(aug, scale[place]) for place in bins]
+    return entries
 
 
 @cache
-def _rand_augment_table(m: int, size: int) -> _Table:
-    suite = rand_augment.get_rand_augment_suite(use_shape=True, max_translate_rel=_MAX_TRANSLATE)
-    return _tabulate([(aug, m) for aug in suite], NUM_BINS, size, relative=True)
+def _rand_augment_table(m: int, size: int) -> Table:
+    suite = rand_augment.get_rand_augment_suite(use_shape=True, max_translate_rel=MAX_TRANSLATE)
+    return tabulate(_entries(suite, range(m, m + 1)), size)
 
 
 @dataclass(frozen=True)
@@ -152,6 +100,8 @@ class TrivialAugment:
 
     Translations reach 32 pixels whatever the image's size, as in the paper.
     """
+
+    chains: ClassVar[int] = 1
 
     @property
     def stages(self) -> int:
@@ -166,70 +116,16 @@ class TrivialAugment:
 
     def draw(self, numbers: np.ndarray, size: int) -> Drawn:
         table = _trivial_augment_table(size)
-        operation = _pick(numbers[:, :1], len(table.operations) // NUM_BINS)
-        entry = operation * NUM_BINS + _pick(numbers[:, 1:2], NUM_BINS)
-        return table.take(entry, _pick(numbers[:, 2:3], 2))
+        operation = pick(numbers[:, :1], len(table.operations) // NUM_BINS)
+        entry = operation * NUM_BINS + pick(numbers[:, 1:2], NUM_BINS)
+        return table.take(entry, pick(numbers[:, 2:3], 2))
 
 
 @cache
-def _trivial_augment_table(size: int) -> _Table:
+def _trivial_augment_table(size: int) -> Table:
     suite = trivial_augment.get_trivial_augment_wide_suite()
-    return _tabulate([(aug, i) for aug in suite for i in range(NUM_BINS)], NUM_BINS, size, relative=False)
+    return tabulate(_entries(suite, range(NUM_BINS)), size, relative=False)
 
-
-_AUTO_AUGMENT = {
-    "imagenet": auto_augment.get_image_net_policy,
-    "cifar10": auto_augment.get_reduced_cifar10_policy,
-    "svhn": auto_augment.get_svhn_policy,
-}
-
-
-@dataclass(frozen=True)
-class AutoAugment:
-    """AutoAugment (Cubuk et al., 2019, §3 and appendix): one of 25 learned pairs of operations, each with its
-    own probability and magnitude; translations reach 150/331 of the side.
-
-    Args:
-        learned_on: The data the policy was learned on: "imagenet", "cifar10" or "svhn".
-    """
-
-    learned_on: str = "imagenet"
-
-    def __post_init__(self) -> None:
-        if self.learned_on not in _AUTO_AUGMENT:
-            raise ValueError(f"learned_on must be one of {', '.join(_AUTO_AUGMENT)}, got {self.learned_on!r}")
-
-    @property
-    def stages(self) -> int:
-        return 2
-
-    @property
-    def uniforms(self) -> int:
-        return 5
-
-    def operations(self, size: int) -> tuple[str, ...]:
-        return _auto_augment_table(self.learned_on, size)[0].names
-
-    def draw(self, numbers: np.ndarray, size: int) -> Drawn:
-        table, probabilities = _auto_augment_table(self.learned_on, size)
-        sub_policy = _pick(numbers[:, 0], len(probabilities))
-        applied = numbers[:, 1:3] < probabilities[sub_policy]
-        # Entry 0 is the identity; the two operations of sub-policy s follow at 1 + 2s.
-        entry = np.where(applied, 1 + 2 * sub_policy[:, None] + np.arange(2), 0)
-        return table.take(entry, _pick(numbers[:, 3:5], 2))
-
-
-@cache
-def _auto_augment_table(learned_on: str, size: int) -> tuple[_Table, np.ndarray]:
-    policy = _AUTO_AUGMENT[learned_on](use_shape=True, max_translate_rel=_MAX_TRANSLATE)
-    nothing = (_IDENTITY_AUGMENTATION, 0.0, None)
-    pairs = [(*sub_policy, nothing)[:2] for sub_policy in policy.sub_policies]
-    entries = [(aug, magnitude) for pair in [(nothing,), *pairs] for aug, _, magnitude in pair]
-    table = _tabulate(entries, policy.num_magnitude_bins, size, relative=True)
-    return table, np.array([[probability for _, probability, _ in pair] for pair in pairs])
-
-
-_IDENTITY_AUGMENTATION = next(aug for aug in rand_augment.get_rand_augment_suite() if aug.name == IDENTITY)
 
 POLICIES: dict[str, Policy] = {
     "autoaugment": AutoAugment("imagenet"),
@@ -237,22 +133,21 @@ POLICIES: dict[str, Policy] = {
     "autoaugment_svhn": AutoAugment("svhn"),
     "randaugment": RandAugment(),
     "trivialaugment": TrivialAugment(),
+    "augmix": AugMix(),
 }
 
 
-def compose(matrices: np.ndarray) -> np.ndarray:
-    """The one matrix of all stages, first applied first: (B, stages, 2, 3) -> (B, 2, 3)."""
-    total = matrices[:, 0]
-    for stage in range(1, matrices.shape[1]):
-        linear = matrices[:, stage, :, :2]
-        total = linear @ total
-        total[:, :, 2] += matrices[:, stage, :, 2]
-    return total
+def find_policy(policy: str | os.PathLike[str]) -> Policy:
+    """The policy of a name in `POLICIES`, or of a file, see `SubPolicies.from_file`.
 
-
-def mirrored(matrices: np.ndarray, flips: np.ndarray, width: int) -> np.ndarray:
-    """The same map seen in a mirror (x -> width − x) where `flips` is 1: (B, stages, 2, 3) both ways."""
-    seen = matrices * np.array([[1, -1, -1], [-1, 1, 1]], dtype=np.float32)
-    seen[..., 0, 2] += width * (1 - matrices[..., 0, 0])
-    seen[..., 1, 2] += width * matrices[..., 1, 0]
-    return np.where(flips[:, None, None, None] == 1, seen, matrices)
+    Raises:
+        ValueError: It is neither; or the file is not one of a policy.
+    """
+    name = os.fspath(policy)
+    if name in POLICIES:
+        return POLICIES[name]
+    if name.endswith(FILE_SUFFIXES):
+        return SubPolicies.from_file(name)
+    raise ValueError(
+        f"policy must be one of {', '.join(POLICIES)}, or a file that ends in {', '.join(FILE_SUFFIXES)}; got {name!r}"
+    )

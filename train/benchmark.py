@@ -45,6 +45,7 @@ class TorchvisionImages(TorchDataset):
             "autoaugment": v2.AutoAugment(fill=128),
             "randaugment": v2.RandAugment(fill=128),
             "trivialaugment": v2.TrivialAugmentWide(fill=128),
+            "augmix": v2.AugMix(all_ops=False, fill=128),
         }[policy]
         self.normalise = v2.Compose(
             [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(loader.mean, loader.std)]

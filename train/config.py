@@ -50,7 +50,9 @@ class Config:
     )
     method: str = _option("keep_randaugment", "what is done to the images, see below")
     policy: str | None = _option(
-        None, "image-level policy of the methods that use one, in place of their own", by_data="the method's"
+        None,
+        "image-level policy of the methods that use one, in place of their own; see below, or a .yaml or .json file",
+        by_data="the method's",
     )
     train_images: int | None = _option(
         None, "use only so many training images, the first of each class, evenly", low=1, by_data="all"
@@ -82,7 +84,13 @@ class Config:
     saliency: str | None = _option(
         None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
     )
-    scale: float = _option(0.5, "side of the saliency map over side of the image, in (0, 1]", low=0, high=1)
+    scale: float | None = _option(
+        None,
+        "side of the saliency map over side of the image, in (0, 1]",
+        low=0,
+        high=1,
+        by_data="the method's, 0.5 for most",
+    )
     target: str | None = _option(
         None, "what the saliency is the gradient of", choices=TARGETS, by_data="the method's, label for most"
     )
@@ -103,6 +111,9 @@ class Config:
         None, "area of a random resized crop over that of the image: least, most", low=0, high=1,
         by_data="0.6 1 embedded, 0.08 1 otherwise",
     )  # fmt: skip
+    color_jitter: float = _option(
+        0.0, "change of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
+    )
     interpolation: str = _option("nearest", "of the policy's geometric operations", choices=("nearest", "linear"))
     workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
     seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)
@@ -112,7 +123,8 @@ class Config:
 
     def check(self) -> None:
         """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
-        from train.methods import METHODS, policies
+        from pipelines import find_policy
+        from train.methods import METHODS
         from train.models import check_model
 
         for option in dataclasses.fields(self):
@@ -131,8 +143,10 @@ class Config:
             with_policy = [name for name, entry in METHODS.items() if entry.policy]
             if self.method not in with_policy:
                 raise UserError(f"--policy is for the methods {', '.join(with_policy)}; got --method {self.method}")
-            if self.policy not in policies():
-                raise UserError(f"--policy must be one of {', '.join(policies())}; got {self.policy!r}")
+            try:
+                find_policy(self.policy)
+            except ValueError as error:
+                raise UserError(f"--{error}") from error
         check_model(self.model)
         if self.scale == 0:
             raise UserError("--scale must be in (0, 1]; got 0")
@@ -160,6 +174,7 @@ class Config:
             policy=policy,
             saliency=self.saliency or entry.saliency,
             target=self.target or entry.target,
+            scale=self.scale or entry.scale,
             epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
             lr=self.lr or 0.1 * batch_size / (256 if photographs else 128),
             weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,

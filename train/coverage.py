@@ -131,7 +131,7 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     }
     stages = {
         key: SaliencyStage(
-            m, saliency=config.saliency or "gradient", scale=config.scale, target=config.target or "label"
+            m, saliency=config.saliency or "gradient", scale=config.scale or 0.5, target=config.target or "label"
         )
         for key, m in methods.items()
     }

@@ -9,7 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dali_salaug import Cutout, Draw, HybridMix, Method, SaliencyMix, StageTrace, saliency_map
+from dali_salaug import (
+    AttentiveCutMix,
+    Cutout,
+    Draw,
+    HybridMix,
+    Method,
+    PuzzleMix,
+    ResizeMix,
+    SaliencyMix,
+    SnapMix,
+    StageTrace,
+    saliency_map,
+)
 
 if TYPE_CHECKING:
     from train.run import Run
@@ -27,6 +39,7 @@ class Column(NamedTuple):
     pictures: Tensor  # (B, 3, H, W), normalised; or maps (B, h, w)
     boxes: Tensor | None = None  # (B, 4), in pixels of the images: what is written to, outlined
     sources: Tensor | None = None  # (B, 4), likewise: where the pixels come from
+    masks: Tensor | None = None  # (B, 1, H, W), bool: where they come from; the rest is dimmed
 
 
 def contact_sheet(
@@ -38,15 +51,15 @@ def contact_sheet(
 ) -> list[Column]:
     """The steps from the clean images to the network's inputs, those that the method has.
 
-    Clean images; saliency with the regions that were drawn; images after SalfMix, of HybridMix; partners, and the map
-    that SaliencyMix makes of them; images after the policy; the network's inputs, always the last.
+    Clean images; saliency with the regions that were drawn; images after SalfMix, of HybridMix; partners, and their
+    maps where the method looks at them; images after the policy; the network's inputs, always the last.
 
     Args:
         method: that of the stage.
         images: (B, 3, H, W), what the stage was given.
         trace: what it made of them.
         augmented: like `images`.
-        augmentation: what made `augmented` of the images.
+        augmentation: what made `augmented` of the images: a policy's name or file.
     """
     drawn, own = trace.drawn, trace.drawn.first or trace.drawn
     columns = [Column("clean", images)]
@@ -59,12 +72,18 @@ def contact_sheet(
         method = method.second
     if drawn.partners is not None:
         partners = images[drawn.partners]
-        columns.append(Column("partner", partners, sources=drawn.boxes))
+        sources = None if isinstance(method, ResizeMix) else drawn.boxes if drawn.sources is None else drawn.sources
+        columns.append(Column("partner", partners, sources=sources, masks=drawn.masks))
+        maps = None
         if isinstance(method, SaliencyMix):
-            fine_grained = saliency_map(None, partners, method="fine_grained", scale=method.scale)
-            columns.append(Column(_of_size("its map", fine_grained), fine_grained, sources=drawn.boxes))
+            maps = saliency_map(None, partners, method="fine_grained", scale=method.scale)
+        elif isinstance(method, AttentiveCutMix | SnapMix | PuzzleMix):
+            assert trace.saliency is not None
+            maps = trace.saliency[drawn.partners]
+        if maps is not None:
+            columns.append(Column(_of_size("its map", maps), maps, sources=sources, masks=drawn.masks))
     if augmented is not None:
-        columns.append(Column(augmentation or "augmented", augmented))
+        columns.append(Column(Path(augmentation or "augmented").name, augmented))
     return [*columns, Column("network's input", trace.inputs, drawn.boxes, _own_sources(drawn))]
 
 
@@ -118,7 +137,7 @@ def write_figure(run: "Run", path: Path) -> None:
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(run.model, images, labels, augmented)
     if trace.saliency is None:
-        saliency = saliency_map(run.model, images, labels, target=config.target or "label", scale=config.scale)
+        saliency = saliency_map(run.model, images, labels, target=config.target or "label", scale=config.scale or 0.5)
         trace = trace._replace(saliency=saliency)
     augmentation = config.policy
     if augmented is None and trace.drawn.partners is None:
@@ -170,6 +189,9 @@ def draw_sheet(
             ax = axes[row, block * width + place]
             # All in image coordinates, so that the region lies where it should on the coarser map too.
             ax.imshow(picture, cmap="inferno", extent=(0, side, side, 0), interpolation="nearest")
+            if column.masks is not None:
+                dimmed = 0.7 * ~column.masks[image, 0].cpu().numpy()
+                ax.imshow(np.zeros_like(dimmed), cmap="gray", alpha=dimmed, extent=(0, side, side, 0))
             if row == 0:
                 ax.set_title(column.title, fontsize=10)
             if place == 0:

@@ -1,13 +1,17 @@
 """The methods by name, as `--method` knows them: one line a method."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dali_salaug import (
+    AttentiveCutMix,
     Augmented,
     Clean,
     CutMix,
     Cutout,
+    FenceMask,
+    GridMask,
+    HideAndSeek,
     HybridMix,
     KeepCutMix,
     KeepCutout,
@@ -15,14 +19,15 @@ from dali_salaug import (
     KeepRandomErasing,
     Method,
     Mixup,
+    PuzzleMix,
     RandomErasing,
+    ResizeMix,
     SalfMix,
     SaliencyCutout,
     SaliencyMix,
+    SnapMix,
 )
-
-if TYPE_CHECKING:
-    from train.config import Config
+from train.config import Config, UserError
 
 
 class Entry(NamedTuple):
@@ -31,10 +36,11 @@ class Entry(NamedTuple):
     kind: str  # one of KINDS
     description: str
     source: str
-    build: "Callable[[Config, int], Method]"  # the method object for SaliencyStage, given the number of classes
+    build: Callable[[Config, int], Method]  # the method object for SaliencyStage, given the number of classes
     policy: str | None = None  # the image-level augmentation that the loader applies, unless --policy names another
     saliency: str = "gradient"  # the map, unless --saliency names another; of the methods that use one
     target: str = "label"  # what the map is the gradient of, unless --target says otherwise
+    scale: float = 0.5  # side of the map over that of the image, unless --scale says otherwise
     own_map: str = ""  # the map that the method makes itself, of the partners
 
 
@@ -44,12 +50,19 @@ AUTO, RAND, TRIVIAL = "Cubuk et al. 2019", "Cubuk et al. 2020", "Müller & Hutte
 KEEP, SALF = "Gong et al. 2021 (KeepAugment)", "Choi et al. 2021 (SalfMix)"
 
 
-def _augmented(config: "Config", classes: int) -> Method:
+def _augmented(config: Config, classes: int) -> Method:
     return Augmented()
 
 
-def _keep_paste(config: "Config", classes: int) -> Method:
+def _keep_paste(config: Config, classes: int) -> Method:
     return KeepPaste(config.size, tau=config.tau)
+
+
+def _puzzlemix(config: Config, classes: int) -> Method:
+    blocks = tuple(n for n in (2, 4, 8, 16) if config.image_size is None or config.image_size % n == 0)
+    if not blocks:
+        raise UserError(f"--method puzzlemix needs an even --image-size; got {config.image_size}")
+    return PuzzleMix(classes, blocks=blocks)
 
 
 METHODS: dict[str, Entry] = {
@@ -82,6 +95,18 @@ METHODS: dict[str, Entry] = {
         KEEP,
         lambda config, classes: KeepRandomErasing(tau=config.tau),
     ),
+    "hide_and_seek": Entry(
+        "one image",
+        "a part of a grid's patches set to zero",
+        "Singh et al. 2018",
+        lambda config, classes: HideAndSeek(),
+    ),
+    "gridmask": Entry(
+        "one image", "a turned grid of squares set to zero", "Chen et al. 2020", lambda config, classes: GridMask()
+    ),
+    "fencemask": Entry(
+        "one image", "a turned fence of thin strips set to zero", "Li et al. 2020", lambda config, classes: FenceMask()
+    ),
     "cutmix": Entry(
         "two images", "a box replaced by a partner's, labels mixed", YUN, lambda config, classes: CutMix(classes)
     ),
@@ -100,6 +125,35 @@ METHODS: dict[str, Entry] = {
         "Uddin et al. 2021",
         lambda config, classes: SaliencyMix(classes),
         own_map="fine_grained",
+    ),
+    "resizemix": Entry(
+        "two images",
+        "a whole partner, made small, at a random place",
+        "Qin et al. 2020",
+        lambda config, classes: ResizeMix(classes),
+    ),
+    "attentive_cutmix": Entry(
+        "two images",
+        "a partner's most attentive cells",
+        "Walawalkar et al. 2020",
+        lambda config, classes: AttentiveCutMix(classes),
+        saliency="grad_cam",
+        scale=1.0,
+    ),
+    "snapmix": Entry(
+        "two images",
+        "a partner's box in another box, labels by the maps",
+        "Huang et al. 2021",
+        lambda config, classes: SnapMix(classes),
+        saliency="grad_cam",
+        scale=1.0,
+    ),
+    "puzzlemix": Entry(
+        "two images",
+        "blocks of both, chosen and moved by optimisation",
+        "Kim et al. 2020",
+        _puzzlemix,
+        target="loss",
     ),
     "salfmix": Entry(
         "one image",
@@ -136,13 +190,13 @@ METHODS: dict[str, Entry] = {
     "keep_trivialaugment": Entry(
         "policy", "TrivialAugment, a salient square kept clean", KEEP, _keep_paste, "trivialaugment"
     ),
+    "augmix": Entry("policy", "AugMix", "Hendrycks et al. 2020", _augmented, "augmix"),
+    "keep_augmix": Entry("policy", "AugMix, a salient square kept clean", KEEP, _keep_paste, "augmix"),
 }
 
 
 def methods_table() -> str:
     """The methods as text, one a line: name, kind, the saliency that it uses, source, description."""
-    from train.config import Config
-
     rows = [("method", "kind", "saliency", "source", "what the network is given")]
     for name, entry in METHODS.items():
         maps = [entry.saliency] * entry.build(Config(), 10).uses_saliency + [entry.own_map] * bool(entry.own_map)

@@ -139,7 +139,7 @@ def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str
                 labels,
                 method=config.saliency or "gradient",
                 target=config.target or "label",
-                scale=config.scale,
+                scale=config.scale or 0.5,
                 generator=torch.Generator(images.device).manual_seed(seed),  # smoothgrad's noise, the same for all
             )
 

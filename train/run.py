@@ -67,6 +67,7 @@ def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, 
         "interpolation": config.interpolation,
         "crop": config.crop,
         "crop_scale": config.crop_scale,
+        "color_jitter": config.color_jitter,
     }
     if train:
         options["images"] = config.train_images
@@ -78,7 +79,7 @@ def make_stage(config: Config, classes: int, seed: int, **options: Any) -> Salie
     return SaliencyStage(
         METHODS[config.method].build(config, classes),
         saliency=config.saliency or "gradient",
-        scale=config.scale,
+        scale=config.scale or 0.5,
         target=config.target or "label",
         seed=seed,
         **options,

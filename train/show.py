@@ -17,7 +17,7 @@ from train.methods import METHODS
 from train.run import Trained, data_folder, load_best, make_loader, make_stage
 
 OPTIONS = ("method", "policy", "tau", "size", "saliency", "scale", "target", "interpolation")  # of Config
-OF_THE_METHOD = ("policy", "saliency", "target")  # of another run's method they say nothing
+OF_THE_METHOD = ("policy", "saliency", "scale", "target")  # of another run's method they say nothing
 MIXED = 16  # images among which partners are drawn
 UNKNOWN = -1  # label of an image whose class the run does not know
 
@@ -63,15 +63,15 @@ def _find(path: Path) -> Dataset:
 
 
 def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Config:
-    """The run's configuration with the options that are given. A method that is not the run's brings its own policy,
-    saliency and target.
+    """The run's configuration with the options that are given. A method that is not the run's brings its own policy
+    and map.
 
     Raises:
         UserError: an illegal value.
     """
     config = dataclasses.replace(trained.config, warmup_epochs=0)
     if given.get("method", config.method) != config.method:
-        config = dataclasses.replace(config, policy=None, saliency=None, target=None)
+        config = dataclasses.replace(config, policy=None, saliency=None, scale=None, target=None)
     if "target" not in given and (dataset.labels == UNKNOWN).any():
         given = given | {"target": "max"}
     config = dataclasses.replace(config, **given)

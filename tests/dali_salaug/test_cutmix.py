@@ -45,8 +45,8 @@ class EveryCentre(CutMix):
         super().__init__(2)
         self.lam = lam
 
-    def _draw_lambda(self, batch, generator, device):
-        return torch.full((batch,), self.lam, dtype=torch.float64)
+    def _draw_lambda(self, images, generator):
+        return torch.full((len(images),), self.lam, dtype=torch.float64)
 
     def _draw_boxes(self, images, size, saliency, generator):
         uniforms = (torch.arange(len(images)) + 0.5).double() / len(images)
@@ -105,6 +105,12 @@ def test_pixels_and_targets_by_a_loop():
         weights[labels[partner]] += count / (SIDES[0] * SIDES[1])
         assert targets[i].tolist() == pytest.approx(weights, abs=1e-6)
     assert targets.dtype == torch.float32
+
+
+def test_channels_last_is_kept():
+    images, drawn = draws(CutMix(4), count=8)
+    inputs = CutMix(4).apply(images.to(memory_format=torch.channels_last), drawn, None)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_empty_box_leaves_image_and_label():

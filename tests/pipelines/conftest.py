@@ -1,12 +1,15 @@
-"""Images made on the spot, in the layouts that the loader reads."""
+"""Images made on the spot, in the layouts that the loader reads; the policies' operations by other libraries."""
 
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
+from scipy import ndimage
 
 
 def photo(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -53,3 +56,53 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [f"class {i}".encode() for i in range(10)]
     (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}))
     return root
+
+
+def _with_pillow(picture: np.ndarray, operation: str, parameters: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """One drawn operation on one picture (H, W, 3) uint8, by other libraries than DALI; geometry by nearest pixel."""
+    image, amount = Image.fromarray(picture), float(parameters[0])
+    if operation == "warp":
+        inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]).astype(np.float64))
+        arguments = tuple(inverse[:2].ravel().tolist())
+        moved = image.transform(image.size, Image.Transform.AFFINE, arguments, fillcolor=(128, 128, 128))
+        return np.asarray(moved)
+    if operation == "cutout":
+        top, left, height, width = parameters[:4].astype(int)
+        cut = picture.copy()
+        cut[top : top + height, left : left + width] = (125, 123, 114)
+        return cut
+    if operation == "sharpness":
+        kernel = parameters.reshape(3, 3, 1)
+        filtered = ndimage.convolve(picture.astype(np.float32), kernel, mode="mirror")
+        return np.clip(np.round(filtered), 0, 255).astype(np.uint8)
+    functions: dict[str, Callable[[], Any]] = {
+        "identity": lambda: image,
+        "brightness": lambda: ImageEnhance.Brightness(image).enhance(amount),
+        "contrast": lambda: ImageEnhance.Contrast(image).enhance(amount),
+        "color": lambda: ImageEnhance.Color(image).enhance(amount),
+        "posterize": lambda: picture & np.uint8(amount),
+        "solarize": lambda: np.where(picture < amount, picture, 255 - picture),
+        "invert": lambda: ImageOps.invert(image),
+        # OpenCV's, as DALI's; Pillow's look-up table is another by a little.
+        "equalize": lambda: np.stack(
+            [cv2.equalizeHist(np.ascontiguousarray(c)) for c in picture.transpose(2, 0, 1)], -1
+        ),
+        "auto_contrast": lambda: ImageOps.autocontrast(image),
+    }
+    return np.asarray(functions[operation]())
+
+
+@pytest.fixture(scope="session")
+def with_pillow() -> Callable[..., np.ndarray]:
+    return _with_pillow
+
+
+def _pixels_of(loader: Any, images: Any) -> np.ndarray:
+    """Normalised images of a loader back to pixels: (B, H, W, 3) in 0 … 255."""
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (loader.mean, loader.std))
+    return ((images.numpy() * std + mean) * 255).transpose(0, 2, 3, 1)
+
+
+@pytest.fixture(scope="session")
+def pixels_of() -> Callable[..., np.ndarray]:
+    return _pixels_of

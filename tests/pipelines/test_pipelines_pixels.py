@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from pipelines import Batch, ImageLoader, RandAugment, image_loader
-from pipelines.policies import Drawn
+from pipelines import Batch, ImageLoader, RandAugment, draws, image_loader
+from pipelines.operations import Drawn
 
 Resampling = Image.Resampling
 
@@ -256,3 +256,26 @@ def test_nearest_and_linear_differ_only_in_geometry(cifar: Path) -> None:
     differs = (nearest.augmented != linear.augmented).flatten(1).any(dim=1)
     assert not differs[~moved].any()
     assert differs[moved].float().mean() > 0.5
+
+
+def test_colour_jitter_is_torchvisions_saturation_then_contrast_about_mid_grey_then_brightness(folders: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 100, "image_size": 64, "policy": "trivialaugment", "device": "cpu"}
+    [plain], [jittered] = (image_loader(folders, color_jitter=strength, **options) for strength in (0.0, 0.4))
+    loader = image_loader(folders, color_jitter=0.4, **options)
+    numbers = draws.uniforms(0, 0, draws.JITTER, 0, len(plain.labels), 3)
+    factors = draws.jitter_factors(numbers, 0.4)
+    assert all(((f >= 0.6) & (f <= 1.4) & (f != 1)).all() for f in factors.values())
+    before, after = (torch.from_numpy(_pixels(loader, batch.images)).double() for batch in (plain, jittered))
+    for index, (image, got) in enumerate(zip(before, after, strict=True)):
+        brightness, contrast, saturation = (float(factors[name][index]) for name in draws.JITTER_FACTORS)
+        grey = (image * torch.tensor([0.2989, 0.587, 0.114])).sum(-1, keepdim=True)
+        expected = grey + saturation * (image - grey)
+        expected = brightness * (127.5 + contrast * (expected - 127.5))
+        assert (expected.clamp(0, 255) - got).abs().max() < 2.5
+        assert (image - got).abs().max() > 4
+    unmoved = (plain.augmented == plain.images).flatten(1).all(1)  # the policy drew the identity: it sees the jitter
+    assert unmoved.any()
+    assert torch.equal(jittered.augmented[unmoved], jittered.images[unmoved])
+    [validation] = image_loader(folders, color_jitter=0.4, train=False, **(options | {"policy": None}))
+    [untouched] = image_loader(folders, train=False, **(options | {"policy": None}))
+    assert torch.equal(validation.images, untouched.images)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from pipelines import POLICIES, AutoAugment, Policy, RandAugment, TrivialAugment
 from pipelines.graph import Recipe, image_pipeline
-from pipelines.policies import compose, mirrored
+from pipelines.operations import compose, mirrored
 
 SIZE = 96
 GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
@@ -22,8 +22,8 @@ GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
 def _recipe(policy: Policy, size: int = SIZE) -> Recipe:
     return Recipe(
         from_files=False, device="cpu", image_size=size, crop="none", resize_to=None, ratio=(1, 1),
-        operations=policy.operations(size), stages=policy.stages, interpolation="nearest", with_matrices=False,
-        mean=(0, 0, 0), std=(1 / 255,) * 3, dtype="float32",
+        operations=policy.operations(size), chains=1, stages=policy.stages, interpolation="nearest",
+        with_matrices=False, mean=(0, 0, 0), std=(1 / 255,) * 3, dtype="float32",
     )  # fmt: skip
 
 
@@ -41,6 +41,7 @@ def _apply(policy: Policy, picture: np.ndarray, numbers: np.ndarray) -> np.ndarr
         arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
         arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
         arrays[f"matrix{stage}"] = drawn.matrices[:, stage]
+        arrays[f"window{stage}"] = drawn.parameters[:, stage, :4]
     recipe = _recipe(policy, len(picture))
     given = tuple(np.ascontiguousarray(arrays[name]) for name in recipe.inputs)
     with warnings.catch_warnings():

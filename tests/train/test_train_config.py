@@ -54,7 +54,8 @@ def test_only_what_is_given_comes_out() -> None:
         ({"early_weight": 0.5}, r"--early-weight needs an --early-head; got 0.5 with --early-head off"),
         ({"scale": 0.0}, r"--scale must be in \(0, 1\]; got 0"),
         ({"crop_scale": (0.9, 0.2)}, r"--crop-scale must be 0 < least <= most <= 1"),
-        ({"policy": "fancy"}, r"--policy must be one of autoaugment.*got 'fancy'"),
+        ({"policy": "fancy"}, r"--policy must be one of autoaugment.*or a file .*got 'fancy'"),
+        ({"policy": "none.yaml"}, r"--policy file 'none.yaml': No such file or directory"),
         (
             {"method": "cutout", "policy": "randaugment"},
             r"--policy is for the methods autoaugment.*got --method cutout",
@@ -64,6 +65,15 @@ def test_only_what_is_given_comes_out() -> None:
 def test_an_illegal_value_is_answered_with_the_legal_ones(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Config(**values).check()
+
+
+def test_a_policy_may_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("- [[rotate, 0.5, 3], [equalize, 0.2]]")
+    Config(policy=str(path)).check()
+    path.write_text("- [[rotate, 5, 3]]")
+    with pytest.raises(UserError, match=r"--policy file '.*mine.yaml': sub-policy 1, operation 1, rotate: the prob"):
+        Config(policy=str(path)).check()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -133,7 +143,7 @@ def test_defaults_follow_the_data() -> None:
 def test_what_is_given_wins_over_the_data() -> None:
     given = Config(
         method="keep_autoaugment", policy="autoaugment_svhn", image_size=48, lr=0.7, weight_decay=0.0, epochs=3,
-        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", target="max", warmup_epochs=2,
+        batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", target="max", scale=0.25, warmup_epochs=2,
     )  # fmt: skip
     assert given.resolved(side=32, embedded=False, cifar=True) == given
 

@@ -131,6 +131,54 @@ def test_a_map_of_the_partner(sheet: Any) -> None:
         assert bottom == top or right == left or (top <= 2 * y + 1 < bottom and left <= 2 * x + 1 < right)
 
 
+def test_cells_of_the_partner(sheet: Any) -> None:
+    clean, _, partner, attention, inputs = columns_of(sheet("attentive_cutmix")).values()
+    assert torch.equal(inputs.pictures, torch.where(partner.masks, partner.pictures, clean.pictures))
+    # A cell's mean attention is the greater: that of the map where it is taken, than where it is not.
+    taken = attention.pictures[:, None][attention.masks].mean()
+    assert taken > attention.pictures[:, None][~attention.masks].mean()
+
+
+def test_a_box_of_the_partner_in_another_box(sheet: Any) -> None:
+    clean, saliency, partner, its_map, inputs = columns_of(sheet("snapmix")).values()
+    outside = ~inside(inputs.boxes)
+    assert torch.equal(inputs.pictures * outside, clean.pictures * outside)
+    assert torch.equal(saliency.boxes, inputs.boxes)
+    assert torch.equal(partner.sources, its_map.sources)
+    assert not torch.equal(partner.sources, inputs.boxes)
+    assert inputs.sources is None, "they lie in the partner"
+
+
+def test_a_whole_partner_made_small(sheet: Any) -> None:
+    clean, partner, inputs = columns_of(sheet("resizemix")).values()
+    mask = inside(inputs.boxes)
+    assert torch.equal(inputs.pictures * ~mask, clean.pictures * ~mask)
+    assert partner.sources is None
+    for image, (top, left, bottom, right) in enumerate(inputs.boxes.tolist()):
+        pasted = inputs.pictures[image, :, top:bottom, left:right]
+        whole = torch.nn.functional.interpolate(partner.pictures[image : image + 1], pasted.shape[1:], mode="bilinear")
+        assert pasted == pytest.approx(whole[0], abs=1e-5)
+
+
+def test_blocks_of_both_and_their_maps(sheet: Any) -> None:
+    clean, saliency, partner, its_map, inputs = columns_of(sheet("puzzlemix", count=16)).values()
+    for image, own in zip(partner.pictures, its_map.pictures, strict=True):
+        (place,) = (k for k, other in enumerate(clean.pictures) if torch.equal(image, other))
+        assert torch.equal(saliency.pictures[place], own)
+    assert not torch.equal(inputs.pictures, clean.pictures)
+
+
+def test_a_policy_from_a_file(sheet: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("- [[invert, 1.0]]")
+    columns = sheet("keep_randaugment", policy=str(tmp_path / "mine.yaml")).columns
+    assert columns[-2].title == "mine.yaml"
+    clean, inverted = (
+        (column.pictures * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)) * 255
+        for column in (columns[0], columns[-2])
+    )
+    assert inverted == pytest.approx(255 - clean, abs=1e-3)
+
+
 def test_a_patch_copied_within_the_image(sheet: Any) -> None:
     clean, saliency, inputs = columns_of(sheet("salfmix")).values()
     expected = clean.pictures.clone()
@@ -157,8 +205,10 @@ def test_the_runs_values_are_the_defaults_but_for_another_method(trained: Traine
     dataset = find_images([shapes], trained.classes)
     own = configure(trained, {}, dataset)
     assert dataclasses.replace(own, warmup_epochs=None) == trained.config
-    other = configure(trained, {"method": "salfmix", "scale": 1.0}, dataset)
-    assert (other.policy, other.saliency, other.target, other.scale, other.tau) == (None, "gradient", "loss", 1.0, 0.7)
+    other = configure(trained, {"method": "salfmix"}, dataset)
+    assert (other.policy, other.saliency, other.target, other.scale, other.tau) == (None, "gradient", "loss", 0.5, 0.7)
+    other = configure(trained, {"method": "snapmix", "target": "max"}, dataset)
+    assert (other.saliency, other.target, other.scale) == ("grad_cam", "max", 1.0)
     assert configure(trained, {"method": "randaugment"}, dataset).policy == "randaugment"
     given = {"method": "keep_randaugment", "policy": "trivialaugment", "saliency": "fine_grained"}
     assert given.items() <= configure(trained, given, dataset).to_dict().items()
