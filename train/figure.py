@@ -106,10 +106,12 @@ def mixed_labels(targets: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of at most `count` samples: first one of each class, then others."""
-    first_of_class = np.unique(labels, return_index=True)[1]
-    others = np.setdiff1d(np.arange(len(labels)), first_of_class)
-    return np.concatenate([np.sort(first_of_class), others])[:count]
+    """Indices of at most `count` samples: the first of each class, then the second of each, and so on."""
+    by_class = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    place = np.empty(len(labels), dtype=np.int64)  # of each sample among those of its class
+    place[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
+    return np.argsort(place, kind="stable")[:count]
 
 
 def write_figure(run: "Run", path: Path) -> None:
