@@ -218,17 +218,22 @@ def add_option(parser: argparse.ArgumentParser, option: dataclasses.Field, *, de
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line. Options that are not given are absent from the namespace; defaults are Config's."""
+def names_of_methods() -> str:
+    """The methods and policies, for the end of a help."""
     from train.methods import METHODS, policies
 
     methods = "\n".join(f"  {name:<20} {entry.description}" for name, entry in METHODS.items())
+    return f"methods:\n{methods}\n\npolicies: {', '.join(policies())}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Options that are not given are absent from the namespace; defaults are Config's."""
     presets = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Train an image classifier with saliency-guided augmentation. python -m train show --help: what a"
         " method does to your own images.",
-        epilog=f"methods:\n{methods}\n\npolicies: {', '.join(policies())}\n\npresets: {presets}",
+        epilog=f"{names_of_methods()}\n\npresets: {presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )

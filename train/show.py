@@ -11,7 +11,7 @@ import torch
 
 from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
-from train.config import Config, UserError, add_option
+from train.config import Config, UserError, add_option, names_of_methods
 from train.figure import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS
 from train.run import Trained, data_folder, load_best, make_loader, make_stage
@@ -133,10 +133,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line. Options that are not given are absent from the namespace."""
     parser = argparse.ArgumentParser(
         prog="python -m train show",
-        description="Draw what a method does to your own images, by the model of a run: clean | saliency with the"
-        " region drawn | partner | augmented | the network's input, those that the method has. Regions written to are"
-        " outlined in cyan, those that pixels come from in green. An image whose folder is named as no class of the run"
-        " counts as what the model takes it for.",
+        description="Draw what a method does to your own images, by the model of a run: clean | saliency with the\n"
+        "region drawn | partner | augmented | the network's input, those that the method has. Regions written to are\n"
+        "outlined in cyan, those that pixels come from in green. An image whose folder is named as no class of the\n"
+        "run counts as what the model takes it for.",
+        epilog=names_of_methods(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(

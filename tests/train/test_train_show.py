@@ -14,13 +14,13 @@ from dali_salaug import saliency_map
 from pipelines import image_loader
 from train import checkpoint
 from train.__main__ import main as program
-from train.config import Config, UserError
+from train.config import Config, UserError, names_of_methods
 from train.figure import Column, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS
 from train.models import build_model
 from train.run import Trained, load_best, make_stage
 from train.shapes import SHAPES
-from train.show import UNKNOWN, Sheet, configure, find_images, make_sheet
+from train.show import UNKNOWN, Sheet, build_parser, configure, find_images, make_sheet
 
 SIDE = 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -360,8 +360,7 @@ def test_pickles_alone_only(trained: Trained, shapes: Path, tmp_path: Path) -> N
         find_images([tmp_path, shapes], trained.classes)
 
 
-def test_help_tells_every_option_with_its_default() -> None:
-    from train.show import build_parser
-
+def test_help_tells_every_option_with_its_default_and_every_method() -> None:
+    assert names_of_methods() in build_parser().format_help()
     for action in build_parser()._actions:
         assert action.dest == "help" or "(default: " in (action.help or "") or "(required)" in (action.help or "")
