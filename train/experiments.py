@@ -77,8 +77,8 @@ def _salfmix() -> tuple[Condition, ...]:
     return tuple(Condition(name, {"method": name}, baseline, published) for name, baseline, published in rows)
 
 
-# What fits into an hour on two cores. It is too little training for the plain net to overfit (its losses on training and
-# on other images are alike at the end), so that augmentation can hardly raise accuracy; methods may still be compared.
+# What fits into an hour on two cores. It is too little training for the plain net to overfit (its losses on training
+# images and on others are alike at the end), so that augmentation can hardly raise accuracy; methods may be compared.
 SMALL_RUNS: dict[str, Any] = {"epochs": 30, "train_images": 5_000, "seeds": 3}
 
 EXPERIMENTS = {
