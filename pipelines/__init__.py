@@ -6,8 +6,9 @@ from .datasets import DataError, Dataset, find_dataset
 from .loader import Batch, ImageLoader
 from .policies import POLICIES, Policy, RandAugment, TrivialAugment, find_policy
 from .sub_policies import AutoAugment, SubPolicies
+from .transforms import Affine, SimCLR
 
 __all__ = [
-    "POLICIES", "AugMix", "AutoAugment", "Batch", "DataError", "Dataset", "ImageLoader", "Policy", "RandAugment",
-    "SubPolicies", "TrivialAugment", "find_dataset", "find_policy", "image_loader",
+    "POLICIES", "Affine", "AugMix", "AutoAugment", "Batch", "DataError", "Dataset", "ImageLoader", "Policy",
+    "RandAugment", "SimCLR", "SubPolicies", "TrivialAugment", "find_dataset", "find_policy", "image_loader",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from .draws import CROP_ATTEMPTS, JITTER_FACTORS
 
 GEOMETRY_FILL = 128  # grey, as DALI's suites
 CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
-_PARAMETERS = ("amount", "kernel", "matrix", "window")  # of an operation; each uses the one it needs
+_PARAMETERS = ("amount", "kernel", "matrix", "window", "factors")  # of an operation; each uses the one it needs
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Recipe:
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
         """The functions that do the operations, in their order."""
-        warp = _WARPS[self.interpolation]
-        return [warp if name == "warp" else _OPERATIONS[name] for name in self.operations]
+        operations = _OPERATIONS | _GEOMETRIC[self.interpolation]
+        return [operations[name] for name in self.operations]
 
     @cached_property
     def parameters(self) -> list[str]:
@@ -143,6 +143,10 @@ def cutout(data: DataNode, window: DataNode, **_: Any) -> DataNode:
     return fn.erase(data, anchor=window[:2], shape=window[2:], axis_names="HW", fill_value=CUTOUT_FILL)
 
 
+def color_twist(data: DataNode, factors: DataNode, **_: Any) -> DataNode:
+    return fn.color_twist(data, brightness=factors[0], contrast=factors[1], saturation=factors[2], hue=factors[3])
+
+
 def identity(data: DataNode, **_: Any) -> DataNode:
     return data
 
@@ -155,8 +159,21 @@ def warp_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
     return _warp(data, matrix, types.INTERP_LINEAR)
 
 
+def crop_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
+    return _crop(data, matrix, types.INTERP_NN)
+
+
+def crop_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
+    return _crop(data, matrix, types.INTERP_LINEAR)
+
+
 def _warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
     return fn.warp_affine(data, matrix=matrix, inverse_map=False, fill_value=GEOMETRY_FILL, interp_type=interp_type)
+
+
+def _crop(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
+    # A warp that lays nothing bare: beyond the border it takes the border's pixels, as a resize does, not the fill.
+    return fn.warp_affine(data, matrix=matrix, inverse_map=False, interp_type=interp_type)
 
 
 def _beside(parameter: DataNode, data: DataNode) -> DataNode:
@@ -168,10 +185,13 @@ _OPERATIONS: dict[str, Callable[..., DataNode]] = {
     operation.__name__: operation
     for operation in (
         brightness, contrast, color, sharpness, posterize, solarize, solarize_add, invert, equalize,
-        auto_contrast, cutout, identity,
+        auto_contrast, cutout, color_twist, identity,
     )
 }  # fmt: skip
-_WARPS = {"nearest": warp_nearest, "linear": warp_linear}
+_GEOMETRIC: dict[str, dict[str, Callable[..., DataNode]]] = {
+    "nearest": {"warp": warp_nearest, "crop": crop_nearest},
+    "linear": {"warp": warp_linear, "crop": crop_linear},
+}
 
 
 def random_resized_window(

@@ -241,7 +241,7 @@ class ImageLoader:
                 arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
                 arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
                 arrays[f"matrix{stage}"] = matrices[:, stage]
-                arrays[f"window{stage}"] = drawn.parameters[:, stage, :4]
+                arrays[f"window{stage}"] = arrays[f"factors{stage}"] = drawn.parameters[:, stage, :4]
             if drawn.weights is not None:
                 arrays["weights"] = drawn.weights
             if recipe.with_matrices:

@@ -1,6 +1,7 @@
 """What policies draw: operations, their parameters and their geometry, as arrays.
 
-The operations are those of DALI's `nvidia.dali.auto_aug`, and cutout; `graph.py` applies what is drawn.
+The operations are those of DALI's `nvidia.dali.auto_aug`, cutout, crop and colour twist; `graph.py` applies what is
+drawn.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-IDENTITY, WARP, CUTOUT = "identity", "warp", "cutout"
+IDENTITY, WARP, CUTOUT, CROP, COLOR_TWIST = "identity", "warp", "cutout", "crop", "color_twist"
 PARAMETERS = 9  # the longest parameter is sharpness's 3×3 kernel
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 # Of the side: 150 pixels of AutoAugment's 331; torchvision's maximum for AutoAugment and RandAugment.

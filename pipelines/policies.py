@@ -14,6 +14,7 @@ from nvidia.dali.auto_aug import rand_augment, trivial_augment
 from .augmix import AugMix
 from .operations import MAX_TRANSLATE, Drawn, Entry, Table, pick, tabulate
 from .sub_policies import FILE_SUFFIXES, AutoAugment, SubPolicies
+from .transforms import TRANSFORMS
 
 NUM_BINS = 31  # magnitudes of RandAugment and TrivialAugment are 0 … 30
 
@@ -134,6 +135,7 @@ POLICIES: dict[str, Policy] = {
     "randaugment": RandAugment(),
     "trivialaugment": TrivialAugment(),
     "augmix": AugMix(),
+    **TRANSFORMS,
 }
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
-from pipelines import POLICIES, DataError, ImageLoader, image_loader
+from pipelines import DataError, ImageLoader, image_loader
 from train.config import UserError
 from train.methods import METHODS
 
+POLICIES = ("none", "autoaugment", "randaugment", "trivialaugment", "augmix")  # those torchvision has too
 SKIP = 5  # batches before the clock starts: more than either loader makes ahead
 
 
@@ -31,7 +32,7 @@ class TorchvisionImages(TorchDataset):
     Args:
         loader: whose files, image size and normalisation are taken over.
         size: side of the crop in pixels.
-        policy: "none" or a name of pipelines.POLICIES that torchvision has too.
+        policy: one of `POLICIES`.
     """
 
     def __init__(self, loader: ImageLoader, size: int, policy: str) -> None:
@@ -201,9 +202,8 @@ def build_parser() -> argparse.ArgumentParser:
     loader.add_argument("--data", required=True, help="folder of the images")
     loader.add_argument("--image-size", type=int, default=224, help="side of the crop in pixels")
     loader.add_argument("--batch-size", type=int, default=64, help="images in a batch")
-    policies = ["none", *(name for name in POLICIES if "_" not in name)]
     loader.add_argument(
-        "--policy", choices=policies, default="none", help="image-level policy, beside the clean images"
+        "--policy", choices=POLICIES, default="none", help="image-level policy, beside the clean images"
     )
     loader.add_argument("--repeats", type=int, default=5, help="pairs of runs")
     loader.add_argument("--workers", type=int, default=2, help="threads of DALI, processes of the DataLoader")
