@@ -4,6 +4,7 @@ Knows PyTorch only, and works with any loader.
 """
 
 from .attentive_cutmix import AttentiveCutMix
+from .consistency import ConsistencyLoss, SaliencyConsistency
 from .cutmix import CutMix, KeepCutMix
 from .cutout import Cutout, KeepCutout, selective_cut
 from .early_head import EarlyLogits, WithEarlyHead
@@ -26,6 +27,7 @@ __all__ = [
     "AttentiveCutMix",
     "Augmented",
     "Clean",
+    "ConsistencyLoss",
     "CutMix",
     "Cutout",
     "Draw",
@@ -44,6 +46,7 @@ __all__ = [
     "RandomErasing",
     "ResizeMix",
     "SalfMix",
+    "SaliencyConsistency",
     "SaliencyCutout",
     "SaliencyMix",
     "SaliencyStage",

@@ -61,6 +61,16 @@ def check_labels(labels: object, images: Tensor) -> Tensor:
     return labels  # type: ignore[return-value]
 
 
+def check_matrices(matrices: object, images: Tensor) -> Tensor:
+    fits = isinstance(matrices, Tensor) and matrices.shape == (len(images), 2, 3) and matrices.is_floating_point()
+    if not fits or matrices.device != images.device:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"matrices must be a floating-point tensor ({len(images)}, 2, 3) on {images.device}; "
+            f"got {_describe(matrices)}"
+        )
+    return matrices  # type: ignore[return-value]
+
+
 def check_region(size: object) -> tuple[int, int]:
     """A region's size as (height, width): a whole number of pixels, or a pair of them."""
     pair = size if isinstance(size, tuple | list) else (size, size)

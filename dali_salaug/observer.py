@@ -55,7 +55,7 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
         stack.enter_context(torch.enable_grad())
         if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        if not compiled and _any_compiled(module):
+        if not compiled and any_compiled(module):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # The mode is the attribute: train() and eval() may be overridden, and then keep some layers as they are.
         for m in training:
@@ -97,7 +97,7 @@ def _safe_dtype(tensor: Tensor) -> Tensor:
     return tensor.to(torch.bfloat16) if tensor.dtype == torch.float16 else tensor
 
 
-def _any_compiled(module: nn.Module) -> bool:
+def any_compiled(module: nn.Module) -> bool:
     """Whether a part of ``module`` was compiled, by ``torch.compile(part)`` or ``part.compile()``."""
     if "torch._dynamo" not in sys.modules:  # then nothing can have been, and its import takes seconds
         return False

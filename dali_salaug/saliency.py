@@ -104,7 +104,7 @@ def saliency_map(
     images = check_images("images", images)
     if method == "fine_grained":
         with torch.inference_mode(False), torch.no_grad():
-            return fine_grained_map(_reduce(images, scale))
+            return fine_grained_map(reduced(images, scale))
     if target != "max":
         if labels is None:
             raise ValueError(f"labels must be given for target {target!r} (target 'max' does without); got None")
@@ -114,10 +114,10 @@ def saliency_map(
         raise ValueError(f"{'model' if head is None else 'head'} must be a torch.nn.Module; got {network!r}")
 
     with observing(network, images.device, compiled=compiled) as forward:
-        pixels = _reduce(images, scale)
+        pixels = reduced(images, scale)
 
         def scalar_of(labels: Tensor | None) -> Scalar:
-            return lambda pixels: _scalar(_logits(forward, pixels, images.shape[-2:], scale), labels, target)
+            return lambda pixels: _scalar(logits_of(forward, pixels, images.shape[-2:], scale), labels, target)
 
         def of_batch(compute: Callable[[Scalar, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
             return lambda pixels: _in_pieces(lambda part, labels: compute(scalar_of(labels), part), pixels, labels)
@@ -173,7 +173,7 @@ def _in_pieces(compute: Callable[[Tensor, Tensor | None], Tensor], pixels: Tenso
     return torch.cat(list(map(compute, parts, (None,) * count if labels is None else labels.tensor_split(count))))
 
 
-def _logits(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) -> Tensor:
+def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) -> Tensor:
     """The model's logits for ``pixels``, the images of ``size`` reduced by ``scale``."""
     try:
         logits = forward(pixels.clone())  # autograd forbids a first layer to work in place on a leaf
@@ -190,7 +190,7 @@ def _logits(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) ->
     return logits
 
 
-def _reduce(images: Tensor, scale: float) -> Tensor:
+def reduced(images: Tensor, scale: float) -> Tensor:
     """A detached copy of ``images``, reduced by ``scale``, in float32 or more."""
     images = images.detach().to(torch.promote_types(images.dtype, torch.float32))
     size = tuple(max(1, round(side * scale)) for side in images.shape[-2:])
@@ -212,7 +212,7 @@ def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
 def _check_logits(logits: object, batch: int) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model must return logits ({batch}, K) in eval mode; got {got}")
+        raise ValueError(f"model must return logits ({batch}, K); got {got}")
     if not logits.requires_grad:
         raise ValueError(
             "model must be differentiable with respect to the images; its logits carry no gradient "

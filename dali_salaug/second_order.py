@@ -1,0 +1,204 @@
+"""Convolution and BatchNorm whose gradient is cheap to differentiate once more.
+
+A loss on the pixels' gradient g = ∂f/∂x differentiates a backward pass. PyTorch does that with a convolution as large
+as the image for each weight, and a dozen passes over the activations for each BatchNorm. Both need no more than the
+kernels of the first order: with dy what the layer's g is made from, and u what comes back to that g,
+
+- convolution, g = Wᵀ dy: to dy goes W u, a forward pass; to W goes the weights' gradient of an ordinary backward pass,
+  with u in the input's place;
+- BatchNorm on the batch's statistics, g = J dy with J symmetric: to dy goes J u, an ordinary backward pass; the sums
+  that this pass takes for weight and bias make up what goes to x and to the weight.
+
+So the step has six passes where a plain one has three: forward, to the pixels, the two of its derivative, and the two
+of an ordinary backward pass. The result is PyTorch's, up to rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+aten = torch.ops.aten
+
+
+class TwiceDifferentiable(TorchFunctionMode):
+    """A context, within which a forward pass gets a :meth:`pixel_gradient` that is cheap to differentiate.
+
+    It exchanges 2-d convolutions and BatchNorm on batch statistics; all else is as PyTorch does it. The gradient can be
+    differentiated once. An ordinary backward pass through the same graph, before, after or together with that, is what
+    it always is.
+
+    Example:
+        >>> with TwiceDifferentiable() as second_order:
+        ...     logits = model(pixels)
+        >>> gradient = second_order.pixel_gradient(logits.sum(), pixels)
+        >>> (F.cross_entropy(logits, labels) + gradient.square().sum()).backward()
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # An object, not a thread's variable: on a GPU backward passes run in a thread of their own.
+        self._pass = _Pass()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        exchanged: Callable[..., Tensor] = {torch.conv2d: self._conv2d, F.batch_norm: self._batch_norm}.get(
+            function, function
+        )
+        return exchanged(*args, **(kwargs or {}))
+
+    def pixel_gradient(self, scalar: Tensor, pixels: Tensor, *, differentiable: bool = True) -> Tensor:
+        """The gradient of ``scalar``, made within the context, with respect to ``pixels``; like ``pixels``."""
+        self._pass.pixels_only = True
+        try:
+            (gradient,) = torch.autograd.grad(scalar, pixels, create_graph=differentiable, retain_graph=True)
+        finally:
+            self._pass.pixels_only = False
+        return gradient
+
+    def _conv2d(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if isinstance(padding, str) or input.ndim != 4:
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        device = input.device.type
+        if torch.is_autocast_enabled(device):  # its casts are made between here and the operator
+            dtype = torch.get_autocast_dtype(device)
+            input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        pairs = [[side, side] if isinstance(side, int) else list(side) for side in (stride, padding, dilation)]
+        return _Conv2d.apply(input, weight, bias, (*pairs, False, [0, 0], groups), self._pass)
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:  # a factor and a shift for each channel: as cheap as it is
+            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        return _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps, self._pass)
+
+
+class _Pass:
+    # Autograd does not tell a Function that only the pixels' gradient is asked for, and would compute all the weights'.
+    pixels_only = False
+
+
+class _Conv2d(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple, asked: _Pass) -> Tensor:
+        ctx.options, ctx.asked, ctx.bias_shape = options, asked, None if bias is None else list(bias.shape)
+        ctx.save_for_backward(x, weight)
+        return aten.convolution(x, weight, bias, *options)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if ctx.asked.pixels_only:
+            return _Conv2dPixelGradient.apply(dy, weight, x.detach(), ctx.options), None, None, None, None
+        needed = list(ctx.needs_input_grad[:3])
+        return *aten.convolution_backward(dy, x, weight, ctx.bias_shape, *ctx.options, needed), None, None
+
+
+class _Conv2dPixelGradient(Function):
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, weight: Tensor, x: Tensor, options: tuple) -> Tensor:
+        ctx.options = options
+        ctx.save_for_backward(dy, weight)
+        return aten.convolution_backward(dy, x, weight, None, *options, [True, False, False])[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        dy, weight = ctx.saved_tensors
+        to_weight = None
+        if ctx.needs_input_grad[1]:
+            to_weight = aten.convolution_backward(dy, u, weight, None, *ctx.options, [False, True, False])[1]
+        return aten.convolution(u, weight, None, *ctx.options), to_weight, None, None
+
+
+class _BatchNorm(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+        asked: _Pass,
+    ) -> Tensor:
+        y, mean, invstd = aten.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.eps, ctx.asked = eps, asked
+        ctx.save_for_backward(x, weight, mean, invstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, invstd = ctx.saved_tensors
+        unasked = (None,) * 5
+        if ctx.asked.pixels_only:
+            return _BatchNormPixelGradient.apply(dy, x, weight, mean, invstd, ctx.eps), None, None, *unasked
+        return *_batch_norm_backward(dy, x, weight, mean, invstd, ctx.eps, list(ctx.needs_input_grad[:3])), *unasked
+
+
+class _BatchNormPixelGradient(Function):
+    """g = J dy for each channel, J = w/σ (I − 11ᵀ/N − x̂x̂ᵀ/N), of N values x, x̂ = (x − μ)/σ, and weight w."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, invstd: Tensor, eps: float
+    ) -> Tensor:
+        gradient, dy_x, dy_1 = _batch_norm_backward(dy, x, weight, mean, invstd, eps, [True, True, True])
+        ctx.eps = eps
+        ctx.save_for_backward(dy, x, weight, mean, invstd, dy_x, dy_1)
+        return gradient
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        # What goes to x and w is the gradient of s = ⟨u, J dy⟩ = w/σ q, of which the sums come out of the kernel, all
+        # but one: q = ⟨u, dy⟩ − ⟨u, 1⟩⟨dy, 1⟩/N − ⟨u, x̂⟩⟨dy, x̂⟩/N. With ∂σ/∂x = x̂/N and ∂x̂/∂x = (I − 11ᵀ/N − x̂x̂ᵀ/N)/σ
+        # ∂s/∂x = −w/(σ²N) (⟨dy, x̂⟩ (u − ū) + ⟨u, x̂⟩ (dy − mean dy) + x̂ (q − 2 ⟨u, x̂⟩⟨dy, x̂⟩/N)).
+        dy, x, weight, mean, invstd, dy_x, dy_1 = ctx.saved_tensors
+        to_dy, u_x, u_1 = _batch_norm_backward(u, x, weight, mean, invstd, ctx.eps, [True, True, True])
+        count = x.numel() // x.shape[1]
+        u_dy = (u * dy).sum([0, *range(2, x.ndim)], dtype=mean.dtype)
+        q = u_dy - (u_1 * dy_1 + u_x * dy_x) / count
+        factor = -invstd.square() / count * (1 if weight is None else weight)
+        of_x = factor * (q - 2 * u_x * dy_x / count) * invstd
+        of_u, of_dy = factor * dy_x, factor * u_x
+        constant = -(of_u * u_1 + of_dy * dy_1) / count - of_x * mean
+
+        def per_channel(values: Tensor) -> Tensor:
+            return values.reshape(-1, *(1,) * (x.ndim - 2))
+
+        # In float32 under autocast: constant and x nearly cancel where the mean is far from 0.
+        to_x = torch.addcmul(per_channel(constant), x.to(mean.dtype), per_channel(of_x))
+        to_x.addcmul_(u.to(mean.dtype), per_channel(of_u)).addcmul_(dy.to(mean.dtype), per_channel(of_dy))
+        return to_dy, to_x.to(x.dtype), None if weight is None else q * invstd, None, None, None
+
+
+def _batch_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, invstd: Tensor, eps: float, needed: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What an ordinary backward pass gives to x, weight and bias: J dy, and for each channel ⟨dy, x̂⟩ and ⟨dy, 1⟩."""
+    return aten.native_batch_norm_backward(dy, x, weight, None, None, mean, invstd, True, eps, needed)
