@@ -2,7 +2,9 @@
 
 import dataclasses
 import inspect
+import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +148,29 @@ def test_the_commands_are_understood() -> None:
         words = command.split()
         parser, words = (show_parser(), words[1:]) if words[0] == "show" else (build_parser(), words)
         parser.parse_args(words)
+
+
+def test_the_table_of_costs_and_effects_has_the_measured_figures() -> None:
+    results = ROOT / "benchmarks" / "results"
+    shares = json.loads((results / "2026-11-20-cpu" / "stage-resnet50.json").read_text())["shares"]
+    cost = {name: 100 * statistics.median(values) for name, values in shares.items()}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in SECTIONS["Cost and effect"].splitlines()]
+    table = {row[0].strip("`"): row[1:] for row in rows if row and row[0].startswith("`")}
+    assert set(table) == set(METHODS)
+    for name, (own_map, after, _) in table.items():
+        plain = "keep_randaugment" if METHODS[name].kind == "policy" and name.startswith("keep_") else name
+        assert after == (f"{cost[plain]:.2f}" if plain in cost else "0, the policy is in the loader")
+        if METHODS[name].build(Config(), 10).uses_saliency:
+            part = {"gradient": "map, low resolution", "grad_cam": "map, Grad-CAM"}[METHODS[name].saliency]
+            assert own_map.startswith(f"{cost[part]:.1f}")
+    for experiment, of in (
+        ("salfmix", {name: name for name in METHODS}),
+        ("keepaugment", {"keep_cutout-low-16": "keep_cutout", "keep_randaugment-low-16": "keep_randaugment"}),
+    ):
+        result = json.loads((results / f"2026-11-20-{experiment}" / "results.json").read_text())
+        for condition, name in of.items():
+            difference = result["conditions"].get(condition, {}).get("difference")
+            if difference is not None:
+                low, high = difference["interval"]
+                figures = f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+                assert table[name][2].startswith(figures)

@@ -88,6 +88,7 @@ def stage_costs(
     parts: dict[str, Callable[[], object]] = {
         "step": step,
         **{name: partial(part, compiled=compiled) for name, part in maps.items()},
+        "map, Grad-CAM": partial(saliency_map, model, images, labels, method="grad_cam", scale=1.0),
         "map, fine-grained": partial(saliency_map, None, images, method="fine_grained", scale=0.5),
     }
     parts |= {name: partial(compositing, METHODS[name].build(Config(), CLASSES)) for name in methods}
