@@ -104,10 +104,10 @@ def compare_loaders(
         sampler=RandomSampler(range(len(ours.dataset)), num_samples=images),  # no end of an epoch within a run
         num_workers=workers,
         persistent_workers=True,
+        multiprocessing_context="spawn",  # a fork copies locks that DALI's and torch's threads may hold at the moment
         prefetch_factor=2,
         pin_memory=torch.cuda.is_available(),
     )
-    # The workers are forked by this run, before DALI's first batch starts threads of its own.
     images_per_second(iter(reference), batches, batch_size)
     images_per_second(endless(full), batches, batch_size)
 
