@@ -63,13 +63,15 @@ def _find(path: Path) -> Dataset:
 
 
 def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Config:
-    """The run's configuration with the options that are given. A method that is not the run's brings its own policy
-    and map.
+    """The run's configuration with the options that are given, for training with nothing but the method's images. A
+    method that is not the run's brings its own policy and map.
 
     Raises:
         UserError: an illegal value.
     """
-    config = dataclasses.replace(trained.config, warmup_epochs=0)
+    config = dataclasses.replace(
+        trained.config, warmup_epochs=0, consistency=None, consistency_scale=1.0, consistency_layers=None
+    )
     if given.get("method", config.method) != config.method:
         config = dataclasses.replace(config, policy=None, saliency=None, scale=None, target=None)
     if "target" not in given and (dataset.labels == UNKNOWN).any():
