@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dali_salaug import Augmented, Clean, Method, RandomErasing, SaliencyConsistency, SaliencyStage
+from dali_salaug import Augmented, Clean, Method, RandomErasing, SaliencyConsistency, SaliencyStage, StageTrace
 from dali_salaug.activations import layer_outputs
 from pipelines import POLICIES, Batch, find_policy
 from train.config import Config, UserError
@@ -83,18 +83,18 @@ def check_layers(consistency: SaliencyConsistency | None, model: nn.Module, imag
         raise UserError(f"--consistency-{error}") from error
 
 
-def transform(stage: SaliencyStage, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-    """What the stage makes of a batch, and what it did to it, as `SaliencyConsistency` is told.
+def transform(stage: SaliencyStage, model: nn.Module, batch: Batch) -> tuple[StageTrace, dict[str, Any]]:
+    """What the stage makes of a batch, and what was done to the images, as `SaliencyConsistency` is told.
 
     Args:
         batch: of a loader with matrices, where it has a policy.
     """
     trace = stage.trace(model, batch.images, batch.labels, batch.augmented)
     if trace.inputs is batch.images:  # in warm-up nothing is done
-        return trace.inputs, {}
+        return trace, {}
     if stage.method.uses_augmented:
-        return trace.inputs, {"matrices": batch.matrices}
-    return trace.inputs, {"method": stage.method, "drawn": trace.drawn}
+        return trace, {"matrices": batch.matrices}
+    return trace, {"method": stage.method, "drawn": trace.drawn}
 
 
 def names_of_losses(consistency: SaliencyConsistency | None) -> tuple[str, ...]:
@@ -109,6 +109,6 @@ def losses_of(
     consistency: SaliencyConsistency, stage: SaliencyStage, model: nn.Module, batch: Batch
 ) -> dict[str, Tensor]:
     """Those of a step by their names: the total, with the graph, and its parts without their weights."""
-    transformed, how = transform(stage, model, batch)
-    losses = consistency(model, batch.images, transformed, batch.labels, **how)
+    trace, how = transform(stage, model, batch)
+    losses = consistency(model, batch.images, trace.inputs, batch.labels, **how)
     return dict(zip(names_of_losses(consistency), (loss for loss in losses if loss is not None), strict=True))

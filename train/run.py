@@ -261,6 +261,13 @@ def load_best(run: Path) -> Trained:
     return Trained(config, state["classes"], model.to(device), mean, std, device)
 
 
+def loader_of(trained: Trained, config: Config, dataset: Dataset, **changes: Any) -> ImageLoader:
+    """The images as in validation, normalised for the model, with the policy of `config`; see `make_loader`."""
+    mean, std = (tuple(values.flatten().tolist()) for values in (trained.mean, trained.std))
+    options = {"policy": config.policy, "device": trained.device, "mean": mean, "std": std}
+    return make_loader(config, train=False, dataset=dataset, **(options | changes))
+
+
 def spread_evenly(count: int, limit: int) -> np.ndarray:
     """At most `limit` of the numbers 0 … count − 1, in order, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int))
