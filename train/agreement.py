@@ -121,7 +121,7 @@ def _print(result: dict[str, Any]) -> None:
         print(f"  {title:<46} {mean:>8} ± {error}")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.agreement", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="folder of a trained run, with best.pt")
     done = parser.add_mutually_exclusive_group()
@@ -131,6 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1000, help="how many at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and transformations (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.images < 2:
         parser.error("--images must be at least 2")
