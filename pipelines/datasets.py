@@ -70,7 +70,10 @@ class Dataset:
         counts = np.bincount(self.labels, minlength=len(self.classes))
         place = np.empty(len(self), dtype=np.int64)  # of each image among those of its class
         place[by_class] = np.arange(len(self)) - np.repeat(counts.cumsum() - counts, counts)
-        chosen = np.sort(np.lexsort((self.labels, place))[:count])
+        return self.take(np.sort(np.lexsort((self.labels, place))[:count]))
+
+    def take(self, chosen: np.ndarray) -> "Dataset":
+        """The images at the places `chosen`, (m,) integers, in that order."""
         return replace(
             self,
             labels=self.labels[chosen],

@@ -196,6 +196,7 @@ TRANSFORMS: dict[str, Affine | SimCLR] = {
     "vertical_flip": Affine(vertical_flip=True),
     "flips": Affine(horizontal_flip=True, vertical_flip=True),
     "rotation": Affine(degrees=_ROTATION),
+    "flips_rotation": Affine(horizontal_flip=True, vertical_flip=True, degrees=_ROTATION),
     "rescale": Affine(scale=_RESCALE),
     "contrast": Affine(contrast=_CONTRASTS),
     "combined": Affine(True, True, scale=_RESCALE, degrees=_ROTATION, contrast=_CONTRASTS),

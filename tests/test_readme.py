@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dali_salaug import WithEarlyHead
+from dali_salaug import SaliencyConsistency, WithEarlyHead
 from train.models import FIRST_BLOCK, build_model
 from train.shapes import SHAPES, write_shapes
 
@@ -16,8 +16,10 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_training_loops_run(tmp_path: Path) -> None:
     write_shapes(tmp_path, train_per_class=2, val_per_class=1)
-    loop, early = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    loop = loop.replace("/data/imagenet", str(tmp_path)).replace("batch_size=256", "batch_size=8, image_size=32")
+    loop, early, consistency = (
+        code.replace("/data/imagenet", str(tmp_path)).replace("batch_size=256", "batch_size=8, image_size=32")
+        for code in re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    )
     model = build_model("small", len(SHAPES), 32)
     before = [p.detach().clone() for p in model.parameters()]
     names: dict[str, Any] = {
@@ -33,6 +35,10 @@ def test_the_training_loops_run(tmp_path: Path) -> None:
     exec(early, names)
     assert names["early"].shape == (8, len(SHAPES))
     names["loss"].backward()
+
+    model.zero_grad()
+    exec(consistency, names | {"SaliencyConsistency": SaliencyConsistency})
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
 def test_its_loop_is_under_fifteen_lines_and_its_links_are_there() -> None:

@@ -1,4 +1,4 @@
-"""Speed, measured: the loader beside torchvision's, and what the saliency stage adds to a training step."""
+"""Speed, measured: the loader beside torchvision's; what the stage, and the consistency loss, add to a step."""
 
 import argparse
 import itertools
@@ -190,6 +190,23 @@ def _stage_command(options: argparse.Namespace) -> dict[str, Any]:
     return {"settings": {"model": options.model, **settings}, **result}
 
 
+def _consistency_command(options: argparse.Namespace) -> dict[str, Any]:
+    from train.consistency_benchmark import PUBLISHED, consistency_costs
+
+    names = ("image_size", "batch_size", "repeats", "device", "amp")
+    settings = {name: getattr(options, name) for name in names}
+    result = consistency_costs(options.model, **settings)
+    print(f"\n{'':<35} {'median':>11}   {'times the plain step, each turn':<31}   {'peak memory':>11}")
+    for name, values in result["steps"].items():
+        step, times = _summary(values), _summary(result["times"][name])
+        spread = f"{times['median']:6.2f} ({times['min']:.2f} to {times['max']:.2f})"
+        memory = f"{result['memory'][name] / 2**20:.0f} MiB"
+        print(f"{name:<35} {1e3 * step['median']:8.1f} ms   {spread:<31}   {memory:>11}")
+    published = ", ".join(f"{name} {with_it / plain:.2f}" for name, (plain, with_it) in PUBLISHED.items())
+    print(f"\nauthors, with the saliency loss, on a GPU, times their plain step: {published}")
+    return {"settings": {"model": options.model, **settings}, **result}
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.benchmark", description=__doc__)
     commands = parser.add_subparsers(required=True)
@@ -216,12 +233,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     stage.set_defaults(command=_stage_command)
-    stage.add_argument("--model", default="resnet50", help="as for python -m train")
-    stage.add_argument("--image-size", type=int, default=224, help="in pixels")
-    stage.add_argument("--batch-size", type=int, default=16, help="images in a step")
-    stage.add_argument("--repeats", type=int, default=5, help="turns")
-    stage.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
-    stage.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    _add_step_options(stage, images="images in a step")
     stage.add_argument("--compiled", action="store_true", help="torch.compile for step and saliency pass")
     stage.add_argument(
         "--methods",
@@ -232,8 +244,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="whose draw and compositing to time, as for python -m train --method; the default is one of each kind",
     )
-    stage.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
+    consistency = commands.add_parser(
+        "consistency",
+        help="what the saliency-consistency loss adds to a training step on images and their copies",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    consistency.set_defaults(command=_consistency_command)
+    _add_step_options(consistency, images="images in a step, beside as many copies")
     return parser
+
+
+def _add_step_options(parser: argparse.ArgumentParser, *, images: str) -> None:
+    parser.add_argument("--model", default="resnet50", help="as for python -m train")
+    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
+    parser.add_argument("--batch-size", type=int, default=16, help=images)
+    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--json", type=Path, default=None, help="also write the numbers to this file")
 
 
 def main(arguments: list[str] | None = None) -> int:

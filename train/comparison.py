@@ -17,6 +17,7 @@ class Condition(NamedTuple):
     options: dict[str, Any]  # of a run (train.config.Config), beside those that all conditions share
     baseline: str | None = None  # the name of the condition that it is compared with
     published: float | None = None  # top-1, per cent
+    agreement: tuple[str, str] | None = None  # measured by train.agreement with "policy" or "method", and its name
 
 
 class Outcome(NamedTuple):
@@ -25,6 +26,7 @@ class Outcome(NamedTuple):
     top1: float  # after the last epoch, per cent
     seconds: float
     seconds_per_epoch: float  # median over its epochs
+    maps: tuple[float, float] | None = None  # disagreement of images' maps and their copies', and of unrelated ones
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by the condition's name and the seed; missing runs are absent
@@ -73,10 +75,13 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
     """A Markdown table, a row for each condition."""
     which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     interval = f" [{LEVEL:.0%} interval]" if seeds > 1 else ""
-    columns = (
+    measured = any(condition.agreement for condition in conditions)
+    columns = [
         "condition", "top-1, %", f"{which}, %", "compared with", f"difference, points{interval}", "s / epoch",
         "published, %",
-    )  # fmt: skip
+    ]  # fmt: skip
+    if measured:
+        columns += ["disagreement of maps, 10⁻³", "of unrelated maps, 10⁻³"]
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     compared = differences(conditions, outcomes)
     for condition in conditions:
@@ -88,8 +93,12 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
             text += f", {difference.pairs} of {seeds} seeds"
         speed = f"{statistics.median(run.seconds_per_epoch for run in runs.values()):.1f}" if runs else ""
         published = "" if condition.published is None else f"{condition.published:.1f}"
-        cells = (condition.name, _mean([run.top1 for run in runs.values()]), each, condition.baseline or "", text)
-        lines.append("| " + " | ".join((*cells, speed, published)) + " |")
+        cells = [condition.name, _mean([run.top1 for run in runs.values()]), each, condition.baseline or "", text]
+        cells += [speed, published]
+        if measured:
+            pairs = [run.maps for run in runs.values() if run.maps]
+            cells += [_mean([1e3 * pair[place] for pair in pairs]) for place in (0, 1)] if pairs else ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

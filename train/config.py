@@ -28,11 +28,12 @@ def _option(
     low: float | None = None,
     high: float | None = None,
     by_data: str | None = None,
+    names: tuple[str, ...] = ("N",),
 ) -> Any:
-    """A field of Config: `by_data` says what a default of None becomes when the data is known."""
-    return field(
-        default=default, metadata={"text": text, "choices": choices, "low": low, "high": high, "by_data": by_data}
-    )
+    """A field of Config: `by_data` says what a default of None becomes when the data is known; `names` are those of a
+    tuple's values in the help, one for each, or one for as many as are given."""
+    metadata = {"text": text, "choices": choices, "low": low, "high": high, "by_data": by_data, "names": names}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -106,10 +107,24 @@ class Config:
         low=0,
         by_data="the method's: 1 for SalfMix and HybridMix, else 0",
     )
+    consistency: tuple[float, float, float] | None = _option(
+        None,
+        "train on the clean images and on what the method makes of them, by the saliency-consistency loss: weights of"
+        " its parts, class, invariance and saliency",
+        low=0,
+        by_data="off: on what the method makes of them alone",
+        names=("ALPHA", "BETA", "GAMMA"),
+    )
+    consistency_scale: float = _option(
+        1.0, "side of the maps of the saliency-consistency loss over side of the image, in (0, 1]", low=0, high=1
+    )
+    consistency_layers: tuple[str, ...] | None = _option(
+        None, "modules of the model whose outputs invariance compares", by_data="the logits", names=("NAME",)
+    )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
         None, "area of a random resized crop over that of the image: least, most", low=0, high=1,
-        by_data="0.6 1 embedded, 0.08 1 otherwise",
+        by_data="0.6 1 embedded, 0.08 1 otherwise", names=("LEAST", "MOST"),
     )  # fmt: skip
     color_jitter: float = _option(
         0.0, "change of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
@@ -124,6 +139,7 @@ class Config:
     def check(self) -> None:
         """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
         from pipelines import find_policy
+        from train.consistency import check_consistency
         from train.methods import METHODS
         from train.models import check_model
 
@@ -152,6 +168,7 @@ class Config:
             raise UserError("--scale must be in (0, 1]; got 0")
         if self.early_head == "off" and self.early_weight != Config.early_weight:
             raise UserError(f"--early-weight needs an --early-head; got {self.early_weight:g} with --early-head off")
+        check_consistency(self)
         if self.lr == 0:
             raise UserError("--lr must be above 0; got 0")
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
@@ -207,12 +224,12 @@ def _scalar_type(annotation: Any) -> type:
 
 def add_option(parser: argparse.ArgumentParser, option: dataclasses.Field, *, default: str) -> None:
     """Let the parser take one option of Config; `default` is what its help says of it."""
-    meta, tuple_valued = option.metadata, "tuple" in str(option.type)
+    meta = option.metadata
     parser.add_argument(
         "--" + option.name.replace("_", "-"),
         type=_scalar_type(option.type),
         choices=meta["choices"],
-        nargs=("+" if "..." in str(option.type) else 2) if tuple_valued else None,
+        nargs=_count(option),
         metavar=_metavar(option),
         help=f"{meta['text']} (default: {default})",
     )
@@ -252,12 +269,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _metavar(option: dataclasses.Field) -> str | tuple[str, str] | None:
+def _metavar(option: dataclasses.Field) -> str | tuple[str, ...] | None:
     if option.metadata["choices"]:
         return None
-    if "..." in str(option.type):
-        return "N"
-    return ("LEAST", "MOST") if "tuple" in str(option.type) else option.name.upper()
+    if "tuple" not in str(option.type):
+        return option.name.upper()
+    names: tuple[str, ...] = option.metadata["names"]
+    return names if len(names) > 1 else names[0]
+
+
+def _count(option: dataclasses.Field) -> str | int | None:
+    if "tuple" not in str(option.type):
+        return None
+    return "+" if "..." in str(option.type) else len(option.metadata["names"])
 
 
 def parse(arguments: list[str] | None = None) -> tuple[dict[str, Any], bool]:

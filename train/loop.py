@@ -57,21 +57,22 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, writer: Any) -> None:
     before, start = run.seconds, time.perf_counter()
     with _bar(total, run, "training") as bar:
         for batch in run.train_loader:
-            inputs, targets = run.stage(run.model, batch.images, batch.labels, batch.augmented)
-            loss = run.loss(inputs, targets)
+            losses = run.losses(batch)
             run.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            losses["loss"].backward()
             run.optimizer.step()
             run.scheduler.step()
 
-            run.meter.add([loss * len(targets)], len(targets))
+            count = len(batch.labels)
+            run.meter.add([value * count for value in losses.values()], count)
             run.step += 1
             run.seconds = before + time.perf_counter() - start
             bar.update()
             if run.step % READ_LOSS_EVERY == 0:
-                value = loss.item()
-                bar.set_postfix(loss=f"{value:.3f}")
-                writer.add_scalar("train/step_loss", value, run.epoch * total + run.step)
+                values = {name: value.item() for name, value in losses.items()}
+                bar.set_postfix(loss=f"{values['loss']:.3f}")
+                for name, value in values.items():
+                    writer.add_scalar(f"train/step_{name}", value, run.epoch * total + run.step)
             if stop.requested or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
                 checkpoint.save(run.state_dict(), folder / CHECKPOINT)
             if stop.requested:
@@ -115,21 +116,23 @@ def fit(run: Run, folder: Path) -> None:
         while run.epoch < epochs:
             if run.step < total:
                 train_epoch(run, stop, folder, writer)
-            train_loss = run.meter.means()["loss"]
-            if not math.isfinite(train_loss):
-                raise UserError(f"the training loss of epoch {run.epoch + 1} is {train_loss}: try a lower --lr")
+            train_losses = {f"train_{name}": mean for name, mean in run.meter.means().items()}
+            if not math.isfinite(train_losses["train_loss"]):
+                raise UserError(
+                    f"the training loss of epoch {run.epoch + 1} is {train_losses['train_loss']}: try a lower --lr"
+                )
             start = time.perf_counter()
             last = run.epoch + 1 == epochs
             scores = validate(run, stop, folder) if last or (run.epoch + 1) % run.config.validate_every == 0 else {}
             record: dict[str, float] = {
                 "epoch": run.epoch + 1,
-                "train_loss": train_loss,
+                **train_losses,
                 **scores,
                 "seconds": run.seconds + time.perf_counter() - start,
                 "images_per_second": run.meter.samples / run.seconds,
                 "lr": float(run.scheduler.get_last_lr()[0]),
             }
-            for name in ("train_loss", *scores, "lr"):
+            for name in (*train_losses, *scores, "lr"):
                 writer.add_scalar(f"epoch/{name}", record[name], (run.epoch + 1) * total)
 
             improved = scores.get("val_top1", -1.0) > run.best
@@ -164,7 +167,12 @@ def _bar(total: int, run: Run | None, what: str) -> tqdm:
 
 
 def _line(record: dict[str, float], epochs: int) -> str:
-    shown = {"val_loss": "val loss {:.4f}  ", "val_top1": "top-1 {:6.2f} %  ", "val_top5": "top-5 {:6.2f} %  "}
+    shown = {
+        "train_saliency_loss": "saliency loss {:.4f}  ",
+        "val_loss": "val loss {:.4f}  ",
+        "val_top1": "top-1 {:6.2f} %  ",
+        "val_top5": "top-5 {:6.2f} %  ",
+    }
     scores = "".join(form.format(record[name]) for name, form in shown.items() if name in record)
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  train loss {record['train_loss']:.4f}  {scores}"

@@ -13,9 +13,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from dali_salaug import SaliencyStage, WithEarlyHead
-from pipelines import Dataset, ImageLoader, find_dataset, image_loader
+from pipelines import Batch, Dataset, ImageLoader, find_dataset, image_loader
 from train import checkpoint
 from train.config import Config, UserError
+from train.consistency import check_layers, losses_of, make_consistency, names_of_losses
 from train.methods import METHODS
 from train.metrics import Meter
 from train.models import FIRST_BLOCK, build_model
@@ -71,6 +72,7 @@ def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, 
     }
     if train:
         options["images"] = config.train_images
+        options["with_matrices"] = config.consistency is not None and config.policy is not None
     return image_loader(root, train=train, **(options | changes))
 
 
@@ -117,7 +119,8 @@ class Run:
         epoch: whole epochs done (validated and logged).
         step: steps done in the epoch under way.
         seconds: spent in the epoch under way.
-        meter: the training loss of the epoch under way.
+        consistency: the saliency-consistency loss; None where the loss is the network's on the stage's inputs.
+        meter: the training loss and its parts, in the epoch under way.
         best: the best top-1 so far, per cent.
     """
 
@@ -151,11 +154,13 @@ class Run:
             )
         self.scheduler = LambdaLR(self.optimizer, factor)
         self.stage = self.make_stage(config.seed)
+        self.consistency = make_consistency(config)
+        check_layers(self.consistency, self.model, config.image_size)
 
         self.epoch = 0
         self.step = 0
         self.seconds = 0.0
-        self.meter = Meter(("loss",), self.device)
+        self.meter = Meter(names_of_losses(self.consistency), self.device)
         self.best = -1.0
 
     def make_stage(self, seed: int) -> SaliencyStage:
@@ -170,8 +175,15 @@ class Run:
         except ValueError as error:
             raise UserError(f"--early-head {name}: {error}") from error
 
-    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a training step: the network's, and the weighted one of the early head where there is one."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of a training step by the meter's names: "loss", with the graph, and its parts where it has some."""
+        if self.consistency is not None:
+            return losses_of(self.consistency, self.stage, self.model, batch)
+        inputs, targets = self.stage(self.model, batch.images, batch.labels, batch.augmented)
+        return {"loss": self._loss(inputs, targets)}
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The network's loss, and the weighted one of the early head where there is one."""
         cross_entropy = functools.partial(F.cross_entropy, label_smoothing=self.config.label_smoothing)
         if self.with_head is None:
             return cross_entropy(self.model(inputs), targets)
@@ -247,6 +259,13 @@ def load_best(run: Path) -> Trained:
     model.load_state_dict(state["model"])
     mean, std = (torch.tensor(state[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
     return Trained(config, state["classes"], model.to(device), mean, std, device)
+
+
+def loader_of(trained: Trained, config: Config, dataset: Dataset, **changes: Any) -> ImageLoader:
+    """The images as in validation, normalised for the model, with the policy of `config`; see `make_loader`."""
+    mean, std = (tuple(values.flatten().tolist()) for values in (trained.mean, trained.std))
+    options = {"policy": config.policy, "device": trained.device, "mean": mean, "std": std}
+    return make_loader(config, train=False, dataset=dataset, **(options | changes))
 
 
 def spread_evenly(count: int, limit: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from pipelines.datasets import IMAGE_SUFFIXES
 from train.config import Config, UserError, add_option, names_of_methods
 from train.figure import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS
-from train.run import Trained, data_folder, load_best, make_loader, make_stage
+from train.run import Trained, data_folder, load_best, loader_of, make_stage
 
 OPTIONS = ("method", "policy", "tau", "size", "saliency", "scale", "target", "interpolation")  # of Config
 OF_THE_METHOD = ("policy", "saliency", "scale", "target")  # of another run's method they say nothing
@@ -63,13 +63,15 @@ def _find(path: Path) -> Dataset:
 
 
 def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Config:
-    """The run's configuration with the options that are given. A method that is not the run's brings its own policy
-    and map.
+    """The run's configuration with the options that are given, for training with nothing but the method's images. A
+    method that is not the run's brings its own policy and map.
 
     Raises:
         UserError: an illegal value.
     """
-    config = dataclasses.replace(trained.config, warmup_epochs=0)
+    config = dataclasses.replace(
+        trained.config, warmup_epochs=0, consistency=None, consistency_scale=1.0, consistency_layers=None
+    )
     if given.get("method", config.method) != config.method:
         config = dataclasses.replace(config, policy=None, saliency=None, scale=None, target=None)
     if "target" not in given and (dataset.labels == UNKNOWN).any():
@@ -100,18 +102,7 @@ def make_sheet(trained: Trained, config: Config, dataset: Dataset, *, count: int
         raise UserError(f"--method {config.method} mixes two images; got one, {(dataset.paths or [dataset.root])[0]}")
     wanted = max(count, MIXED) if mixes else count
     chosen = np.arange(len(dataset)) if len(dataset) <= count else of_different_classes(dataset.labels, wanted)
-    dataset = dataclasses.replace(
-        dataset,
-        labels=dataset.labels[chosen],
-        paths=None if dataset.paths is None else [dataset.paths[i] for i in chosen],
-        images=None if dataset.images is None else dataset.images[chosen],
-    )
-    mean, std = (tuple(values.flatten().tolist()) for values in (trained.mean, trained.std))
-    loader = make_loader(
-        config, train=False, dataset=dataset, policy=config.policy, batch_size=len(chosen), seed=seed,
-        device=trained.device, mean=mean, std=std,
-    )  # fmt: skip
-    batch = next(iter(loader))
+    batch = next(iter(loader_of(trained, config, dataset.take(chosen), batch_size=len(chosen), seed=seed)))
     model, unknown = trained.model.eval(), batch.labels == UNKNOWN
     with torch.no_grad():
         labels = torch.where(unknown, model(batch.images).argmax(1), batch.labels)

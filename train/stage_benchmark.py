@@ -96,12 +96,9 @@ def stage_costs(
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
         for turn in tqdm(range(repeats + WARM_UP), desc="turns", leave=False, disable=None):
             for name, part in parts.items():
-                _wait(place)
-                start = time.perf_counter()
-                part()
-                _wait(place)
+                elapsed = seconds_of(part, place)
                 if turn >= WARM_UP:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(elapsed)
         stage = SaliencyStage(KeepPaste(), compiled=compiled)
         peaks = {
             "step": peak_memory(step, place),
@@ -150,6 +147,15 @@ def peak_memory(part: Callable[[], object], device: torch.device) -> int:
         alive += event["args"]["Bytes"]
         peak = max(peak, alive)
     return peak
+
+
+def seconds_of(part: Callable[[], object], device: torch.device) -> float:
+    """How long the part takes, on a device that has nothing else to do."""
+    _wait(device)
+    start = time.perf_counter()
+    part()
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

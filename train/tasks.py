@@ -20,6 +20,7 @@ from train.config import Config, UserError
 from train.loop import CHECKPOINT, StopSignal
 
 OUTPUT = "output.txt"  # in a run's folder: what it printed
+AGREEMENT = "agreement.json"  # there too: what train.agreement measured
 MAY_DIFFER = ("out", "workers")  # between a run that is there and the one asked for
 
 
@@ -35,8 +36,8 @@ class Task(NamedTuple):
     def __str__(self) -> str:
         return f"{self.condition.name} seed {self.seed}"
 
-    def outcome(self) -> Outcome | None:
-        """That of the run in the folder; None where it is not there or not finished.
+    def log(self) -> list[dict[str, Any]] | None:
+        """That of the finished run in the folder; None where there is none, or it is not finished.
 
         Raises:
             UserError: the folder holds a run with other settings.
@@ -56,36 +57,71 @@ class Task(NamedTuple):
                 " remove that folder"
             )
         records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-        if not records or records[-1]["epoch"] != self.config.epochs:
+        return records if records and records[-1]["epoch"] == self.config.epochs else None
+
+    def to_measure(self) -> bool:
+        """Whether the run is finished, and its condition's agreement is still to be measured."""
+        if self.condition.agreement is None or (self.folder / AGREEMENT).is_file():
+            return False
+        return self.log() is not None
+
+    def outcome(self) -> Outcome | None:
+        """That of the run in the folder; None where it is not finished and measured.
+
+        Raises:
+            UserError: the folder holds a run with other settings.
+        """
+        records = self.log()
+        if records is None or self.to_measure():
             return None
         seconds = [record["seconds"] for record in records]
-        return Outcome(records[-1]["val_top1"], sum(seconds), statistics.median(seconds))
+        outcome = Outcome(records[-1]["val_top1"], sum(seconds), statistics.median(seconds))
+        if self.condition.agreement is None:
+            return outcome
+        maps = json.loads((self.folder / AGREEMENT).read_text())
+        return outcome._replace(maps=(maps["own"]["mean"], maps["unrelated"]["mean"]))
 
     def start(self, threads: int) -> subprocess.Popen:
-        """Begin the run, or go on with it where it has a checkpoint, in `threads` threads.
+        """Begin the run, go on with it where it has a checkpoint, or measure it where it is finished.
+
+        Args:
+            threads: of the process.
 
         Raises:
             UserError: it is still under way in another process.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.options.items()]
         with open(self.folder / OUTPUT, "ab") as output:
             try:  # the run holds the lock by its stdout, as long as it lives
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.folder}: this run is still under way in another process") from None
-            if (self.folder / CHECKPOINT).is_file():
-                flags.append("--resume")
-            else:  # stopped before its first checkpoint: begun anew
-                (self.folder / "config.yaml").unlink(missing_ok=True)
+            command = self._measuring() if self.to_measure() else self._training(threads)
             return subprocess.Popen(
-                [sys.executable, "-m", "train", *flags, f"--workers={threads}", f"--out={self.folder}"],
+                [sys.executable, "-m", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,  # Ctrl-C comes to this program alone, which passes it on, once
             )
+
+    def _measuring(self) -> list[str]:
+        assert self.condition.agreement is not None
+        kind, name = self.condition.agreement
+        return ["train.agreement", str(self.folder), f"--{kind}={name}", f"--json={self.folder / AGREEMENT}"]
+
+    def _training(self, threads: int) -> list[str]:
+        flags = []
+        for name, value in self.options.items():
+            flag = f"--{name.replace('_', '-')}"
+            flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+        if (self.folder / CHECKPOINT).is_file():
+            flags.append("--resume")
+        else:  # stopped before its first checkpoint: begun anew
+            (self.folder / "config.yaml").unlink(missing_ok=True)
+        (self.folder / AGREEMENT).unlink(missing_ok=True)
+        return ["train", *flags, f"--workers={threads}", f"--out={self.folder}"]
 
 
 def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task], None]) -> int:
@@ -115,7 +151,9 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
                         process.send_signal(signal.SIGINT)
                 for process in [p for p in running if p.poll() is not None]:
                     task = running.pop(process)
-                    if process.returncode == 0:
+                    if process.returncode == 0 and task.to_measure():
+                        waiting.appendleft(task)
+                    elif process.returncode == 0:
                         bar.update()
                         finished(task)
                     elif not stop.requested:

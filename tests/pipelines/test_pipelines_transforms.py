@@ -81,7 +81,8 @@ def test_named_ones_do_what_their_names_say_and_no_more() -> None:
     ranges = {"scale": (0.8, 1.2), "angle": (-30, 30), "shear": (-10, 10), "shift": (-0.1, 0.1)}
     what = {
         "horizontal_flip": {"left"}, "vertical_flip": {"up"}, "flips": {"left", "up"}, "rotation": {"angle"},
-        "rescale": {"scale"}, "contrast": set(), "combined": {"left", "up", "angle", "scale"},
+        "flips_rotation": {"left", "up", "angle"}, "rescale": {"scale"}, "contrast": set(),
+        "combined": {"left", "up", "angle", "scale"},
         "affine": {"scale", "shear", "angle", "shift"},
     }  # fmt: skip
     assert set(TRANSFORMS) == {*what, "simclr"}

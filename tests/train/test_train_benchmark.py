@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dali_salaug import SaliencyConsistency
 from pipelines import image_loader
 from train.benchmark import TorchvisionImages, images_per_second, main
+from train.consistency_benchmark import NAIVE, PLAIN, naive_loss
+from train.models import build_model
 
 
 def test_prints_the_ratio_and_writes_json(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -68,3 +71,37 @@ def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) 
     memory = result["memory"]
     assert memory["step"] > 4 * 16 * 32 * 32 * 4  # the first layer's output alone
     assert memory["step"] < memory["stage and step"] < 1.1 * memory["step"]
+
+
+def test_the_consistency_loss_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "consistency.json"
+    options = ["--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--device", "cpu"]
+    assert main(["consistency", *options, "--json", str(path)]) == 0
+    text, result = capsys.readouterr().out, json.loads(path.read_text())
+    assert list(result["steps"]) == list(result["times"]) == list(result["memory"])
+    assert list(result["steps"])[::5] == [PLAIN, NAIVE]
+    for name, times in result["times"].items():
+        for time, step, plain in zip(times, result["steps"][name], result["steps"][PLAIN], strict=True):
+            assert time == pytest.approx(step / plain)
+        assert f"\n{name:<35} " in text
+    memory = result["memory"]
+    assert memory[PLAIN] > 8 * 16 * 32 * 32 * 4  # the first layer's output alone, of both halves
+    assert memory[PLAIN] < memory["saliency, half resolution"] < memory["saliency"]
+    assert "resnet50 7.01" in text
+
+
+def test_what_it_is_measured_beside_is_the_same_loss() -> None:
+    """The value, and each weight's gradient."""
+    torch.manual_seed(0)
+    model = build_model("small", 10, 16).double()
+    images, labels = torch.randn(4, 3, 16, 16, dtype=torch.float64), torch.arange(4)
+    matrices = torch.tensor([[-1.0, 0, 16], [0, 1, 0]]).expand(4, 2, 3)
+    data = (images, images.flip(3) + 0.1, labels)
+    expected = naive_loss(model, *data, matrices)
+    expected.backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    got = SaliencyConsistency()(model, *data, matrices=matrices).total
+    got.backward()
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close([p.grad for p in model.parameters()], gradients, rtol=1e-6, atol=1e-9)

@@ -85,3 +85,14 @@ def test_one_seed_has_no_interval_and_missing_runs_are_said() -> None:
     text = table(CONDITIONS[:3], some, 3)
     assert "| 71.50 ± 0.71 | 71.00, missing, 72.00 | plain | +0.50 [−5.85, +6.85], 2 of 3 seeds |" in text
     assert "| worse | missing | missing, missing, missing | plain |  |  |  |" in text
+
+
+def test_the_table_of_what_is_measured() -> None:
+    """Columns of their own, in thousandths; only where a condition has it measured."""
+    conditions = [Condition("plain", {}), Condition("turned", {}, agreement=("policy", "rotation"))]
+    turned = {s: Outcome(70.0, 60.0, 4.0, (0.02 + s / 1e3, 0.05)) for s in (0, 1)}
+    lines = table(conditions, {"plain": runs(70.0, 71.0), "turned": turned}, 2).splitlines()
+    assert lines[0].endswith("| published, % | disagreement of maps, 10⁻³ | of unrelated maps, 10⁻³ |")
+    assert lines[1].count("---") == 9
+    assert lines[2].endswith("| 4.5 |  |  |  |")
+    assert lines[3].endswith("| 4.0 |  | 20.50 ± 0.71 | 50.00 ± 0.00 |")

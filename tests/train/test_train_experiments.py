@@ -58,6 +58,7 @@ def test_a_table_and_what_stands_under_it(
                 "top1": last["val_top1"],
                 "seconds": pytest.approx(first["seconds"] + last["seconds"]),
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
+                "maps": None,
             }
             config = Config.load(out / name / f"seed{seed}" / "config.yaml")
             assert (config.seed, config.epochs, config.train_images) == (seed, 2, 16)
@@ -105,6 +106,35 @@ def test_stopped_and_gone_on_with(options: list[str], tmp_path: Path) -> None:
     for log in logs:
         assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [*range(1, 41)]
     assert all(condition["runs"] for condition in results(folder)["conditions"].values())
+
+
+def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A run that is finished and was not measured is measured alone, one that is begun anew is measured again."""
+    options = ["consistency", "--data", str(shapes), "--out", str(tmp_path), *TINY, "--seeds", "1"]
+    assert main([*options, "--only", "cutout-*"]) == 0
+    folders = [tmp_path / name / "seed0" for name in ("cutout-class", "cutout-saliency")]
+    measured = [json.loads((folder / "agreement.json").read_text()) for folder in folders]
+    rows = results(tmp_path)["conditions"]
+    for folder, result in zip(folders, measured, strict=True):
+        assert (result["method"], result["policy"], result["images"]) == ("cutout", None, 16)
+        maps = rows[folder.parent.name]["runs"]["0"]["maps"]
+        assert maps == [result[name]["mean"] for name in ("own", "unrelated")]
+        assert 0 < maps[0] < maps[1]
+        config = Config.load(folder / "config.yaml")
+        assert config.consistency == ((1, 0, 0) if folder is folders[0] else (1, 0, 1))
+        assert ("train_saliency_loss" in (folder / "log.jsonl").read_text()) == (folder is folders[1])
+    text = (tmp_path / "table.md").read_text()
+    assert f"| {1e3 * measured[1]['own']['mean']:.2f} | {1e3 * measured[1]['unrelated']['mean']:.2f} |\n" in text
+    assert "Disagreement: the saliency loss" in text
+
+    log = (folders[0] / "log.jsonl").read_text()
+    (folders[0] / "agreement.json").unlink()
+    shutil.rmtree(folders[1])
+    (folders[1]).mkdir()
+    (folders[1] / "agreement.json").write_text("{}")
+    assert main([*options, "--only", "cutout-*"]) == 0
+    assert (folders[0] / "log.jsonl").read_text() == log
+    assert [json.loads((folder / "agreement.json").read_text()) for folder in folders] == measured
 
 
 def test_a_run_that_fails(options: list[str], out: Path, capsys: pytest.CaptureFixture) -> None:

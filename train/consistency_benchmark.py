@@ -1,0 +1,102 @@
+"""What the saliency-consistency loss adds to a training step: python -m train.benchmark consistency."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dali_salaug import SaliencyConsistency
+from dali_salaug.map_geometry import carried_back, map_distance
+from train.models import build_model
+from train.stage_benchmark import CLASSES, WARM_UP, peak_memory, seconds_of
+
+# Saliency Map Based Data Augmentation, table 4: ms for an iteration, without and with the saliency loss.
+PUBLISHED = {
+    "vgg16": (152.23, 1176.71),
+    "vgg19": (163.73, 1194.62),
+    "resnet50": (307.57, 2156.14),
+    "densenet121": (312.52, 2685.33),
+    "densenet169": (406.54, 3789.62),
+}
+PLAIN = "plain step on both halves"
+NAIVE = "saliency, PyTorch's double backward"
+
+
+def consistency_costs(
+    model_name: str, *, image_size: int, batch_size: int, repeats: int, device: str, amp: bool
+) -> dict[str, Any]:
+    """Seconds of training steps on the same images and copies, turn and turn about.
+
+    A step is forward, backward and SGD with momentum on random channels-last images and their mirror images: by the
+    class loss alone, and with the other parts. The first WARM_UP turns are not counted.
+
+    Args:
+        model_name: see `train.models.build_model`.
+        batch_size: images; a step is on as many copies too.
+        amp: bfloat16 autocast.
+
+    Returns:
+        By the steps' names: "steps", the seconds of every turn; "times", those over the plain step's of the same turn;
+        "memory", the peak of the tensors made in a step, in bytes.
+    """
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    torch.manual_seed(0)
+    model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    shape = batch_size, 3, image_size, image_size
+    images = torch.randn(shape, device=place).to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (batch_size,), device=place)
+    matrices = torch.tensor([[-1.0, 0, image_size], [0, 1, 0]], device=place).expand(batch_size, 2, 3)
+    data = (images, images.flip(3), labels, matrices)
+
+    def step(loss: Callable[..., Tensor]) -> None:
+        loss(model, *data).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def consistent(beta: float, gamma: float, scale: float = 1.0) -> Callable[..., Tensor]:
+        loss = SaliencyConsistency(1, beta, gamma, scale=scale)
+        return lambda model, images, copies, labels, matrices: (
+            loss(model, images, copies, labels, matrices=matrices).total
+        )
+
+    losses: dict[str, Callable[..., Tensor]] = {
+        PLAIN: _class_loss,
+        "saliency": consistent(0, 1),
+        "saliency, half resolution": consistent(0, 1, 0.5),
+        "invariance": consistent(1, 0),
+        "invariance and saliency": consistent(1, 1),
+        NAIVE: naive_loss,
+    }
+    steps = {name: partial(step, loss) for name, loss in losses.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
+        for turn in tqdm(range(repeats + WARM_UP), desc="turns", leave=False, disable=None):
+            for name, part in steps.items():
+                elapsed = seconds_of(part, place)
+                if turn >= WARM_UP:
+                    seconds[name].append(elapsed)
+        memory = {name: peak_memory(part, place) for name, part in steps.items()}
+    return {
+        "steps": seconds,
+        "times": {name: [a / b for a, b in zip(v, seconds[PLAIN], strict=True)] for name, v in seconds.items()},
+        "memory": memory,
+    }
+
+
+def _class_loss(model: nn.Module, images: Tensor, copies: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
+    return F.cross_entropy(model(torch.cat([images, copies])), torch.cat([labels, labels]))
+
+
+def naive_loss(model: nn.Module, images: Tensor, copies: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
+    """Class and saliency, as one writes them without a kernel of one's own."""
+    pixels, both = torch.cat([images, copies]).requires_grad_(), torch.cat([labels, labels])
+    logits = model(pixels)
+    (gradient,) = torch.autograd.grad(logits.gather(1, both[:, None]).sum(), pixels, create_graph=True)
+    own, other = gradient.abs().amax(1).chunk(2)
+    other, view = carried_back(other, matrices, (images.shape[-2], images.shape[-1]))
+    return F.cross_entropy(logits, both) + map_distance(own, other, view)
