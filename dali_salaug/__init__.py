@@ -23,6 +23,8 @@ from .saliency_mix import SaliencyMix
 from .snapmix import SnapMix
 from .stage import SaliencyStage, StageTrace
 
+__version__ = "0.1.0"  # of the whole distribution; pyproject.toml reads it here
+
 __all__ = [
     "AttentiveCutMix",
     "Augmented",

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from dali_salaug import __version__
 from dali_salaug.saliency import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency import TARGETS
 
@@ -264,6 +265,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--list-methods", action="store_true", help="print the methods with their sources and stop (default: train)"
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"dali_salaug {__version__}", help="print the version and stop"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: a new run)")
     return parser

@@ -1,0 +1,70 @@
+"""The wheel: nothing but the three packages, whole, and it runs where there is no repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import dali_salaug
+from train.shapes import write_shapes
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("dali_salaug", "pipelines", "train")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy: setuptools leaves build/ behind, whose files go into the next wheel, deleted or not."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", source / "tests", ignore=shutil.ignore_patterns("__pycache__"))  # to be left out
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source))
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+
+
+def test_it_has_the_packages_whole_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name == f"dali_salaug-{dali_salaug.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert any(name.endswith(".yaml") for name in expected)
+    assert files == expected
+
+
+def test_it_trains_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
+    installed, data, elsewhere = (tmp_path / name for name in ("installed", "data", "elsewhere"))
+    pip("install", "--no-deps", "--no-index", "--target", str(installed), str(wheel))
+    write_shapes(data, train_per_class=2, val_per_class=1)
+    elsewhere.mkdir()
+
+    def run(*arguments: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=elsewhere, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    where = run("-c", f"from importlib.util import find_spec; [print(find_spec(name).origin) for name in {PACKAGES}]")
+    assert all(Path(line).is_relative_to(installed) for line in where.splitlines())
+    assert "keep_randaugment" in run("-m", "train", "--list-methods")
+    # The preset is a file of the package; what is given beside it comes first.
+    small = ["--model=small", "--image-size=32", "--size=8", "--batch-size=8", "--epochs=1", "--warmup-epochs=0"]
+    run("-m", "train", "--preset=keepaugment-cifar", f"--data={data}", "--out=run", *small)
+    assert (elsewhere / "run" / "best.pt").is_file()
+    assert "method: keep_cutout" in (elsewhere / "run" / "config.yaml").read_text()
