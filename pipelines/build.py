@@ -38,6 +38,8 @@ def image_loader(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     with_matrices: bool = False,
+    on_bad_file: str = "raise",
+    max_bad_share: float = 0.1,
 ) -> ImageLoader:
     """Makes a loader of the images under `root`.
 
@@ -76,9 +78,13 @@ def image_loader(
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
         with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
             AugMix).
+        on_bad_file: What happens where a file cannot be decoded: "raise" an error that names it, or "replace" it by
+            another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
+            first time, a file is named by a warning of the logger "pipelines".
+        max_bad_share: Of the samples of an epoch, at most so many may be replaced, from 0 to 1: more is an error.
 
     Raises:
-        DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded.
+        DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
         ValueError: An argument is out of its range.
     """
     if isinstance(policy, str | os.PathLike):
@@ -102,6 +108,8 @@ def image_loader(
     _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     if with_matrices and policy is not None and policy.chains > 1:
         raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
+    _require_one("on_bad_file", on_bad_file, ("raise", "replace"))
+    _require("max_bad_share", max_bad_share, "from 0 to 1", 0 <= max_bad_share <= 1)
     chosen = _choose_device(device)
     dataset = root if isinstance(root, Dataset) else find_dataset(root, train)
     if images is not None:
@@ -136,6 +144,8 @@ def image_loader(
         rank=rank,
         world_size=world_size,
         num_threads=num_threads or _usable_cores(),
+        replace_bad_files=on_bad_file == "replace",
+        max_bad_share=max_bad_share,
     )
 
 

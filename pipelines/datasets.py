@@ -42,6 +42,10 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, index: int) -> str:
+        """Of a sample, for messages: the path of its file."""
+        return f"image {index} of '{self.root}'" if self.paths is None else self.paths[index]
+
     @cached_property  # a second for a million files, and asked for at each checkpoint
     def digest(self) -> str:
         """A hash of classes, labels and file names below `root`: the folder may move, the samples may not."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 # Streams of one epoch. The numbers are part of what a seed means: append, never reorder.
-ORDER, VIEW, POLICY, JITTER = range(4)
+ORDER, VIEW, POLICY, JITTER, SUBSTITUTE = range(5)
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 JITTER_FACTORS = ("brightness", "contrast", "saturation")
@@ -18,7 +18,8 @@ VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 3  # attempts, position (y, x), flip
 
 
 def _philox(seed: int, epoch: int, stream: int) -> np.random.Philox:
-    return np.random.Philox(key=np.array([seed, 4 * epoch + stream], dtype=np.uint64))
+    part, stream = divmod(stream, 4)  # four streams by their keys; the next four far off in the counters of these
+    return np.random.Philox(counter=[0, 0, 0, part], key=np.array([seed, 4 * epoch + stream], dtype=np.uint64))
 
 
 @lru_cache(maxsize=4)  # of this epoch and the next, for two loaders

@@ -1,22 +1,16 @@
-# DALI's type stubs lack its enumerations and sub-modules, and say "a node, several or None" of every operator.
-# mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
-"""Which file made a batch fail, and why."""
+"""Why an image cannot be decoded."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from nvidia.dali import fn, pipeline_def, types
-from nvidia.dali.data_node import DataNode
+from nvidia.dali import Pipeline
 
-from .datasets import DataError
-
-
-@pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-def _decode_one() -> DataNode:
-    path = fn.external_source(name="path", dtype=types.UINT8, ndim=1)
-    return fn.decoders.image(fn.io.file.read(path), device="cpu", output_type=types.RGB)
-
+from .datasets import DataError, Dataset
+from .graph import Recipe, view_inputs, view_pipeline
 
 # How files begin, of the formats that DALI decodes.
 _BEGINNINGS = {
@@ -31,35 +25,84 @@ _BEGINNINGS = {
     b"P5": "PGM",
     b"P6": "PPM",
 }
+# The operators that fail where a file is bad, as DALI's errors name them.
+_READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`"))
 
 
-def find_fault(paths: Sequence[str]) -> DataError | None:
-    """Reads and decodes each file alone; describes the first that fails, or None if none does."""
-    pipeline = _decode_one()
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                beginning = file.read(16)
-        except OSError as error:
-            return _describe(path, error.strerror or str(error))
-        try:
-            pipeline.run(path=[np.frombuffer(os.fsencode(path), dtype=np.uint8)])
-        except RuntimeError:
-            return _describe(path, _undecodable(beginning))
-    return None
-
-
-def _describe(path: str, reason: str) -> DataError:
-    return DataError(
-        f"cannot decode image '{path}': {reason}. Delete or replace the file "
-        "(a stopped run can be resumed only if it is replaced)."
-    )
-
-
-def _undecodable(beginning: bytes) -> str:
+def reason(dataset: Dataset, index: int) -> str:
+    """What is wrong with a sample that DALI does not decode, in words."""
+    assert dataset.paths is not None
+    try:
+        with open(dataset.paths[index], "rb") as file:
+            beginning = file.read(16)
+    except OSError as error:
+        return error.strerror or str(error)
     if not beginning:
         return "the file is empty"
     for start, name in _BEGINNINGS.items():
         if beginning.startswith(start):
             return f"its {name} data is damaged or cut short"
     return f"it is no image of a known format, it begins with {beginning!r}"
+
+
+def fault(name: str, why: str) -> DataError:
+    """The error that a sample which cannot be decoded is to the user."""
+    return DataError(
+        f"cannot decode image '{name}': {why}. Delete or replace the file (a stopped run can be resumed only if it is "
+        "replaced), or have other samples given in place of such files: --on-bad-file replace."
+    )
+
+
+class Probe:
+    """Decodes samples one at a time as the loader's pipeline decodes them: the same part of the image, on the same
+    device. A file that is cut short can be whole in one crop and not in another.
+
+    Args:
+        recipe: Of the loader.
+        device_id: Of the GPU, None for the CPU.
+    """
+
+    def __init__(self, recipe: Recipe, device_id: int | None) -> None:
+        self._recipe = recipe
+        self._device_id = device_id
+        self._serialized: bytes | None = None
+        self._pipeline: Pipeline | None = None
+
+    def __call__(self, arrays: dict[str, Any]) -> bool:
+        """Whether the sample can be decoded; `arrays` as for the loader's pipeline, for a batch of one.
+
+        Raises:
+            RuntimeError: DALI fails at something else.
+        """
+        if self._serialized is None:
+            self._serialized = view_pipeline(self._recipe, device_id=self._device_id).serialize()
+        if self._pipeline is None:
+            self._pipeline = Pipeline.deserialize(self._serialized)
+        try:
+            with native_errors_hidden():
+                self._pipeline.run(**{name: contiguous(arrays[name]) for name in view_inputs(self._recipe)})
+        except RuntimeError as error:
+            self._pipeline = None  # dead after an error; a new one, deserialized, takes 8 ms (AMD EPYC)
+            if not any(operator in str(error) for operator in _READING):
+                raise  # it is not the file's fault
+            return False
+        return True
+
+
+def contiguous(array: Any) -> Any:
+    """An array as DALI takes it; a list of them as it is."""
+    return array if isinstance(array, list) else np.ascontiguousarray(array)
+
+
+@contextlib.contextmanager
+def native_errors_hidden() -> Iterator[None]:
+    """Drops what decoders print on the standard error of the process: a line for each bad file, without its name."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

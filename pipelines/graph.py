@@ -304,3 +304,17 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     if recipe.device == "gpu":
         outputs = [output.gpu() for output in outputs]
     return tuple(outputs)
+
+
+_VIEW = {"image", "sides", "positions", "offset"}  # what `_view` takes of the recipe's inputs
+
+
+# One sample, nothing made ahead: what comes next is not known yet.
+@pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
+def view_pipeline(recipe: Recipe) -> DataNode:
+    """The same reading, decoding and cropping, of inputs that are fed by their names in `view_inputs`."""
+    return _view(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
+
+
+def view_inputs(recipe: Recipe) -> list[str]:
+    return [name for name in recipe.inputs if name in _VIEW]

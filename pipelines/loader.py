@@ -4,17 +4,18 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from . import draws
 from .datasets import Dataset
-from .faults import find_fault
+from .faults import Probe, contiguous
 from .graph import Recipe, image_pipeline
 from .operations import compose, mirrored
 from .policies import Policy
+from .substitutes import Substitutes
 
 PADDING = 4  # pixels, of pad-and-crop
 PREFETCH = 2  # batches made ahead
@@ -31,6 +32,8 @@ class Batch:
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless asked for: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5.
+        replaced: The places in the data set of the samples that could not be decoded, each of which another one is
+            given for (`on_bad_file="replace"`); all the above is of that one.
     """
 
     images: torch.Tensor
@@ -38,29 +41,36 @@ class Batch:
     labels: torch.Tensor
     indices: torch.Tensor
     matrices: torch.Tensor | None = None
+    replaced: tuple[int, ...] = ()
+
+
+class _Made(NamedTuple):
+    """A batch that the pipeline has been given: its (epoch, batch), and what `Substitutes.choose` took and gave."""
+
+    place: tuple[int, int]
+    start: int
+    indices: np.ndarray
+    replaced: tuple[int, ...]
 
 
 class _Source:
     """Feeds the pipeline: batch after batch, on into the next epoch, so that prefetching never stops.
 
-    The pipeline runs ahead of the user. `tags` holds (epoch, batch) of what it has taken and not yet given.
+    The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet given.
     """
 
     def __init__(self, loader: "ImageLoader") -> None:
         self._loader = loader
         self.next = (0, 0)
-        self.tags: deque[tuple[int, int]] = deque()
+        self.made: deque[_Made] = deque()
 
     def __call__(self) -> tuple[Any, ...]:
         epoch, batch = self.next
-        arrays = self._loader._draw(epoch, batch)
-        self.tags.append(self.next)
+        start, indices, replaced = self._loader._samples(epoch, batch)
+        arrays = self._loader._draw(epoch, start, indices)
+        self.made.append(_Made(self.next, start, indices, replaced))
         self.next = (epoch, batch + 1) if batch + 1 < len(self._loader) else (epoch + 1, 0)
-        # DALI takes no strided arrays.
-        return tuple(
-            array if isinstance(array, list) else np.ascontiguousarray(array)
-            for array in (arrays[name] for name in self._loader.recipe.inputs)
-        )
+        return tuple(contiguous(arrays[name]) for name in self._loader.recipe.inputs)
 
 
 class ImageLoader:
@@ -76,6 +86,7 @@ class ImageLoader:
         device: Where the batches are.
         mean, std: By which the images are normalised, in [0, 1] units.
         batch_size: Of this rank.
+        bad_files: Why, by the place in the data set, of the files found so far that cannot be decoded.
     """
 
     def __init__(
@@ -92,6 +103,8 @@ class ImageLoader:
         rank: int,
         world_size: int,
         num_threads: int,
+        replace_bad_files: bool,
+        max_bad_share: float,
     ) -> None:
         self.dataset = dataset
         self.recipe = recipe
@@ -114,6 +127,16 @@ class ImageLoader:
                 f"rank {rank} of world_size {world_size} gets no sample: the data set has {len(dataset)}. "
                 "Use at most as many processes as there are samples."
             )
+        self._probe = Probe(recipe, device.index)
+        self._substitutes = Substitutes(
+            dataset,
+            lambda epoch, position, index: self._probe(self._draw(epoch, position, np.array([index]))),
+            seed=seed,
+            train=train,
+            replace=replace_bad_files,
+            max_share=max_bad_share,
+            samples=(global_batches - 1) * batch_size + last,
+        )
         self._epoch = self._batch = 0  # of the next batch to be given
         self._restored = False
         self._iteration = 0
@@ -123,9 +146,13 @@ class ImageLoader:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def bad_files(self) -> dict[int, str]:
+        return self._substitutes.known
+
     def __iter__(self) -> Iterator[Batch]:
         if self._batch and not self._restored:
-            self._epoch, self._batch = self._epoch + 1, 0
+            self._go_to(self._epoch + 1)
         self._restored = False
         self._iteration += 1
         return self._iterate(self._iteration)
@@ -139,9 +166,14 @@ class ImageLoader:
             if self._batch >= self._length:
                 break
             batch = self._take(self._epoch, self._batch)
+            self._substitutes.count(len(batch.replaced))
             self._batch += 1
             yield batch
-        self._epoch, self._batch = self._epoch + 1, 0
+        self._go_to(self._epoch + 1)
+
+    def _go_to(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._batch = self._substitutes.replaced = 0
 
     def set_epoch(self, epoch: int) -> None:
         """The next `iter()` gives this epoch; from its start, or, when just restored into it, from there.
@@ -153,14 +185,21 @@ class ImageLoader:
             raise ValueError(f"epoch must be at least 0, got {epoch}")
         if self._restored and epoch == self._epoch:
             return
-        self._move(int(epoch), 0, restored=False)
+        self._go_to(int(epoch))
+        self._restored = False
+        self._iteration += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Where the user is, and a description of the loader, in JSON types.
 
         "epoch" and "batch" are those of the next batch. Batches made ahead and not yet given do not count.
         """
-        return {"epoch": self._epoch, "batch": self._batch, "configuration": self._configuration()}
+        return {
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "bad_files": self._substitutes.state_dict(),
+            "configuration": self._configuration(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next `iter()` goes on where `state` was taken, with the identical batches.
@@ -176,10 +215,9 @@ class ImageLoader:
         ]
         if differing:
             raise ValueError("the state is of another loader. " + "; ".join(differing))
-        self._move(state["epoch"], state["batch"], restored=True)
-
-    def _move(self, epoch: int, batch: int, *, restored: bool) -> None:
-        self._epoch, self._batch, self._restored = epoch, batch, restored
+        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._substitutes.load_state_dict(state["bad_files"])
+        self._restored = True
         self._iteration += 1
 
     def _configuration(self) -> dict[str, Any]:
@@ -200,18 +238,19 @@ class ImageLoader:
             "world_size": self._world_size,
         }
 
-    def _positions(self, epoch: int, batch: int) -> tuple[int, np.ndarray]:
-        """First position in the epoch, and the samples from there on."""
+    def _samples(self, epoch: int, batch: int) -> tuple[int, np.ndarray, tuple[int, ...]]:
+        """First position in the epoch, the samples to give from there on, and those that they replace."""
         count = len(self.dataset)
         start, size = draws.shard(batch, count, self.batch_size, self._rank, self._world_size)
-        if not self._train:
-            return start, np.arange(start, start + size)
-        return start, draws.epoch_order(count, self._seed, epoch)[start : start + size]
+        if self._train:
+            indices = draws.epoch_order(count, self._seed, epoch)[start : start + size]
+        else:
+            indices = np.arange(start, start + size)
+        return start, *self._substitutes.choose(epoch, start, indices)
 
-    def _draw(self, epoch: int, batch: int) -> dict[str, Any]:
-        """What the pipeline is given for one batch, by the names of `Recipe.inputs`."""
+    def _draw(self, epoch: int, start: int, indices: np.ndarray) -> dict[str, Any]:
+        """What the pipeline is given for samples at the positions from `start` on, by the names of `Recipe.inputs`."""
         recipe = self.recipe
-        start, indices = self._positions(epoch, batch)
         count = len(indices)
         arrays: dict[str, Any] = {"index": indices, "flip": np.zeros(count, dtype=np.int32)}
         if self.dataset.images is not None:
@@ -250,31 +289,45 @@ class ImageLoader:
 
     def _take(self, epoch: int, batch: int) -> Batch:
         """Runs the pipeline until it gives the batch asked for."""
-        source = self._source
-        if self._pipeline is None:
-            source.tags.clear()
-            source.next = (epoch, batch)
-            self._pipeline = image_pipeline(
-                self.recipe,
-                source,
-                batch_size=self.batch_size,
-                num_threads=self._num_threads,
-                device_id=self.device.index,
-                prefetch_queue_depth=PREFETCH,
-            )
-        elif (epoch, batch) not in source.tags:
-            source.next = (epoch, batch)
+        source, wanted = self._source, (epoch, batch)
+        if all(made.place != wanted for made in source.made):
+            source.next = wanted
         while True:
+            if self._pipeline is None:
+                self._start(wanted)
             try:
                 outputs = self._pipeline.run()
-            except RuntimeError as error:
-                self._pipeline = None  # dead after an error; the next batch asked for starts a new one
-                raise self._explained(error, *source.tags[0]) from None
-            # After a break or a jump, what had been made ahead comes out first.
-            if source.tags.popleft() == (epoch, batch):
-                return self._batch_of(outputs)
+            except BaseException as error:
+                self._pipeline = None  # dead after an error; what had been made ahead is made again
+                if not isinstance(error, RuntimeError):
+                    raise
+                failure = error
+            else:
+                # After a break or a jump, what had been made ahead comes out first.
+                made = source.made.popleft()
+                if made.place == wanted:
+                    return self._batch_of(outputs, made.replaced)
+                continue
+            if not source.made:
+                raise failure
+            made = source.made[0]
+            # Of a batch that nobody asks for any more the failure does not matter.
+            if made.place == wanted and not self._substitutes.find(epoch, made.start, made.indices):
+                raise failure
 
-    def _batch_of(self, outputs: tuple) -> Batch:
+    def _start(self, place: tuple[int, int]) -> None:
+        self._source.made.clear()
+        self._source.next = place
+        self._pipeline = image_pipeline(
+            self.recipe,
+            self._source,
+            batch_size=self.batch_size,
+            num_threads=self._num_threads,
+            device_id=self.device.index,
+            prefetch_queue_depth=PREFETCH,
+        )
+
+    def _batch_of(self, outputs: tuple, replaced: tuple[int, ...]) -> Batch:
         with self.device:
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
         images, indices, *others = tensors
@@ -285,11 +338,5 @@ class ImageLoader:
             labels=self._labels[indices],
             indices=indices,
             matrices=others.pop(0) if others else None,
+            replaced=replaced,
         )
-
-    def _explained(self, error: RuntimeError, epoch: int, batch: int) -> Exception:
-        if self.dataset.paths is None:
-            return error
-        _, indices = self._positions(epoch, batch)
-        fault = find_fault([self.dataset.paths[index] for index in indices])
-        return error if fault is None else fault

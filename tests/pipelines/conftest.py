@@ -12,22 +12,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
 
-def photo(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Smooth coloured blobs with some grain: compresses like a photo, and no two pixels' rows are alike."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 256, (max(height // 12, 2), max(width // 12, 2), 3), dtype=np.uint8)
-    smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-    grain = generator.integers(-6, 7, smooth.shape)
-    return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
-
-
 @pytest.fixture(scope="session")
-def make_photo() -> Callable[..., Image.Image]:
-    return photo
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(tmp_path_factory: pytest.TempPathFactory, make_photo: Callable[..., Image.Image]) -> Path:
     """37 JPEGs of unlike sizes in three classes."""
     root = tmp_path_factory.mktemp("folders")
     generator = np.random.default_rng(1)
@@ -35,7 +21,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / ("ape", "bee", "cat")[index % 3]
         folder.mkdir(exist_ok=True)
         height, width = generator.integers(60, 200, 2)
-        photo(height, width, seed=index).save(folder / f"{index:02}.jpg", quality=92)
+        make_photo(height, width, seed=index).save(folder / f"{index:02}.jpg", quality=92)
     return root
 
 
