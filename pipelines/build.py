@@ -143,7 +143,7 @@ def image_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
-        num_threads=num_threads or _usable_cores(),
+        num_threads=num_threads or usable_cores(),
         replace_bad_files=on_bad_file == "replace",
         max_bad_share=max_bad_share,
     )
@@ -177,7 +177,8 @@ def _choose_device(device: str | torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -46,6 +46,15 @@ class Dataset:
         """Of a sample, for messages: the path of its file."""
         return f"image {index} of '{self.root}'" if self.paths is None else self.paths[index]
 
+    def encoded(self, index: int) -> bytes:
+        """The content of a sample's file.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        assert self.paths is not None
+        return Path(self.paths[index]).read_bytes()
+
     @cached_property  # a second for a million files, and asked for at each checkpoint
     def digest(self) -> str:
         """A hash of classes, labels and file names below `root`: the folder may move, the samples may not."""

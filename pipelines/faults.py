@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,18 +32,24 @@ _READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "pee
 
 def reason(dataset: Dataset, index: int) -> str:
     """What is wrong with a sample that DALI does not decode, in words."""
-    assert dataset.paths is not None
     try:
-        with open(dataset.paths[index], "rb") as file:
-            beginning = file.read(16)
+        content = dataset.encoded(index)
     except OSError as error:
-        return error.strerror or str(error)
-    if not beginning:
+        return unreadable(error)
+    return undecodable(content)
+
+
+def unreadable(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def undecodable(content: bytes) -> str:
+    if not content:
         return "the file is empty"
     for start, name in _BEGINNINGS.items():
-        if beginning.startswith(start):
+        if content.startswith(start):
             return f"its {name} data is damaged or cut short"
-    return f"it is no image of a known format, it begins with {beginning!r}"
+    return f"it is no image of a known format, it begins with {content[:16]!r}"
 
 
 def fault(name: str, why: str) -> DataError:
@@ -94,15 +101,19 @@ def contiguous(array: Any) -> Any:
     return array if isinstance(array, list) else np.ascontiguousarray(array)
 
 
+_hiding = threading.Lock()  # one at a time: another would take the empty place for what it is to restore
+
+
 @contextlib.contextmanager
 def native_errors_hidden() -> Iterator[None]:
     """Drops what decoders print on the standard error of the process: a line for each bad file, without its name."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with _hiding:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

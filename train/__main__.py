@@ -1,4 +1,4 @@
-"""python -m train: see --help. python -m train show: see show --help."""
+"""python -m train: see --help. python -m train show, check-data: see show --help, check-data --help."""
 
 import os
 import sys
@@ -14,6 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
             from train import show
 
             return show.main(arguments[1:])
+        if arguments[:1] == ["check-data"]:
+            from train import check_data
+
+            return check_data.main(arguments[1:])
         given, resuming = parse(arguments)
         from train import loop
 
