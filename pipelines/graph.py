@@ -18,6 +18,7 @@ from nvidia.dali.auto_aug.core import select
 from nvidia.dali.data_node import DataNode
 
 from .draws import CROP_ATTEMPTS, JITTER_FACTORS
+from .resize import resize_on_cpu
 
 GEOMETRY_FILL = 128  # grey, as DALI's suites
 CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
@@ -224,34 +225,42 @@ def random_resized_window(
     return fn.cast(corner, dtype=types.INT32), fn.cast(window, dtype=types.INT32)
 
 
-def _view(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
-    """One decode, one crop, one resize: uint8 HWC."""
+def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
+    """What is needed of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
+    if recipe.from_files:
+        encoded = fn.io.file.read(given["image"])
+        if recipe.crop != "random_resized":
+            return fn.decoders.image(encoded, **_decoding(recipe))
+        corner, window = _window(recipe, fn.peek_image_shape(encoded), given)
+        # Decodes little more than the window.
+        return fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
+    images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+    if recipe.crop != "random_resized":
+        return images
+    corner, window = _window(recipe, given["image"].shape(), given)
+    return fn.slice(images, start=corner, shape=window, axes=[0, 1])
+
+
+def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -> tuple[DataNode, DataNode]:
+    return random_resized_window(image_shape, given["sides"], given["positions"], recipe.ratio)
+
+
+def _view(recipe: Recipe, images: DataNode, given: dict[str, DataNode]) -> DataNode:
+    """Decoded images to one size, cropped: uint8 HWC."""
     size = [recipe.image_size] * 2
     if recipe.crop == "random_resized":
-        return fn.resize(_random_resized_crop(recipe, given), size=size)
-    if recipe.from_files:
-        images = fn.decoders.image(fn.io.file.read(given["image"]), **_decoding(recipe))
-    else:
-        images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+        return _resize(recipe, images, recipe.image_size)
     if recipe.crop == "center":
         return fn.crop(fn.resize(images, resize_shorter=recipe.resize_to), crop=size)
     if recipe.resize_to is not None:
-        images = fn.resize(images, size=[recipe.resize_to] * 2)
+        images = _resize(recipe, images, recipe.resize_to)
     if recipe.crop == "pad":
         images = fn.slice(images, start=given["offset"], shape=size, axes=[0, 1], out_of_bounds_policy="pad")
     return images
 
 
-def _random_resized_crop(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
-    draws = given["sides"], given["positions"], recipe.ratio
-    if recipe.from_files:
-        encoded = fn.io.file.read(given["image"])
-        corner, window = random_resized_window(fn.peek_image_shape(encoded), *draws)
-        # Decodes little more than the window.
-        return fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
-    corner, window = random_resized_window(given["image"].shape(), *draws)
-    images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
-    return fn.slice(images, start=corner, shape=window, axes=[0, 1])
+def _resize(recipe: Recipe, images: DataNode, size: int) -> DataNode:
+    return fn.resize(images, size=[size] * 2) if recipe.device == "gpu" else resize_on_cpu(images, size)
 
 
 def _decoding(recipe: Recipe) -> dict[str, Any]:
@@ -293,7 +302,7 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     layouts = ["HWC" if name == "image" and not recipe.from_files else "" for name in names]
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
-    view = _view(recipe, given)
+    view = _view(recipe, _decoded(recipe, given), given)
     if recipe.color_jitter:
         view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
@@ -306,15 +315,15 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     return tuple(outputs)
 
 
-_VIEW = {"image", "sides", "positions", "offset"}  # what `_view` takes of the recipe's inputs
+_DECODED = {"image", "sides", "positions"}  # what `_decoded` takes of the recipe's inputs
 
 
 # One sample, nothing made ahead: what comes next is not known yet.
 @pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
 def view_pipeline(recipe: Recipe) -> DataNode:
-    """The same reading, decoding and cropping, of inputs that are fed by their names in `view_inputs`."""
-    return _view(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
+    """The same reading and decoding of the same part, of inputs that are fed by their names in `view_inputs`."""
+    return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
 
 
 def view_inputs(recipe: Recipe) -> list[str]:
-    return [name for name in recipe.inputs if name in _VIEW]
+    return [name for name in recipe.inputs if name in _DECODED]
