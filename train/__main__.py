@@ -19,9 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             return check_data.main(arguments[1:])
         given, resuming = parse(arguments)
-        from train import loop
+        from train import program
 
-        return loop.main(given, resuming)
+        return program.main(given, resuming)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

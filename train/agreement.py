@@ -21,8 +21,10 @@ from dali_salaug.map_geometry import carried_back, composed, map_distance, scale
 from pipelines import DataError, find_dataset
 from train.config import UserError
 from train.consistency import check_traceable, transform
-from train.run import data_folder, load_best, loader_of, make_stage
+from train.data import data_folder
+from train.run import make_stage
 from train.show import configure
+from train.trained import load_best, loader_of
 
 BATCH = 64
 ANY_POLICY = "randaugment"  # the method that --policy goes with: it gives the network the policy's images

@@ -13,6 +13,7 @@ import torch
 
 from train.config import UserError
 
+LAST, BEST = "last.pt", "best.pt"  # in the run folder: to go on from; the network that validated best
 UNFINISHED = ".unfinished"  # ends the names of files that are being written
 
 

@@ -22,7 +22,8 @@ from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.method import Method
 from pipelines import DataError, Dataset, find_dataset
 from train.config import UserError
-from train.run import data_folder, load_best, spread_evenly
+from train.data import data_folder
+from train.trained import load_best, spread_evenly
 
 BATCH = 64
 

@@ -17,7 +17,7 @@ from pipelines import DataError, Dataset, find_dataset
 from train.benchmark import environment
 from train.comparison import Condition, Outcome, differences, sentences, table
 from train.config import Config, UserError
-from train.run import resolve_for_data, shares_images
+from train.data import resolve_for_data, shares_images
 from train.tasks import Task, run_all
 
 

@@ -22,6 +22,7 @@ from dali_salaug import (
     StageTrace,
     saliency_map,
 )
+from train.data import make_loader
 
 if TYPE_CHECKING:
     from train.run import Run
@@ -125,8 +126,6 @@ def write_figure(run: "Run", path: Path) -> None:
         run: supplies model, data and method.
         path: of the PNG.
     """
-    from train.run import make_loader
-
     config, seed = run.config, run.config.seed + 1
     batch_size = min(64, len(run.train_loader.dataset))
     loader = make_loader(config, train=True, batch_size=batch_size, seed=seed)

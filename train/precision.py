@@ -22,7 +22,8 @@ from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, candidate_axis, default_length, draw_candidates, region_scores
 from pipelines import DataError, ImageLoader
 from train.config import UserError
-from train.run import load_best, make_loader, spread_evenly
+from train.data import make_loader
+from train.trained import load_best, spread_evenly
 
 BATCH = 64
 

@@ -12,9 +12,11 @@ import torch
 from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
 from train.config import Config, UserError, add_option, names_of_methods
+from train.data import data_folder
 from train.figure import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS
-from train.run import Trained, data_folder, load_best, loader_of, make_stage
+from train.run import make_stage
+from train.trained import Trained, load_best, loader_of
 
 OPTIONS = ("method", "policy", "tau", "size", "saliency", "scale", "target", "interpolation")  # of Config
 OF_THE_METHOD = ("policy", "saliency", "scale", "target")  # of another run's method they say nothing

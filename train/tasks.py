@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from train.checkpoint import LAST
 from train.comparison import Condition, Outcome
 from train.config import Config, UserError
-from train.loop import CHECKPOINT, StopSignal
+from train.stopping import StopSignal
 
 OUTPUT = "output.txt"  # in a run's folder: what it printed
 AGREEMENT = "agreement.json"  # there too: what train.agreement measured
@@ -116,7 +117,7 @@ class Task(NamedTuple):
         for name, value in self.options.items():
             flag = f"--{name.replace('_', '-')}"
             flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
-        if (self.folder / CHECKPOINT).is_file():
+        if (self.folder / LAST).is_file():
             flags.append("--resume")
         else:  # stopped before its first checkpoint: begun anew
             (self.folder / "config.yaml").unlink(missing_ok=True)

@@ -11,9 +11,10 @@ import torch
 from dali_salaug import SaliencyConsistency
 from train import checkpoint, loop
 from train.config import PRESETS, Config, UserError, parse
-from train.loop import main
+from train.data import resolve_for_data
 from train.methods import METHODS
-from train.run import Run, resolve_for_data
+from train.program import main
+from train.run import Run
 
 TINY = {"image_size": 16, "batch_size": 8, "size": 6, "device": "cpu", "epochs": 1}
 FLIPS: dict[str, Any] = {"method": "randaugment", "policy": "flips_rotation", "interpolation": "linear"}

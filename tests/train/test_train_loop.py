@@ -15,9 +15,10 @@ from pipelines import DataError
 from train import checkpoint
 from train.__main__ import main as program
 from train.config import Config, UserError
-from train.loop import keep_log_of, main
 from train.methods import METHODS
 from train.models import build_model
+from train.program import main
+from train.record import keep_log_of
 from train.shapes import write_shapes
 
 

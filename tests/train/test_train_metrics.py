@@ -8,7 +8,7 @@ import torch
 
 from train.metrics import Meter, top_k_hits, validation_sums
 from train.models import build_model
-from train.run import cosine_with_warmup, parameter_groups, steps_with_warmup
+from train.schedule import cosine_with_warmup, parameter_groups, steps_with_warmup
 
 
 @pytest.mark.parametrize("k", [1, 5])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from train.__main__ import main as program
 from train.precision import PRECISIONS, RULES, Agreement, Rule, agreement, main, wilson
-from train.run import spread_evenly
+from train.trained import spread_evenly
 
 SIDES = (16, 24)  # of the images; the maps are half as large
 

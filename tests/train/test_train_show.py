@@ -18,9 +18,10 @@ from train.config import Config, UserError, names_of_methods
 from train.figure import Column, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS
 from train.models import build_model
-from train.run import Trained, load_best, make_stage
+from train.run import make_stage
 from train.shapes import SHAPES
 from train.show import UNKNOWN, Sheet, build_parser, configure, find_images, make_sheet
+from train.trained import Trained, load_best
 
 SIDE = 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

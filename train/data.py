@@ -1,0 +1,57 @@
+"""The images of a run: where they are, what they decide of its options, and its loaders."""
+
+from pathlib import Path
+from typing import Any
+
+from pipelines import Dataset, ImageLoader, find_dataset, image_loader
+from train.config import Config, UserError
+from train.shapes import embedded_data
+
+
+def data_folder(config: Config) -> Path:
+    """The folder of the images; generates the embedded data on its first use."""
+    return Path(config.data) if config.data else embedded_data()
+
+
+def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
+    """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
+    dataset = dataset or find_dataset(data_folder(config))
+    return config.resolved(side=_first_side(dataset), embedded=config.data is None, cifar=dataset.paths is None)
+
+
+def shares_images(train: Dataset, validation: Dataset) -> bool:
+    """Whether some files are in both: `find_dataset` gives a folder without train/ and val/ for both."""
+    return not set(train.paths or ()).isdisjoint(validation.paths or ())
+
+
+def _first_side(dataset: Dataset) -> int:
+    from PIL import Image
+
+    if dataset.paths is None:
+        return min(dataset.images.shape[1:3])  # type: ignore[union-attr]
+    try:
+        with Image.open(dataset.paths[0]) as image:
+            return min(image.size)
+    except OSError as error:
+        raise UserError(f"{dataset.paths[0]}: cannot be read ({error}); remove it, or give --image-size") from error
+
+
+def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, **changes: Any) -> ImageLoader:
+    """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
+    root = data_folder(config) if dataset is None else dataset
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "image_size": config.image_size,
+        "policy": config.policy if train else None,
+        "device": config.device,
+        "seed": config.seed,
+        "num_threads": config.workers,
+        "interpolation": config.interpolation,
+        "crop": config.crop,
+        "crop_scale": config.crop_scale,
+        "color_jitter": config.color_jitter,
+    }
+    if train:
+        options["images"] = config.train_images
+        options["with_matrices"] = config.consistency is not None and config.policy is not None
+    return image_loader(root, train=train, **(options | changes))

@@ -1,0 +1,48 @@
+"""The optimizer and its learning rate, step by step."""
+
+import functools
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from train.config import Config
+
+
+def make_optimizer(config: Config, network: nn.Module) -> Optimizer:
+    """That of a resolved configuration, for all parameters of the network."""
+    assert config.lr is not None
+    assert config.weight_decay is not None
+    groups = parameter_groups(network, config.weight_decay)
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def make_scheduler(config: Config, optimizer: Optimizer, steps: int) -> LambdaLR:
+    """That of a resolved configuration; `steps`: in an epoch."""
+    assert config.epochs is not None
+    warmup = round(config.lr_warmup_epochs * steps)
+    factor = functools.partial(cosine_with_warmup, warmup=warmup, total=config.epochs * steps)
+    if config.lr_steps is not None:
+        factor = functools.partial(steps_with_warmup, warmup=warmup, drops=[epoch * steps for epoch in config.lr_steps])
+    return LambdaLR(optimizer, factor)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and the scales and shifts of normalisation layers without."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def steps_with_warmup(step: int, *, warmup: int, drops: list[int]) -> float:
+    """Factor on the learning rate at a step: linear up to 1 over `warmup`, divided by 10 from each of `drops` on."""
+    return min(1.0, (step + 1) / (warmup + 1)) * 0.1 ** sum(step >= drop for drop in drops)
+
+
+def cosine_with_warmup(step: int, *, warmup: int, total: int) -> float:
+    """Factor on the learning rate at a step: linear up to 1 over `warmup` steps, then a half cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
