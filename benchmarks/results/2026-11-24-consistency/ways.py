@@ -29,7 +29,7 @@ from dali_salaug.second_order import TwiceDifferentiable
 from pipelines import find_dataset, image_loader
 from train.benchmark import environment
 from train.models import build_model
-from train.run import load_best
+from train.trained import load_best
 
 STEPS = (1e-4, 1e-3, 1e-2, 1e-1)
 
