@@ -1,4 +1,4 @@
-"""python -m train: see --help. python -m train show, check-data: see show --help, check-data --help."""
+"""python -m train: see --help. python -m train show, export, check-data: see show --help and so on."""
 
 import os
 import sys
@@ -14,6 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
             from train import show
 
             return show.main(arguments[1:])
+        if arguments[:1] == ["export"]:
+            from train import export
+
+            return export.main(arguments[1:])
         if arguments[:1] == ["check-data"]:
             from train import check_data
 

@@ -106,7 +106,7 @@ def fit(run: Run, folder: Path) -> None:
             record.add_epoch(values, run.epoch * total)
             state = run.state_dict()
             if improved:
-                parts = ("config", "classes", "mean", "std", "model")
+                parts = ("config", "classes", "mean", "std", "resize_to", "model")
                 best = {name: state[name] for name in parts} | {"epoch": run.epoch, "val_top1": run.best}
                 checkpoint.save(best, folder / checkpoint.BEST)
             checkpoint.save(state, folder / checkpoint.LAST)

@@ -4,7 +4,7 @@ import difflib
 import importlib.util
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ def small(num_classes: int, widths: tuple[int, ...] = (16, 32, 64, 128)) -> nn.S
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
 
 
-OWN: dict[str, Callable[[int], nn.Module]] = {"small": small, **CIFAR_MODELS}
+OWN: dict[str, Callable[..., nn.Module]] = {"small": small, **CIFAR_MODELS}
 FIRST_BLOCK = {"small": "3"}  # where dali_salaug does not know where an own model's first block ends
 
 
@@ -79,6 +79,34 @@ def check_model(name: str) -> None:
     )
 
 
+class Origin(NamedTuple):
+    """What makes a model: `torchvision.models.get_model(name, **options)`, `timm.create_model(name, **options)`, or
+    `OWN[name](**options)`."""
+
+    library: str  # "torchvision", "timm" or "dali_salaug"
+    name: str  # there
+    options: dict[str, Any]
+
+
+def origin(name: str, num_classes: int, image_size: int) -> Origin:
+    """Of the model that `build_model` makes of the same arguments.
+
+    Raises:
+        UserError: an unknown name; the message has the closest ones.
+    """
+    check_model(name)
+    options: dict[str, Any] = {"num_classes": num_classes}
+    if name in OWN:
+        return Origin("dali_salaug", name, options)
+    if name not in _torchvision_names():
+        return Origin("timm", name.removeprefix("timm/"), options)
+    if name.startswith("vit_"):
+        options["image_size"] = image_size
+    elif name in ("googlenet", "inception_v3"):  # their auxiliary heads return a tuple
+        options |= {"aux_logits": False, "init_weights": True}
+    return Origin("torchvision", name, options)
+
+
 def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     """A freshly initialised classifier: (B, 3, image_size, image_size) float -> (B, num_classes) logits.
 
@@ -90,18 +118,13 @@ def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
     Raises:
         UserError: an unknown name; the message has the closest ones.
     """
-    check_model(name)
-    if name in OWN:
-        return OWN[name](num_classes)
-    if name in _torchvision_names():
+    library, name, options = origin(name, num_classes, image_size)
+    if library == "dali_salaug":
+        return OWN[name](**options)
+    if library == "torchvision":
         import torchvision
 
-        extra: dict[str, Any] = {}
-        if name.startswith("vit_"):
-            extra = {"image_size": image_size}
-        elif name in ("googlenet", "inception_v3"):  # their auxiliary heads return a tuple
-            extra = {"aux_logits": False, "init_weights": True}
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        return torchvision.models.get_model(name, weights=None, **options)
     import timm
 
-    return timm.create_model(name.removeprefix("timm/"), num_classes=num_classes)
+    return timm.create_model(name, **options)

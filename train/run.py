@@ -110,6 +110,7 @@ class Run:
             "classes": self.classes,
             "mean": self.train_loader.mean,  # of the normalisation, as is std
             "std": self.train_loader.std,
+            "resize_to": self.val_loader.recipe.resize_to or self.config.image_size,  # in validation, before the crop
             "model": self.model.state_dict(),
             "early_head": None if self.with_head is None else self.with_head.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
