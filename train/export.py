@@ -12,7 +12,7 @@ from dali_salaug import __version__
 from train import checkpoint
 from train.config import UserError
 from train.models import Origin, origin
-from train.run import load_best
+from train.trained import load_best
 
 SUFFIX = ".safetensors"
 
@@ -58,7 +58,7 @@ def read_run(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: there is no best.pt, or it is not of this program.
     """
     trained = load_best(run)
-    state = checkpoint.load(run / "best.pt" if run.is_dir() else run)
+    state = checkpoint.load(run / checkpoint.BEST if run.is_dir() else run)
     assert trained.config.image_size is not None
     made = origin(trained.config.model, len(trained.classes), trained.config.image_size)
     weights = {name: value.cpu().contiguous().clone() for name, value in trained.model.state_dict().items()}

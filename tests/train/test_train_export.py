@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from train.__main__ import main
 from train.models import build_model
-from train.run import load_best
+from train.trained import load_best
 
 MODELS = {
     "resnet18": ("--method=cutout",),
