@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,10 @@ PADDING = 4  # pixels, of pad-and-crop
 PREFETCH = 2  # batches made ahead
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
+
+    A named tuple, which frameworks such as Lightning move and cast as they do any collection.
 
     Attributes:
         images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
