@@ -122,7 +122,7 @@ class Substitutes:
         if not self._replace:
             raise fault(self._dataset.name(index), why)
         self.known[index] = why
-        _log.warning("'%s' is replaced by another sample: %s", self._dataset.name(index), why)
+        _log.warning("bad file '%s', replaced by another sample: %s", self._dataset.name(index), why)
 
     def _summary(self) -> str:
         names = [f"'{self._dataset.name(index)}' ({why})" for index, why in list(self.known.items())[:SHOWN]]

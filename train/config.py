@@ -131,6 +131,14 @@ class Config:
         0.0, "change of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
     )
     interpolation: str = _option("nearest", "of the policy's geometric operations", choices=("nearest", "linear"))
+    on_bad_file: str = _option(
+        "raise",
+        "where an image cannot be decoded: stop, or go on with another one in its place",
+        choices=("raise", "replace"),
+    )
+    max_bad_share: float = _option(
+        0.1, "of the images of an epoch, at most so many may be replaced; more stop the run", low=0, high=1
+    )
     workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
     seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))

@@ -16,7 +16,8 @@ def data_folder(config: Config) -> Path:
 def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
     """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
     dataset = dataset or find_dataset(data_folder(config))
-    return config.resolved(side=_first_side(dataset), embedded=config.data is None, cifar=dataset.paths is None)
+    side = _first_side(dataset, replace=config.on_bad_file == "replace")
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.paths is None)
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
@@ -24,16 +25,20 @@ def shares_images(train: Dataset, validation: Dataset) -> bool:
     return not set(train.paths or ()).isdisjoint(validation.paths or ())
 
 
-def _first_side(dataset: Dataset) -> int:
+def _first_side(dataset: Dataset, *, replace: bool) -> int:
+    """The shorter side of the first image; with `replace`, of the first that can be read."""
     from PIL import Image
 
     if dataset.paths is None:
         return min(dataset.images.shape[1:3])  # type: ignore[union-attr]
-    try:
-        with Image.open(dataset.paths[0]) as image:
-            return min(image.size)
-    except OSError as error:
-        raise UserError(f"{dataset.paths[0]}: cannot be read ({error}); remove it, or give --image-size") from error
+    for path in dataset.paths:
+        try:
+            with Image.open(path) as image:
+                return min(image.size)
+        except OSError as error:
+            if not replace:
+                raise UserError(f"{path}: cannot be read ({error}); remove it, or give --image-size") from error
+    raise UserError(f"{dataset.root}: none of its {len(dataset)} images can be read")
 
 
 def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, **changes: Any) -> ImageLoader:
@@ -50,6 +55,8 @@ def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, 
         "crop": config.crop,
         "crop_scale": config.crop_scale,
         "color_jitter": config.color_jitter,
+        "on_bad_file": config.on_bad_file,
+        "max_bad_share": config.max_bad_share,
     }
     if train:
         options["images"] = config.train_images

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from train import checkpoint
+from train.bad_files import bad_files_told, replaced_in
 from train.config import UserError
 from train.figure import write_figure
 from train.metrics import Meter, validation_sums
@@ -34,7 +35,7 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record) -> Non
             run.scheduler.step()
 
             count = len(batch.labels)
-            run.meter.add([value * count for value in losses.values()], count)
+            run.meter.add([*(value * count for value in losses.values()), replaced_in(batch)], count)
             run.step += 1
             run.seconds = before + time.perf_counter() - start
             bar.update()
@@ -50,18 +51,20 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record) -> Non
 
 @torch.no_grad()
 def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
-    """val_loss, val_top1 and (over 5 classes) val_top5 on the validation images, the last two in per cent."""
+    """val_loss, val_top1 and (over 5 classes) val_top5 on the validation images, the last two in per cent; and
+    val_replaced, the number of images that others were given for."""
     names = ("val_loss", "val_top1", "val_top5") if len(run.classes) > 5 else ("val_loss", "val_top1")
-    meter = Meter(names, run.device)
+    meter = Meter((*names, "val_replaced"), run.device)
     run.model.eval()
     with _bar(len(run.val_loader), None, "validation") as bar:
         for batch in run.val_loader:
-            meter.add(validation_sums(run.model(batch.images), batch.labels), len(batch.labels))
+            sums = validation_sums(run.model(batch.images), batch.labels)
+            meter.add([*sums, replaced_in(batch)], len(batch.labels))
             bar.update()
             if stop.requested:  # all steps of the epoch are done: resuming begins with the validation
                 checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
                 raise Interrupted
-    means = meter.means()
+    means = meter.means("val_replaced")
     return {name: 100 * mean if "top" in name else mean for name, mean in means.items()}
 
 
@@ -78,11 +81,15 @@ def fit(run: Run, folder: Path) -> None:
     epochs, total = run.config.epochs, len(run.train_loader)
     assert epochs is not None
     done = run.epoch * total + run.step
-    with StopSignal() as stop, Record(folder, epochs=epochs, epoch=run.epoch, step=done) as record:
+    with (
+        bad_files_told(folder),
+        StopSignal() as stop,
+        Record(folder, epochs=epochs, epoch=run.epoch, step=done) as record,
+    ):
         while run.epoch < epochs:
             if run.step < total:
                 train_epoch(run, stop, folder, record)
-            train_losses = {f"train_{name}": mean for name, mean in run.meter.means().items()}
+            train_losses = {f"train_{name}": mean for name, mean in run.meter.means("replaced").items()}
             if not math.isfinite(train_losses["train_loss"]):
                 raise UserError(
                     f"the training loss of epoch {run.epoch + 1} is {train_losses['train_loss']}: try a lower --lr"
@@ -98,6 +105,8 @@ def fit(run: Run, folder: Path) -> None:
                 "images_per_second": run.meter.samples / run.seconds,
                 "lr": float(run.scheduler.get_last_lr()[0]),
             }
+            if run.config.on_bad_file == "raise":  # there are none
+                values = {name: value for name, value in values.items() if not name.endswith("_replaced")}
             improved = scores.get("val_top1", -1.0) > run.best
             run.best = max(run.best, scores.get("val_top1", -1.0))
             run.epoch, run.step, run.seconds = run.epoch + 1, 0, 0.0

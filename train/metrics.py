@@ -23,9 +23,10 @@ class Meter:
         self.sums += torch.stack([s.detach().double() for s in sums])
         self.samples += samples
 
-    def means(self) -> dict[str, float]:
-        """The means over all samples so far (waits for the device)."""
-        return dict(zip(self.names, (self.sums / max(self.samples, 1)).tolist(), strict=True))
+    def means(self, *counts: str) -> dict[str, float]:
+        """The means over all samples so far, but the sums of `counts` (waits for the device)."""
+        sums = dict(zip(self.names, self.sums.tolist(), strict=True))
+        return {name: round(total) if name in counts else total / max(self.samples, 1) for name, total in sums.items()}
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"sums": self.sums.cpu().clone(), "samples": self.samples}

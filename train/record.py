@@ -62,7 +62,9 @@ def line_of(values: dict[str, float], epochs: int) -> str:
         "val_top5": "top-5 {:6.2f} %  ",
     }
     scores = "".join(form.format(values[name]) for name, form in shown.items() if name in values)
+    replaced = [value for name, value in values.items() if name.endswith("_replaced")]
     return (
         f"epoch {values['epoch']:>{len(str(epochs))}}/{epochs}  train loss {values['train_loss']:.4f}  {scores}"
         f"{values['seconds']:6.1f} s  {values['images_per_second']:7.0f} images/s"
+        + (f"  {sum(replaced)} replaced" if replaced else "")
     )

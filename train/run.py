@@ -44,7 +44,7 @@ class Run:
         step: steps done in the epoch under way.
         seconds: spent in the epoch under way.
         consistency: the saliency-consistency loss; None where the loss is the network's on the stage's inputs.
-        meter: the training loss and its parts, in the epoch under way.
+        meter: the training loss and its parts, and the number of images replaced, in the epoch under way.
         best: the best top-1 so far, per cent.
     """
 
@@ -73,7 +73,7 @@ class Run:
         self.epoch = 0
         self.step = 0
         self.seconds = 0.0
-        self.meter = Meter(names_of_losses(self.consistency), self.device)
+        self.meter = Meter((*names_of_losses(self.consistency), "replaced"), self.device)
         self.best = -1.0
 
     def make_stage(self, seed: int) -> SaliencyStage:

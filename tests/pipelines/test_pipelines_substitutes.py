@@ -174,7 +174,7 @@ def test_each_file_is_named_once(folder: Path, caplog: pytest.LogCaptureFixture,
         ("a/text.jpg", "it is no image of a known format, it begins with b'this is not an i'"),
         ("b/truncated.png", "its PNG data is damaged or cut short"),
     ):
-        assert f"'{folder}/{what}' is replaced by another sample: {why}" in named
+        assert f"bad file '{folder}/{what}', replaced by another sample: {why}" in named
     errors = capfd.readouterr().err.count("[ERROR]")
     resumed = _loader(folder)
     resumed.load_state_dict(loader.state_dict())
