@@ -139,7 +139,7 @@ class ImageLoader:
             samples=(global_batches - 1) * batch_size + last,
         )
         self._epoch = self._batch = 0  # of the next batch to be given
-        self._restored = False
+        self._restored = self._end_meant = False
         self._iteration = 0
         self._source = _Source(self)
         self._pipeline: Any = None
@@ -152,9 +152,11 @@ class ImageLoader:
         return self._substitutes.known
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._batch and not self._restored:
+        # Frameworks that count the batches stop after the last one, and never ask for the end: the epoch is over then.
+        over = self._batch >= self._length and not self._end_meant
+        if self._batch and (over or not self._restored):
             self._go_to(self._epoch + 1)
-        self._restored = False
+        self._restored = self._end_meant = False
         self._iteration += 1
         return self._iterate(self._iteration)
 
@@ -177,14 +179,16 @@ class ImageLoader:
         self._batch = self._substitutes.replaced = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next `iter()` gives this epoch; from its start, or, when just restored into it, from there.
+        """The next `iter()` gives this epoch; from its start, or, when just restored into it, from there, which is
+        nothing where it was restored to its end.
 
         Args:
             epoch: At least 0.
         """
         if epoch < 0:
             raise ValueError(f"epoch must be at least 0, got {epoch}")
-        if self._restored and epoch == self._epoch:
+        self._end_meant = self._restored and epoch == self._epoch
+        if self._end_meant:
             return
         self._go_to(int(epoch))
         self._restored = False
@@ -203,7 +207,8 @@ class ImageLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next `iter()` goes on where `state` was taken, with the identical batches.
+        """The next `iter()` goes on where `state` was taken, with the identical batches. After an epoch's last batch
+        that is the next epoch, unless `set_epoch` then names the one that is over.
 
         Raises:
             ValueError: `state` is of a loader with another data set, seed, batch size or the like.
@@ -218,7 +223,7 @@ class ImageLoader:
             raise ValueError("the state is of another loader. " + "; ".join(differing))
         self._epoch, self._batch = state["epoch"], state["batch"]
         self._substitutes.load_state_dict(state["bad_files"])
-        self._restored = True
+        self._restored, self._end_meant = True, False
         self._iteration += 1
 
     def _configuration(self) -> dict[str, Any]:

@@ -185,6 +185,27 @@ def test_the_state_after_an_epoch_is_the_start_of_the_next(folders: Path) -> Non
     _assert_same(next(iter(resumed)), next(iter(loader)))
 
 
+def test_a_state_after_the_last_batch_whose_end_nobody_asked_for(cifar: Path) -> None:
+    """As Lightning leaves it: the next iteration is the next epoch, not the nothing that is left of this one."""
+    loader = _loader(cifar)
+    first, second = list(loader), list(loader)
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    for _ in first:
+        next(iterator)
+    state = loader.state_dict()
+    assert (state["epoch"], state["batch"]) == (0, len(loader))
+    resumed = _loader(cifar)
+    resumed.load_state_dict(state)
+    for mine, theirs in zip(resumed, second, strict=True):
+        _assert_same(mine, theirs)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(0)  # the loop means that epoch, and it is done
+    assert not list(resumed)
+    for mine, theirs in zip(resumed, second, strict=True):
+        _assert_same(mine, theirs)
+
+
 def test_restoring_in_the_middle_and_then_choosing_another_epoch(cifar: Path) -> None:
     loader = _loader(cifar)
     epochs = [list(loader) for _ in range(2)]

@@ -1,0 +1,120 @@
+"""The pieces of timm's training script (model, optimizer, schedule, soft-target loss, EMA), fed by this project.
+
+    python examples/timm_loop.py --help
+
+Lines that end in `# +` are what this project adds, those that begin with `# -` what they take the place of. The same
+script without the project:
+
+    sed -e '/# +$/d' -e 's/# - //' examples/timm_loop.py
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from timm import create_model
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import AverageMeter, ModelEmaV3, accuracy
+
+# - from timm.data import Mixup, create_dataset, create_loader
+from dali_salaug import KeepCutMix, SaliencyStage  # +
+from pipelines import image_loader  # +
+from train.shapes import embedded_data
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a timm model in a loop of timm's pieces, with DALI's loader and KeepCutMix.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, help="folder with train/<class>/* and val/<class>/*; None: embedded data")
+    parser.add_argument("--model", default="test_resnet", help="a name of timm's")
+    parser.add_argument("--image-size", type=int, default=64, help="side of the network's input in pixels")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in a step")
+    parser.add_argument("--epochs", type=int, default=3, help="times through the training images")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of AdamW")
+    parser.add_argument("--checkpoint", type=Path, help="file to write after each epoch")
+    parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    return parser
+
+
+@torch.no_grad()
+def validate(model: torch.nn.Module, loader, device: torch.device) -> float:
+    """Top-1 in per cent."""
+    top1 = AverageMeter()
+    model.eval()
+    # - for images, labels in loader:
+    for batch in loader:  # +
+        images, labels = batch.images, batch.labels  # +
+        (correct,) = accuracy(model(images), labels, topk=(1,))
+        top1.update(correct.item(), len(labels))
+    return top1.avg
+
+
+def main(arguments: list[str] | None = None) -> ModelEmaV3:
+    args = build_parser().parse_args(arguments)
+    root = args.data or embedded_data()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+
+    # - train_set, val_set = (create_dataset("", root, split) for split in ("train", "val"))
+    # - options = {"input_size": args.image_size, "batch_size": args.batch_size, "device": device, "num_workers": 2}
+    # - train_loader = create_loader(train_set, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", **options)
+    # - val_loader = create_loader(val_set, **options)
+    # - num_classes = len(train_set.reader.class_to_idx)
+    options = {"batch_size": args.batch_size, "image_size": args.image_size}  # +
+    train_loader = image_loader(root, seed=0, **options)  # +
+    val_loader = image_loader(root, train=False, **options)  # +
+    num_classes = len(train_loader.dataset.classes)  # +
+
+    # - mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.0, num_classes=num_classes)
+    stage = SaliencyStage(KeepCutMix(num_classes), seed=0)  # +
+    model = create_model(args.model, num_classes=num_classes).to(device)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=args.lr, weight_decay=0.05)
+    scheduler, epochs = create_scheduler_v2(
+        optimizer, num_epochs=args.epochs, updates_per_epoch=len(train_loader), step_on_epochs=False
+    )
+    ema = ModelEmaV3(model, decay=0.99, use_warmup=True)
+    criterion = SoftTargetCrossEntropy()
+
+    begun = 0
+    if args.resume:
+        state = torch.load(args.resume, map_location=device, weights_only=True)
+        for name, part in (("model", model), ("ema", ema), ("optimizer", optimizer), ("scheduler", scheduler)):
+            part.load_state_dict(state[name])
+        stage.load_state_dict(state["stage"])  # +
+        train_loader.load_state_dict(state["loader"])  # +
+        begun = state["epoch"]
+
+    for epoch in range(begun, epochs):
+        losses = AverageMeter()
+        model.train()
+        updates = epoch * len(train_loader)
+        # - for images, labels in train_loader:
+        for batch in train_loader:  # +
+            # - inputs, targets = mixup(images, labels)
+            inputs, targets = stage(model, batch.images, batch.labels, batch.augmented)  # +
+            loss = criterion(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            updates += 1
+            ema.update(model, step=updates)
+            scheduler.step_update(updates)
+            losses.update(loss.item(), len(inputs))
+        print(
+            f"epoch {epoch + 1}/{epochs}  loss {losses.avg:.4f}  top-1 {validate(ema.module, val_loader, device):.2f} %"
+        )
+        if args.checkpoint:
+            parts = {"model": model, "ema": ema, "optimizer": optimizer, "scheduler": scheduler}
+            parts |= {"loader": train_loader, "stage": stage}  # +
+            torch.save(
+                {name: part.state_dict() for name, part in parts.items()} | {"epoch": epoch + 1}, args.checkpoint
+            )
+    return ema
+
+
+if __name__ == "__main__":
+    main()
