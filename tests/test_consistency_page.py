@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from train import agreement, benchmark, config, experiments
-from train.config import PRESETS, Config
+from train import agreement, benchmark, command_line, experiments
+from train.command_line import PRESETS
+from train.config import Config
 from train.models import build_model
 from train.shapes import SHAPES, write_shapes
 
@@ -45,7 +46,7 @@ def test_the_options_are_the_programs() -> None:
 
 
 PARSERS = {
-    "train": config, "train.agreement": agreement, "train.benchmark": benchmark, "train.experiments": experiments,
+    "train": command_line, "train.agreement": agreement, "train.benchmark": benchmark, "train.experiments": experiments,
 }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_the_commands_are_understood(command: str) -> None:
     module, *words = command.split("#")[0].split()
     PARSERS[module].build_parser().parse_args(words)
     if module == "train":
-        given, _ = config.parse(words)
+        given, _ = command_line.parse(words)
         Config(**given).check()
 
 

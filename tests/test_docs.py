@@ -139,7 +139,7 @@ def test_the_policy_in_the_page_is_one(tmp_path: Path) -> None:
 
 def test_the_commands_are_understood() -> None:
     """Those of train show by its parser, the others by that of training."""
-    from train.config import build_parser
+    from train.command_line import build_parser
     from train.show import build_parser as show_parser
 
     commands = re.findall(r"^python -m train (.+)$", PAGE, flags=re.M)

@@ -6,7 +6,8 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     from pipelines import DataError
-    from train.config import UserError, parse
+    from train.command_line import parse
+    from train.config import UserError
 
     arguments = sys.argv[1:] if arguments is None else arguments
     try:

@@ -98,6 +98,13 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a checkpoint of this program, or damaged: {error}") from error
 
 
+def seed_random_state(seed: int) -> None:
+    """Begin the global generators: Python's, NumPy's, torch's on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """The state of the global generators: Python's, NumPy's, torch's on the CPU and (where there is one) CUDA."""
     name, keys, *rest = cast(tuple, np.random.get_state())  # noqa: NPY002 (its state is saved for those who use it)

@@ -1,20 +1,14 @@
 """All options of a run, each with its default and its help in one place, on the command line and in config.yaml."""
 
-import argparse
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dali_salaug import __version__
 from dali_salaug.saliency import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency import TARGETS
-
-PRESETS = Path(__file__).parent / "presets"
 
 
 class UserError(Exception):
@@ -62,7 +56,12 @@ class Config:
     epochs: int | None = _option(
         None, "times through the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
     )
-    batch_size: int | None = _option(None, "images in a step", low=1, by_data="32 embedded, 128 otherwise")
+    batch_size: int | None = _option(
+        None, "images in a step, over all processes", low=1, by_data="32 embedded, 128 otherwise"
+    )
+    accumulate: int = _option(
+        1, "parts in which a process takes its images of a step, one after the other: for less memory", low=1
+    )
     image_size: int | None = _option(
         None,
         "side of the network's input in pixels",
@@ -71,6 +70,12 @@ class Config:
     )
     lr: float | None = _option(
         None, "peak learning rate", low=0, by_data="0.1 per 128 images of a batch, 0.1 per 256 for photographs"
+    )
+    lr_per_256: float | None = _option(
+        None,
+        "peak learning rate for 256 images in a step, in proportion for more or fewer; in place of --lr",
+        low=0,
+        by_data="--lr",
     )
     momentum: float = _option(0.9, "of SGD (Nesterov)", low=0, high=1)
     weight_decay: float | None = _option(
@@ -81,6 +86,15 @@ class Config:
         None, "epochs after which the learning rate is divided by 10", low=1, by_data="none: a half cosine down to 0"
     )
     lr_warmup_epochs: float = _option(1.0, "epochs of linear warm-up at the start", low=0)
+    clip_grad: float | None = _option(
+        None, "scale gradients down to this norm, of all together, where it is larger", low=0, by_data="not"
+    )
+    ema: float = _option(
+        0.0,
+        "decay of a running average of the weights, which is then what is validated and kept; 0: none",
+        low=0,
+        high=1,
+    )
     tau: float = _option(0.6, "quantile τ that separates the salient regions from the others", low=0, high=1)
     size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
     saliency: str | None = _option(
@@ -142,6 +156,23 @@ class Config:
     workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
     seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
+    amp: str = _option(
+        "off",
+        "automatic mixed precision of model and saliency pass; float16 with scaled gradients",
+        choices=("off", "bfloat16", "float16"),
+    )
+    compile: bool = _option(False, "torch.compile for step and saliency pass")
+    fused: bool = _option(False, "PyTorch's fused optimizer: one kernel for all weights")
+    hw_decoder_load: float = _option(
+        0.65,
+        "share of a batch that a GPU's JPEG decoder takes, where there is one; CUDA kernels do the rest",
+        low=0,
+        high=1,
+    )
+    decode_size_hint: tuple[int, int] | None = _option(
+        None, "the largest images' sides in pixels, for which a GPU's decoders take their memory at the start", low=1,
+        by_data="as images come", names=("WIDTH", "HEIGHT"),
+    )  # fmt: skip
     validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)
     checkpoint_every: int = _option(0, "steps between checkpoints inside an epoch; 0: only after each epoch", low=0)
 
@@ -159,6 +190,8 @@ class Config:
                 raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
             for number in value if isinstance(value, tuple) else (value,):
                 low, high = meta["low"], meta["high"]
+                if isinstance(number, bool):
+                    continue
                 if isinstance(number, int | float) and not (number >= low and (high is None or number <= high)):
                     legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
                     raise UserError(f"{flag} must be {legal}; got {number}")
@@ -178,8 +211,20 @@ class Config:
         if self.early_head == "off" and self.early_weight != Config.early_weight:
             raise UserError(f"--early-weight needs an --early-head; got {self.early_weight:g} with --early-head off")
         check_consistency(self)
-        if self.lr == 0:
-            raise UserError("--lr must be above 0; got 0")
+        for name in ("lr", "lr_per_256", "clip_grad"):
+            if getattr(self, name) == 0:
+                raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
+        if self.lr is not None and self.lr_per_256 is not None:
+            raise UserError(f"--lr-per-256 is in place of --lr; got --lr {self.lr:g} --lr-per-256 {self.lr_per_256:g}")
+        if self.ema == 1:
+            raise UserError("--ema must be in [0, 1); got 1")
+        if self.consistency is not None and self.amp == "float16":
+            raise UserError("--consistency needs gradients of gradients, too small for --amp float16; give bfloat16")
+        if self.consistency is not None and self.compile and self.consistency[2] and self.consistency_scale == 1:
+            raise UserError(
+                "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
+                " out, or give a scale below 1"
+            )
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
             raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {self.crop_scale}")
 
@@ -202,7 +247,8 @@ class Config:
             target=self.target or entry.target,
             scale=self.scale or entry.scale,
             epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
-            lr=self.lr or 0.1 * batch_size / (256 if photographs else 128),
+            lr=self.lr or (self.lr_per_256 or (0.1 if photographs else 0.2)) * batch_size / 256,
+            lr_per_256=None,
             weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
             crop_scale=self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),
         )
@@ -222,112 +268,3 @@ class Config:
     @classmethod
     def load(cls, path: Path) -> "Config":
         return cls.from_dict(yaml.safe_load(path.read_text()))
-
-
-def _scalar_type(annotation: Any) -> type:
-    """int for `int | None` and `tuple[int, ...] | None`, float for `tuple[float, float] | None`, and so on."""
-    if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is tuple else annotation
-
-
-def add_option(parser: argparse.ArgumentParser, option: dataclasses.Field, *, default: str) -> None:
-    """Let the parser take one option of Config; `default` is what its help says of it."""
-    meta = option.metadata
-    parser.add_argument(
-        "--" + option.name.replace("_", "-"),
-        type=_scalar_type(option.type),
-        choices=meta["choices"],
-        nargs=_count(option),
-        metavar=_metavar(option),
-        help=f"{meta['text']} (default: {default})",
-    )
-
-
-def names_of_methods() -> str:
-    """The methods and policies, for the end of a help."""
-    from train.methods import METHODS, policies
-
-    methods = "\n".join(f"  {name:<20} {entry.description}" for name, entry in METHODS.items())
-    return f"methods:\n{methods}\n\npolicies: {', '.join(policies())}"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line. Options that are not given are absent from the namespace; defaults are Config's."""
-    presets = ", ".join(path.stem for path in sorted(PRESETS.glob("*.yaml")))
-    parser = argparse.ArgumentParser(
-        prog="python -m train",
-        description="Train an image classifier with saliency-guided augmentation. python -m train show --help: what a"
-        " method does to your own images. python -m train check-data --help: are all images whole.",
-        epilog=f"{names_of_methods()}\n\npresets: {presets}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    for option in dataclasses.fields(Config):
-        add_option(parser, option, default=str(option.metadata["by_data"] or option.default))
-    parser.add_argument(
-        "--preset",
-        metavar="NAME",
-        help="options by the name of a recipe, see below, or from a YAML file such as another run's config.yaml; those"
-        " given here as well come first (default: none)",
-    )
-    parser.add_argument(
-        "--list-methods", action="store_true", help="print the methods with their sources and stop (default: train)"
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"dali_salaug {__version__}", help="print the version and stop"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: a new run)")
-    return parser
-
-
-def _metavar(option: dataclasses.Field) -> str | tuple[str, ...] | None:
-    if option.metadata["choices"]:
-        return None
-    if "tuple" not in str(option.type):
-        return option.name.upper()
-    names: tuple[str, ...] = option.metadata["names"]
-    return names if len(names) > 1 else names[0]
-
-
-def _count(option: dataclasses.Field) -> str | int | None:
-    if "tuple" not in str(option.type):
-        return None
-    return "+" if "..." in str(option.type) else len(option.metadata["names"])
-
-
-def parse(arguments: list[str] | None = None) -> tuple[dict[str, Any], bool]:
-    """The options given on the command line and by its preset, and whether to resume.
-
-    Prints and exits as argparse does, for --list-methods too.
-
-    Raises:
-        UserError: the preset cannot be read.
-    """
-    given = vars(build_parser().parse_args(arguments))
-    if given.pop("list_methods", False):
-        from train.methods import methods_table
-
-        print(methods_table())
-        raise SystemExit
-    resume, preset = given.pop("resume", False), given.pop("preset", None)
-    chosen = {} if preset is None else _read_preset(preset)
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in (chosen | given).items()}, resume
-
-
-def _read_preset(name: str) -> dict[str, Any]:
-    """The options in a file of PRESETS or in any YAML file; the place of a run, in its config.yaml, is left out."""
-    path = PRESETS / f"{name}.yaml" if "/" not in name and not name.endswith(".yaml") else Path(name)
-    try:
-        options = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        names = ", ".join(p.stem for p in sorted(PRESETS.glob("*.yaml")))
-        raise UserError(f"--preset must be one of {names}, or a YAML file; got {name!r}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--preset {name}: cannot be read: {error}") from error
-    legal = [option.name for option in dataclasses.fields(Config)]
-    if not isinstance(options, dict) or not set(options) <= set(legal):
-        unknown = sorted(map(str, set(options).difference(legal))) if isinstance(options, dict) else "no mapping"
-        raise UserError(f"--preset {name}: its keys must be options such as {', '.join(legal[:4])}; got {unknown}")
-    options.pop("out", None)
-    return options

@@ -1,10 +1,14 @@
 """The images of a run: where they are, what they decide of its options, and its loaders."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from pipelines import Dataset, ImageLoader, find_dataset, image_loader
+import torch
+
+from pipelines import Batch, Dataset, ImageLoader, find_dataset, image_loader
 from train.config import Config, UserError
+from train.distributed import ALONE, World
 from train.shapes import embedded_data
 
 
@@ -41,16 +45,21 @@ def _first_side(dataset: Dataset, *, replace: bool) -> int:
     raise UserError(f"{dataset.root}: none of its {len(dataset)} images can be read")
 
 
-def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, **changes: Any) -> ImageLoader:
+def make_loader(
+    config: Config, *, train: bool, dataset: Dataset | None = None, world: World = ALONE, **changes: Any
+) -> ImageLoader:
     """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
+    assert config.batch_size is not None
     root = data_folder(config) if dataset is None else dataset
     options: dict[str, Any] = {
-        "batch_size": config.batch_size,
+        "batch_size": config.batch_size // world.size // config.accumulate,
         "image_size": config.image_size,
         "policy": config.policy if train else None,
         "device": config.device,
         "seed": config.seed,
-        "num_threads": config.workers,
+        "rank": world.rank,
+        "world_size": world.size,
+        "num_threads": config.workers or max(1, len(os.sched_getaffinity(0)) // world.local_size),
         "interpolation": config.interpolation,
         "crop": config.crop,
         "crop_scale": config.crop_scale,
@@ -62,3 +71,17 @@ def make_loader(config: Config, *, train: bool, dataset: Dataset | None = None, 
         options["images"] = config.train_images
         options["with_matrices"] = config.consistency is not None and config.policy is not None
     return image_loader(root, train=train, **(options | changes))
+
+
+def empty_batch(loader: ImageLoader) -> Batch:
+    """Two black images of the form that the loader gives: for a process that has none left where others have."""
+    side, device = loader.recipe.image_size, loader.device
+    images = torch.zeros(2, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    numbers = torch.zeros(2, dtype=torch.int64, device=device)
+    return Batch(
+        images=images,
+        augmented=images if loader.recipe.chains else None,
+        labels=numbers,
+        indices=numbers,
+        matrices=torch.eye(2, 3, device=device).expand(2, 2, 3) if loader.recipe.with_matrices else None,
+    )

@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -19,57 +20,63 @@ from train.stopping import Interrupted, StopSignal
 READ_LOSS_EVERY = 50  # steps between readings of the loss, each of which waits for the device
 
 
-def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record) -> None:
+def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None) -> None:
     """The steps of the epoch under way that are not done yet."""
-    config, total = run.config, len(run.train_loader)
+    config = run.config
     run.model.train()
     run.train_loader.set_epoch(run.epoch)
     run.stage.set_epoch(run.epoch)
     before, start = run.seconds, time.perf_counter()
-    with _bar(total, run, "training") as bar:
-        for batch in run.train_loader:
-            losses = run.losses(batch)
-            run.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            run.optimizer.step()
-            run.scheduler.step()
-
-            count = len(batch.labels)
-            run.meter.add([*(value * count for value in losses.values()), replaced_in(batch)], count)
-            run.step += 1
+    with _bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
+        batches = iter(run.train_loader)
+        while run.step < run.steps:
+            losses = run.train_step(batches)
             run.seconds = before + time.perf_counter() - start
             bar.update()
-            if run.step % READ_LOSS_EVERY == 0:
+            if record is not None and run.step % READ_LOSS_EVERY == 0:
                 values = {name: value.item() for name, value in losses.items()}
                 bar.set_postfix(loss=f"{values['loss']:.3f}")
-                record.add_step(values, run.epoch * total + run.step)
-            if stop.requested or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
-                checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
-            if stop.requested:
+                record.add_step(values, run.epoch * run.steps + run.step)
+            stopping = stop.agreed()
+            if stopping or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
+                save(run, folder)
+            if stopping:
                 raise Interrupted
+        next(batches, None)  # none is left: the loader learns that its epoch is over
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write last.pt. Together."""
+    state = run.state_dict()
+    if run.world.first:
+        checkpoint.save(state, folder / checkpoint.LAST)
 
 
 @torch.no_grad()
 def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
     """val_loss, val_top1 and (over 5 classes) val_top5 on the validation images, the last two in per cent; and
-    val_replaced, the number of images that others were given for."""
+    val_replaced, the number of images that others were given for. Together."""
     names = ("val_loss", "val_top1", "val_top5") if len(run.classes) > 5 else ("val_loss", "val_top1")
-    meter = Meter((*names, "val_replaced"), run.device)
-    run.model.eval()
-    with _bar(len(run.val_loader), None, "validation") as bar:
-        for batch in run.val_loader:
-            sums = validation_sums(run.model(batch.images), batch.labels)
+    meter = Meter((*names, "val_replaced"), run.device, run.world)
+    model = run.validated.eval()
+    run.world.share_buffers(model)
+    of_all = len(run.val_loader.dataset) // (run.world.size * run.val_loader.batch_size)  # batches that all have
+    with _bar(len(run.val_loader), run, "validation") as bar:
+        for number, batch in enumerate(run.val_loader):
+            with run.autocast():
+                logits = model(batch.images)
+            sums = validation_sums(logits.float(), batch.labels)
             meter.add([*sums, replaced_in(batch)], len(batch.labels))
             bar.update()
-            if stop.requested:  # all steps of the epoch are done: resuming begins with the validation
-                checkpoint.save(run.state_dict(), folder / checkpoint.LAST)
+            if number < of_all and stop.agreed():  # all steps are done: resuming begins with the validation
+                save(run, folder)
                 raise Interrupted
     means = meter.means("val_replaced")
     return {name: 100 * mean if "top" in name else mean for name, mean in means.items()}
 
 
 def fit(run: Run, folder: Path) -> None:
-    """Train to the last epoch, from wherever the run stands.
+    """Train to the last epoch, from wherever the run stands. Together.
 
     Leaves in the folder log.jsonl, TensorBoard events, last.pt, best.pt (of the epochs that end with a validation) and
     augmentations.png.
@@ -78,18 +85,18 @@ def fit(run: Run, folder: Path) -> None:
         Interrupted: on Ctrl-C or SIGTERM, with last.pt written.
         UserError: the loss is no longer finite.
     """
-    epochs, total = run.config.epochs, len(run.train_loader)
+    epochs = run.config.epochs
     assert epochs is not None
-    done = run.epoch * total + run.step
-    with (
-        bad_files_told(folder),
-        StopSignal() as stop,
-        Record(folder, epochs=epochs, epoch=run.epoch, step=done) as record,
-    ):
+    with StopSignal(run.world) as stop, bad_files_told(folder), ExitStack() as stack:
+        record = None
+        if run.world.first:
+            done = run.epoch * run.steps + run.step
+            record = stack.enter_context(Record(folder, epochs=epochs, epoch=run.epoch, step=done))
         while run.epoch < epochs:
-            if run.step < total:
+            if run.step < run.steps:
                 train_epoch(run, stop, folder, record)
-            train_losses = {f"train_{name}": mean for name, mean in run.meter.means("replaced").items()}
+            means, images = run.meter.totals("replaced")
+            train_losses = {f"train_{name}": mean for name, mean in means.items()}
             if not math.isfinite(train_losses["train_loss"]):
                 raise UserError(
                     f"the training loss of epoch {run.epoch + 1} is {train_losses['train_loss']}: try a lower --lr"
@@ -102,7 +109,7 @@ def fit(run: Run, folder: Path) -> None:
                 **train_losses,
                 **scores,
                 "seconds": run.seconds + time.perf_counter() - start,
-                "images_per_second": run.meter.samples / run.seconds,
+                "images_per_second": images / run.seconds,
                 "lr": float(run.scheduler.get_last_lr()[0]),
             }
             if run.config.on_bad_file == "raise":  # there are none
@@ -110,21 +117,20 @@ def fit(run: Run, folder: Path) -> None:
             improved = scores.get("val_top1", -1.0) > run.best
             run.best = max(run.best, scores.get("val_top1", -1.0))
             run.epoch, run.step, run.seconds = run.epoch + 1, 0, 0.0
-            run.meter = Meter(run.meter.names, run.device)
-            # The log first: resuming drops lines the checkpoint does not know, but cannot make up missing ones.
-            record.add_epoch(values, run.epoch * total)
-            state = run.state_dict()
-            if improved:
-                parts = ("config", "classes", "mean", "std", "resize_to", "model")
-                best = {name: state[name] for name in parts} | {"epoch": run.epoch, "val_top1": run.best}
-                checkpoint.save(best, folder / checkpoint.BEST)
-            checkpoint.save(state, folder / checkpoint.LAST)
-            record.print_epoch(values)
-            if run.epoch in (1, epochs):
-                write_figure(run, folder / "augmentations.png")
+            run.meter = run.new_meter()
+            if record is not None:
+                # The log first: resuming drops lines the checkpoint does not know, but cannot make up missing ones.
+                record.add_epoch(values, run.epoch * run.steps)
+                if improved:
+                    checkpoint.save(run.best_state_dict(), folder / checkpoint.BEST)
+            save(run, folder)
+            if record is not None:
+                record.print_epoch(values)
+                if run.epoch in (1, epochs):
+                    write_figure(run, folder / "augmentations.png")
 
 
-def _bar(total: int, run: Run | None, what: str) -> tqdm:
-    """A progress bar on stderr, gone when done; none where stderr is a file."""
-    done, name = (run.step, f"epoch {run.epoch + 1}/{run.config.epochs}") if run else (0, what)
-    return tqdm(total=total, initial=done, desc=name, unit="batch", leave=False, disable=None)
+def _bar(total: int, run: Run, what: str, done: int = 0) -> tqdm:
+    """A progress bar on stderr, gone when done; none where stderr is a file, and in all processes but the first."""
+    shown = None if run.world.first else True
+    return tqdm(total=total, initial=done, desc=what, unit="batch", leave=False, disable=shown)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.distributed import ALONE, World
+
 
 class Meter:
     """Sums of per-sample values, on the device: adding never waits for it, reading does.
@@ -11,10 +13,12 @@ class Meter:
     Args:
         names: of the values; each has one float64 sum.
         device: where the values are.
+        world: the processes that each add their own samples.
     """
 
-    def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
+    def __init__(self, names: tuple[str, ...], device: torch.device, world: World = ALONE) -> None:
         self.names = names
+        self._world = world
         self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self.samples = 0
 
@@ -24,9 +28,15 @@ class Meter:
         self.samples += samples
 
     def means(self, *counts: str) -> dict[str, float]:
-        """The means over all samples so far, but the sums of `counts` (waits for the device)."""
-        sums = dict(zip(self.names, self.sums.tolist(), strict=True))
-        return {name: round(total) if name in counts else total / max(self.samples, 1) for name, total in sums.items()}
+        """The means over all samples so far, of all processes, but the sums of `counts`. Together; waits for the device."""
+        return self.totals(*counts)[0]
+
+    def totals(self, *counts: str) -> tuple[dict[str, float], int]:
+        """The same, and the number of those samples."""
+        samples = torch.full((1,), self.samples, dtype=torch.float64, device=self.sums.device)
+        *totals, count = self._world.sum(torch.cat([self.sums, samples])).tolist()
+        sums = dict(zip(self.names, totals, strict=True))
+        return {name: round(sum) if name in counts else sum / max(count, 1) for name, sum in sums.items()}, int(count)
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"sums": self.sums.cpu().clone(), "samples": self.samples}

@@ -1,18 +1,27 @@
 """Everything that a run is made of, built from its configuration, and its state for a checkpoint."""
 
 import functools
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dali_salaug import SaliencyStage, WithEarlyHead
+from dali_salaug.saliency import COMPILED
 from pipelines import Batch
 from train import checkpoint
+from train.averaging import AveragedWeights
+from train.bad_files import replaced_in
 from train.config import Config, UserError
 from train.consistency import check_layers, losses_of, make_consistency, names_of_losses
-from train.data import make_loader
+from train.data import empty_batch, make_loader
+from train.distributed import ALONE, World
 from train.methods import METHODS
 from train.metrics import Meter
 from train.models import FIRST_BLOCK, build_model
@@ -34,12 +43,19 @@ def make_stage(config: Config, classes: int, seed: int, **options: Any) -> Salie
 class Run:
     """A training run: loaders, model, optimizer, schedule, stage, and how far it has come.
 
+    A step takes `config.batch_size` images over all processes, and in each of them in `config.accumulate` parts, one
+    after the other. The processes together take the very steps that one alone would, but for BatchNorm, which
+    normalises each part of each process by itself, and for the stage's draws.
+
     Args:
         config: resolved for its data.
+        world: the processes that train together.
 
     Attributes:
         model: the network, free of the early head.
         with_head: the same with its early head, always in training mode; None without one.
+        averaged: the running average of its weights, which is what is validated; None without one.
+        steps: in an epoch.
         epoch: whole epochs done (validated and logged).
         step: steps done in the epoch under way.
         seconds: spent in the epoch under way.
@@ -48,37 +64,52 @@ class Run:
         best: the best top-1 so far, per cent.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, world: World = ALONE) -> None:
         assert config.image_size is not None
+        assert config.batch_size is not None
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: there is no usable CUDA device; legal are auto and cpu")
         self.config = config
-        self.train_loader = make_loader(config, train=True)
-        self.val_loader = make_loader(config, train=False)
+        self.world = world
+        self.train_loader = make_loader(config, train=True, world=world)
+        self.val_loader = make_loader(config, train=False, world=world)
         self.classes = self.train_loader.dataset.classes
         self.device = self.train_loader.device
+        self.steps = math.ceil(len(self.train_loader.dataset) / config.batch_size)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 
-        torch.manual_seed(config.seed)
+        checkpoint.seed_random_state(config.seed)
         model = build_model(config.model, len(self.classes), config.image_size)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
         self.with_head = None if config.early_head == "off" else self._with_early_head()
-        self.optimizer = make_optimizer(config, self.with_head or self.model)
-        self.scheduler = make_scheduler(config, self.optimizer, len(self.train_loader))
-        self.stage = self.make_stage(config.seed)
+        self._wrapped: DistributedDataParallel | None = None
+        self._network: nn.Module = self.with_head or self.model
+        self.optimizer = make_optimizer(config, self._network)
+        self.scheduler = make_scheduler(config, self.optimizer, self.steps)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
+        self.stage = self.make_stage(config.seed + world.rank)
         self.consistency = make_consistency(config)
         check_layers(self.consistency, self.model, config.image_size)
+        self._wrap()
+        if world.rank:  # dropout and the like; the weights are alike
+            checkpoint.seed_random_state(config.seed + world.rank)
 
         self.epoch = 0
         self.step = 0
         self.seconds = 0.0
-        self.meter = Meter((*names_of_losses(self.consistency), "replaced"), self.device)
+        self.meter = self.new_meter()
         self.best = -1.0
 
     def make_stage(self, seed: int) -> SaliencyStage:
         head = None if self.with_head is None else self.with_head.early
-        return make_stage(self.config, len(self.classes), seed, warmup_epochs=self.config.warmup_epochs, head=head)
+        compiled = self.config.compile and self.config.saliency in COMPILED
+        options = {"warmup_epochs": self.config.warmup_epochs, "head": head, "compiled": compiled}
+        return make_stage(self.config, len(self.classes), seed, **options)
+
+    def new_meter(self) -> Meter:
+        return Meter((*names_of_losses(self.consistency), "replaced"), self.device, self.world)
 
     def _with_early_head(self) -> WithEarlyHead:
         name = self.config.early_head
@@ -88,10 +119,77 @@ class Run:
         except ValueError as error:
             raise UserError(f"--early-head {name}: {error}") from error
 
+    def _wrap(self) -> None:
+        if self.world.host is not None:
+            # The buffers are shared before the saliency pass, which looks at them too, and not only before the forward.
+            with warnings.catch_warnings():  # newer torch has another name for it, and warns of this one
+                warnings.simplefilter("ignore", FutureWarning)
+                self._wrapped = DistributedDataParallel(self._network, broadcast_buffers=False)
+            self._network = self._wrapped
+        if self.config.compile:
+            self._network = torch.compile(self._network)  # type: ignore[assignment]
+
+    @property
+    def validated(self) -> nn.Module:
+        """The network that is validated, drawn from and kept as the best: the averaged one, where there is one."""
+        return self.model if self.averaged is None else self.averaged.model
+
+    @property
+    def resize_to(self) -> int:
+        """The shorter side of an image in validation, before the crop, in pixels."""
+        assert self.config.image_size is not None
+        return self.val_loader.recipe.resize_to or self.config.image_size
+
+    def autocast(self) -> torch.autocast:
+        dtype = torch.float16 if self.config.amp == "float16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.config.amp != "off")
+
+    def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """Take the next step of the epoch under way. Together.
+
+        Args:
+            batches: the loader's, from the first that belongs to this step on.
+
+        Returns:
+            The losses by the meter's names, 0-dim, of this process's images in the last part of the step.
+        """
+        assert self.config.batch_size is not None
+        self.world.share_buffers(self.model)
+        images = min(self.config.batch_size, len(self.train_loader.dataset) - self.step * self.config.batch_size)
+        parts = math.ceil(images / (self.config.batch_size // self.config.accumulate))
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in range(parts):
+            batch = next(batches, None)
+            count = 0 if batch is None else len(batch.labels)
+            if batch is None:  # fewer images are left than there are processes; gradients are shared all the same
+                batch = empty_batch(self.train_loader)
+            with self._shared(last=part + 1 == parts):
+                with self.autocast():
+                    losses = self.losses(batch)
+                # Each loss is a mean over its images, and DistributedDataParallel takes the mean over the processes.
+                loss = losses["loss"] * (count * self.world.size / images)
+                self.scaler.scale(loss).backward()
+            self.meter.add([*(value * count for value in losses.values()), replaced_in(batch)], count)
+        if self.config.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        if self.averaged is not None:
+            self.averaged.update(self.model)
+        self.step += 1
+        return losses
+
+    def _shared(self, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients are shared between the processes by the backward pass of the last part of a step."""
+        return nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Those of a training step by the meter's names: "loss", with the graph, and its parts where it has some."""
         if self.consistency is not None:
-            return losses_of(self.consistency, self.stage, self.model, batch)
+            return losses_of(self.consistency, self.stage, self._network, batch)
         inputs, targets = self.stage(self.model, batch.images, batch.labels, batch.augmented)
         return {"loss": self._loss(inputs, targets)}
 
@@ -99,47 +197,74 @@ class Run:
         """The network's loss, and the weighted one of the early head where there is one."""
         cross_entropy = functools.partial(F.cross_entropy, label_smoothing=self.config.label_smoothing)
         if self.with_head is None:
-            return cross_entropy(self.model(inputs), targets)
-        logits, early = self.with_head(inputs)
+            return cross_entropy(self._network(inputs), targets)
+        logits, early = self._network(inputs)
         return cross_entropy(logits, targets) + self.config.early_weight * cross_entropy(early, targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on: tensors and plain types."""
+        """All that the rest of the run depends on: tensors and plain types. Together."""
+        of_this_process = {
+            "stage": self.stage.state_dict(),
+            "loader": self.train_loader.state_dict(),
+            "random": checkpoint.random_state(),
+            "meter": self.meter.state_dict(),
+        }
         return {
             "config": self.config.to_dict(),
             "classes": self.classes,
             "mean": self.train_loader.mean,  # of the normalisation, as is std
             "std": self.train_loader.std,
-            "resize_to": self.val_loader.recipe.resize_to or self.config.image_size,  # in validation, before the crop
+            "resize_to": self.resize_to,
             "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.model.state_dict(),
             "early_head": None if self.with_head is None else self.with_head.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "stage": self.stage.state_dict(),
-            "loader": self.train_loader.state_dict(),
-            "random": checkpoint.random_state(),
-            "meter": self.meter.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "processes": self.world.gather(of_this_process),
             "progress": {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "best": self.best},
+        }
+
+    def best_state_dict(self) -> dict[str, Any]:
+        """What is kept of the network that validated best."""
+        return {
+            "config": self.config.to_dict(),
+            "classes": self.classes,
+            "mean": self.train_loader.mean,
+            "std": self.train_loader.std,
+            "resize_to": self.resize_to,
+            "model": self.validated.state_dict(),
+            "epoch": self.epoch,
+            "val_top1": self.best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:
-            UserError: the images have changed since.
+            UserError: the images have changed since, or there are more processes or fewer.
         """
+        if len(state["processes"]) != self.world.size:
+            raise UserError(
+                f"cannot resume: the checkpoint is of {len(state['processes'])} process(es), and {self.world.size} are"
+                " running. Each goes on with its own share of the images: start as many (torchrun --nproc-per-node)"
+            )
+        own = state["processes"][self.world.rank]
         try:
-            self.train_loader.load_state_dict(state["loader"])
+            self.train_loader.load_state_dict(own["loader"])
         except ValueError as error:
             raise UserError(f"cannot resume: {error}") from error
         self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(state["averaged"])
         if self.with_head is not None:
             self.with_head.classifier.load_state_dict(state["early_head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.stage.load_state_dict(state["stage"])
-        self.meter.load_state_dict(state["meter"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.stage.load_state_dict(own["stage"])
+        self.meter.load_state_dict(own["meter"])
         self.epoch, self.step, self.seconds, self.best = (
             state["progress"][name] for name in ("epoch", "step", "seconds", "best")
         )
-        checkpoint.set_random_state(state["random"])
+        checkpoint.set_random_state(own["random"])

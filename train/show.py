@@ -11,7 +11,8 @@ import torch
 
 from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
-from train.config import Config, UserError, add_option, names_of_methods
+from train.command_line import add_option, names_of_methods
+from train.config import Config, UserError
 from train.data import data_folder
 from train.figure import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS

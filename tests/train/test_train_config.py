@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from train.config import PRESETS, Config, UserError, build_parser, parse
+from train.command_line import PRESETS, build_parser, parse
+from train.config import Config, UserError
 from train.methods import KINDS, METHODS, policies
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]

@@ -10,7 +10,8 @@ import torch
 
 from dali_salaug import SaliencyConsistency
 from train import checkpoint, loop
-from train.config import PRESETS, Config, UserError, parse
+from train.command_line import PRESETS, parse
+from train.config import Config, UserError
 from train.data import resolve_for_data
 from train.methods import METHODS
 from train.program import main

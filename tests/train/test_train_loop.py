@@ -26,17 +26,6 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
 def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
     done = cli("--out", "run")
     assert done.returncode == 0, done.stderr
@@ -77,7 +66,7 @@ def test_each_method_trains(method: str, cli: Any, tmp_path: Path, capsys: pytes
     assert "epoch 1/1" in capsys.readouterr().out
 
 
-def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_path: Path) -> None:
+def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_path: Path, same: Any) -> None:
     options = ["--batch-size", "2", "--device", "cpu", "--label-smoothing", "0.2"]  # 24 steps an epoch
     whole = cli("--out", "whole", *options)
     assert whole.returncode == 0, whole.stderr
@@ -100,14 +89,16 @@ def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_
     assert f"going on in epoch 1 after step {progress['step']} of 24" in again.stdout
 
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
-    for part in ("model", "optimizer", "scheduler", "stage", "random", "loader"):
+    for part in ("model", "optimizer", "scheduler", "processes"):
         assert same(a[part], b[part]), part
     timed = {"seconds", "images_per_second"}
     logs = [[{k: v for k, v in r.items() if k not in timed} for r in log_of(tmp_path / n)] for n in ("whole", "parts")]
     assert logs[0] == logs[1]
 
 
-def test_a_stop_in_the_validation_is_resumed_there(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_in_the_validation_is_resumed_there(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: Any
+) -> None:
     from train import loop
 
     given = {"data": str(cli.data), "method": "keep_cutout", "epochs": 2, "image_size": 16, "batch_size": 8, "size": 6}
@@ -127,14 +118,14 @@ def test_a_stop_in_the_validation_is_resumed_there(cli: Any, tmp_path: Path, mon
     assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
 
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
-    assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "stage"))
+    assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "processes"))
     assert [r["train_loss"] for r in log_of(tmp_path / "parts")] == [
         r["train_loss"] for r in log_of(tmp_path / "whole")
     ]
 
 
 def test_with_an_early_head(
-    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, same: Any
 ) -> None:
     """Stopped in the middle of an epoch and resumed: the same to the last bit. best.pt is the plain model."""
     from train import loop
@@ -158,7 +149,7 @@ def test_with_an_early_head(
     assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
 
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
-    for part in ("model", "early_head", "optimizer", "scheduler", "stage", "random", "loader"):
+    for part in ("model", "early_head", "optimizer", "scheduler", "processes"):
         assert same(a[part], b[part]), part
     assert a["early_head"]["weight"].shape == (8, 32)
     assert not same(a["early_head"], halfway["early_head"])  # it is trained
@@ -199,7 +190,7 @@ def test_validation_on_the_training_images_is_said_aloud(
     assert "has no train/ and val/: accuracies are on the training images" in capsys.readouterr().err
 
 
-def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture, same: Any) -> None:
     """Stopped after an epoch without validation and resumed: as uninterrupted. The last epoch always has one."""
     from train import loop
 
@@ -230,7 +221,7 @@ def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "parts" / "best.pt").exists()
     assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
-    assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "stage", "random", "loader"))
+    assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "processes"))
     for one, other in zip(log, log_of(tmp_path / "parts"), strict=True):
         assert one.keys() == other.keys()
         assert all(one[name] == other[name] for name in one if name not in ("seconds", "images_per_second"))

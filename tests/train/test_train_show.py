@@ -14,7 +14,8 @@ from dali_salaug import saliency_map
 from pipelines import image_loader
 from train import checkpoint
 from train.__main__ import main as program
-from train.config import Config, UserError, names_of_methods
+from train.command_line import names_of_methods
+from train.config import Config, UserError
 from train.figure import Column, draw_sheet, mixed_labels, of_different_classes
 from train.methods import METHODS
 from train.models import build_model

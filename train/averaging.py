@@ -1,0 +1,35 @@
+"""The running average of the weights, which validates better than the weights themselves at a high learning rate."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class AveragedWeights:
+    """The exponential moving average of a network's parameters and of BatchNorm's statistics.
+
+    PyTorch's AveragedModel around the same function reads a counter back from the device at every step.
+
+    Args:
+        model: a copy of it is kept, in eval mode.
+        decay: of the average, in (0, 1): it reaches back about 1 / (1 − decay) steps.
+
+    Attributes:
+        model: the averaged network.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._averaged = _values(self.model)
+        self._average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """After a step: the weights that it has led to."""
+        self._average(self._averaged, _values(model), 0)
+
+
+def _values(model: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
