@@ -28,7 +28,7 @@ class Meter:
         self.samples += samples
 
     def means(self, *counts: str) -> dict[str, float]:
-        """The means over all samples so far, of all processes, but the sums of `counts`. Together; waits for the device."""
+        """The means over all samples of all processes, but the sums of `counts`. Together; waits for the device."""
         return self.totals(*counts)[0]
 
     def totals(self, *counts: str) -> tuple[dict[str, float], int]:
