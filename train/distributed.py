@@ -1,6 +1,8 @@
 """The processes of a run, one for each GPU, as torchrun starts them; without torchrun there is one alone."""
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from train.config import UserError
+
+PATIENCE = 600  # seconds, for all processes to be there
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ def joined(device: str) -> Iterator[World]:
                 f" got {local_size}"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpus else "gloo")
+    store, _, _ = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(_name_of_start(store, rank, size), store)
+    dist.init_process_group("nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=size)
     host = dist.new_group(backend="gloo")
     assert isinstance(host, dist.ProcessGroup)
     try:
@@ -124,3 +130,28 @@ def joined(device: str) -> Iterator[World]:
         dist.barrier(host)  # nobody leaves while another still needs it
     finally:
         dist.destroy_process_group()
+
+
+def _name_of_start(store: dist.Store, rank: int, size: int) -> str:
+    """A name that all processes have in common, and those before a restart had not.
+
+    torchrun's store outlives its processes, and new ones would find the addresses of those that are gone (torch 2.14).
+    What it says of the number of restarts may differ between machines. So each process asks the first under a name of
+    its own, and the first answers whatever it finds, until all who are there now have confirmed.
+    """
+    own = uuid.uuid4().hex
+    if rank:
+        store.set(f"asks/{rank}", own)
+        name = store.get(f"answer/{own}").decode()  # waits for it
+        store.set(f"confirmed/{name}/{rank}", "")
+        return name
+    waiting, until = set(range(1, size)), time.monotonic() + PATIENCE
+    while waiting:
+        for other in waiting:
+            if store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", own)
+        waiting = {other for other in waiting if not store.check([f"confirmed/{own}/{other}"])}
+        if time.monotonic() > until:
+            raise RuntimeError(f"processes {sorted(waiting)} of {size} have not come within {PATIENCE} s")
+        time.sleep(0.02)
+    return own
