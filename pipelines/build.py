@@ -40,6 +40,8 @@ def image_loader(
     with_matrices: bool = False,
     on_bad_file: str = "raise",
     max_bad_share: float = 0.1,
+    hw_decoder_load: float = 0.65,
+    decode_size_hint: tuple[int, int] | None = None,
 ) -> ImageLoader:
     """Makes a loader of the images under `root`.
 
@@ -82,6 +84,10 @@ def image_loader(
             another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
             first time, a file is named by a warning of the logger "pipelines".
         max_bad_share: Of the samples of an epoch, at most so many may be replaced, from 0 to 1: more is an error.
+        hw_decoder_load: Share of a batch that a GPU's hardware JPEG decoder takes, where it has one (A100, H100); CUDA
+            kernels decode the rest. From 0 to 1.
+        decode_size_hint: Width and height in pixels of the largest images, for which the hardware decoder takes its
+            memory at the start, and not image by image as they come.
 
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
@@ -110,6 +116,10 @@ def image_loader(
         raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
     _require_one("on_bad_file", on_bad_file, ("raise", "replace"))
     _require("max_bad_share", max_bad_share, "from 0 to 1", 0 <= max_bad_share <= 1)
+    _require("hw_decoder_load", hw_decoder_load, "from 0 to 1", 0 <= hw_decoder_load <= 1)
+    _require(
+        "decode_size_hint", decode_size_hint, "None or (width, height), each at least 1", _is_size(decode_size_hint)
+    )
     chosen = _choose_device(device)
     dataset = root if isinstance(root, Dataset) else find_dataset(root, train)
     if images is not None:
@@ -131,6 +141,8 @@ def image_loader(
         mean=mean,
         std=std,
         dtype=dtype,
+        hw_decoder_load=hw_decoder_load,
+        decode_size_hint=decode_size_hint,
     )
     return ImageLoader(
         dataset,
@@ -147,6 +159,10 @@ def image_loader(
         replace_bad_files=on_bad_file == "replace",
         max_bad_share=max_bad_share,
     )
+
+
+def _is_size(hint: tuple[int, int] | None) -> bool:
+    return hint is None or (len(hint) == 2 and all(isinstance(side, int) and side >= 1 for side in hint))
 
 
 def _choose_crop(dataset: Dataset, crop: str, train: bool, image_size: int) -> tuple[str, int | None]:

@@ -37,6 +37,7 @@ class Recipe:
     chains, stages: Of the policy: chains of so many operations; no chain without a policy.
     interpolation: "nearest" or "linear", of the geometric operations.
     mean, std: Of the channels, in [0, 1] units.
+    hw_decoder_load, decode_size_hint: See `image_loader`; without effect on the CPU.
     """
 
     from_files: bool
@@ -54,6 +55,8 @@ class Recipe:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     dtype: str
+    hw_decoder_load: float = 0.65
+    decode_size_hint: tuple[int, int] | None = None
 
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
@@ -266,7 +269,16 @@ def _resize(recipe: Recipe, images: DataNode, size: int) -> DataNode:
 
 
 def _decoding(recipe: Recipe) -> dict[str, Any]:
-    return {"device": "mixed" if recipe.device == "gpu" else "cpu", "output_type": types.RGB}
+    if recipe.device == "cpu":
+        return {"device": "cpu", "output_type": types.RGB}
+    width, height = recipe.decode_size_hint or (0, 0)  # 0: DALI's word for none
+    return {
+        "device": "mixed",
+        "output_type": types.RGB,
+        "hw_decoder_load": recipe.hw_decoder_load,
+        "preallocate_width_hint": width,
+        "preallocate_height_hint": height,
+    }
 
 
 def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:

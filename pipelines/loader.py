@@ -229,7 +229,15 @@ class ImageLoader:
     def _configuration(self) -> dict[str, Any]:
         # All that decides which pixels a batch holds, save the device: a run may move between machines.
         recipe = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
-        for name in ("device", "operations", "chains", "stages", "with_matrices"):
+        for name in (
+            "device",
+            "operations",
+            "chains",
+            "stages",
+            "with_matrices",
+            "hw_decoder_load",
+            "decode_size_hint",
+        ):
             del recipe[name]
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},

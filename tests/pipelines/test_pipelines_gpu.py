@@ -8,7 +8,7 @@ import pytest
 import torch
 from nvidia.dali.data_node import DataNode
 
-from pipelines import POLICIES, Policy, SubPolicies, image_loader
+from pipelines import POLICIES, ImageLoader, Policy, SubPolicies, graph, image_loader
 from pipelines.graph import image_pipeline
 
 CUTOUT = SubPolicies([[["Cutout", 0.9, 0.8], ["ShearX", 0.5, 0.8]], [["Cutout", 0.9, 0.3]]])
@@ -47,6 +47,38 @@ def test_sharpness_kernels_are_taken_to_the_gpu(cifar: Path) -> None:
             if "Filter" in operator.name:
                 filters.append([node.device for node in operator.inputs])
     assert filters == [["gpu", "gpu"]] * 2
+
+
+@pytest.mark.parametrize(("crop", "decoder"), [("random_resized", "image_slice"), ("pad", "image")])
+def test_how_a_gpu_decodes_is_told_to_its_decoder(
+    crop: str, decoder: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    real = getattr(graph.fn.decoders, decoder)
+
+    def decoding(*inputs: DataNode, **options: Any) -> DataNode:
+        told.append(options)
+        return real(*inputs, **options)
+
+    monkeypatch.setattr(graph.fn.decoders, decoder, decoding)
+    for options in ({}, {"hw_decoder_load": 0.9, "decode_size_hint": (640, 480)}):
+        _outputs(folders, crop=crop, **options)
+    names = ("device", "hw_decoder_load", "preallocate_width_hint", "preallocate_height_hint")
+    assert [tuple(options[name] for name in names) for options in told] == [
+        ("mixed", 0.65, 0, 0),
+        ("mixed", 0.9, 640, 480),
+    ]
+
+
+def test_how_a_gpu_decodes_may_change_before_resuming(folders: Path) -> None:
+    def loader(**options: Any) -> ImageLoader:
+        return image_loader(folders, batch_size=4, image_size=48, device="cpu", seed=1, **options)
+
+    plain, other = loader(), loader(hw_decoder_load=0.0, decode_size_hint=(640, 480))
+    batches = iter(plain)
+    next(batches)
+    other.load_state_dict(plain.state_dict())
+    assert torch.equal(next(iter(other)).images, next(batches).images)
 
 
 @pytest.mark.parametrize("layout", ["folders", "cifar"])
