@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from ._checks import check_images, check_labels, check_like_images, check_whole_number
 from .method import Draw, Method
@@ -28,7 +29,8 @@ class SaliencyStage:
     """Make a network's inputs from a batch of any loader, just before the optimizer step.
 
     The stage never waits for the device. Its random numbers come from a generator of its own, on the images'
-    device, made at the first call; the state goes into the checkpoint by :meth:`state_dict`.
+    device, made at the first call; the state goes into the checkpoint by :meth:`state_dict`. In a trace of
+    ``torch.profiler`` it shows as the ranges "saliency" and "compositing".
 
     Args:
         method: what is done to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
@@ -123,8 +125,9 @@ class SaliencyStage:
         saliency = None
         if self.method.uses_saliency:
             options = self._saliency_options
-            saliency = saliency_map(model, images, labels, head=self.head, generator=generator, **options)
-        with torch.no_grad():
+            with record_function("saliency"):
+                saliency = saliency_map(model, images, labels, head=self.head, generator=generator, **options)
+        with torch.no_grad(), record_function("compositing"):
             drawn = self.method.draw(images, saliency, generator)
             inputs = self.method.apply(images, drawn, augmented)
             targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines import DataError, Dataset, find_dataset
-from train.benchmark import environment
+from train.benchmarks.measuring import environment
 from train.comparison import Condition, Outcome, differences, sentences, table
 from train.config import Config, UserError
 from train.data import resolve_for_data, shares_images

@@ -1,5 +1,6 @@
-"""What the saliency-consistency loss adds to a training step: python -m train.benchmark consistency."""
+"""What the saliency-consistency loss adds to a training step."""
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from dali_salaug import SaliencyConsistency
 from dali_salaug.map_geometry import carried_back, map_distance
+from train.benchmarks.measuring import medians_and_ranges, peak_memory, place_of, spread, turn_about
+from train.benchmarks.stage import CLASSES, WARM_UP, add_step_options
 from train.models import build_model
-from train.stage_benchmark import CLASSES, WARM_UP, peak_memory, seconds_of
+
+HELP = "what the saliency-consistency loss adds to a training step on images and their copies"
 
 # Saliency Map Based Data Augmentation, table 4: ms for an iteration, without and with the saliency loss.
 PUBLISHED = {
@@ -24,6 +27,18 @@ PUBLISHED = {
 }
 PLAIN = "plain step on both halves"
 NAIVE = "saliency, PyTorch's double backward"
+
+QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_step_options(parser, images="images in a step, beside as many copies")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("image_size", "batch_size", "repeats", "device", "amp")
+    settings = {name: getattr(options, name) for name in names}
+    return {"settings": {"model": options.model, **settings}, **consistency_costs(options.model, **settings)}
 
 
 def consistency_costs(
@@ -43,7 +58,7 @@ def consistency_costs(
         By the steps' names: "steps", the seconds of every turn; "times", those over the plain step's of the same turn;
         "memory", the peak of the tensors made in a step, in bytes.
     """
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = place_of(device)
     torch.manual_seed(0)
     model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
@@ -73,13 +88,8 @@ def consistency_costs(
         NAIVE: naive_loss,
     }
     steps = {name: partial(step, loss) for name, loss in losses.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
-        for turn in tqdm(range(repeats + WARM_UP), desc="turns", leave=False, disable=None):
-            for name, part in steps.items():
-                elapsed = seconds_of(part, place)
-                if turn >= WARM_UP:
-                    seconds[name].append(elapsed)
+        seconds = turn_about(steps, repeats, place, WARM_UP)
         memory = {name: peak_memory(part, place) for name, part in steps.items()}
     return {
         "steps": seconds,
@@ -100,3 +110,22 @@ def naive_loss(model: nn.Module, images: Tensor, copies: Tensor, labels: Tensor,
     own, other = gradient.abs().amax(1).chunk(2)
     other, view = carried_back(other, matrices, (images.shape[-2], images.shape[-1]))
     return F.cross_entropy(logits, both) + map_distance(own, other, view)
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = [f"{'':<35} {'median':>11}   {'times the plain step, each turn':<31}   {'peak memory':>11}"]
+    for name, values in result["steps"].items():
+        median, times = spread(values, 1, 1e3).partition(" ")[0], spread(result["times"][name], 2)
+        memory = f"{result['memory'][name] / 2**20:.0f} MiB"
+        lines.append(f"{name:<35} {median:>8} ms   {times:<31}   {memory:>11}")
+    published = ", ".join(f"{name} {with_it / plain:.2f}" for name, (plain, with_it) in PUBLISHED.items())
+    lines.append(f"\nauthors, with the saliency loss, on a GPU, times their plain step: {published}")
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], figure: Any) -> None:
+    names = list(result["times"])[::-1]
+    medians, ranges = medians_and_ranges([result["times"][name] for name in names])
+    axes = figure.subplots()
+    axes.barh(names, medians, xerr=ranges, capsize=2)
+    axes.set_xlabel("times the plain step, median and range")

@@ -1,9 +1,6 @@
-"""What the saliency stage adds to a training step: python -m train.benchmark stage."""
+"""What the saliency stage adds to a training step."""
 
-import json
-import os
-import tempfile
-import time
+import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,19 +8,49 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from dali_salaug import KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
+from train.benchmarks.measuring import medians_and_ranges, operations, peak_memory, place_of, spread, turn_about
 from train.config import Config
 from train.methods import METHODS
 from train.models import FIRST_BLOCK, build_model
 
+HELP = "what the saliency stage adds to a training step"
 CLASSES = 1000
 WARM_UP = 2  # turns; the second compiles once more, for gradients that are there already
 # What KeepAugment's authors pay for an epoch more, on GPUs: ImageNet, ResNet-50, over CutMix and AutoAugment (spec §7).
 PUBLISHED = {"map, low resolution": "20.0 to 20.4 %", "map, early head": "18.3 to 19.0 %"}
+
+QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--methods", "keep_cutout")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_step_options(parser, images="images in a step")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile for step and saliency pass")
+    parser.add_argument(
+        "--methods",
+        nargs="*",
+        choices=list(METHODS),
+        # Of the methods with a policy, the stage sees no more than whether a square is kept.
+        default=[name for name, entry in METHODS.items() if entry.kind != "policy" or name == "keep_randaugment"],
+        metavar="NAME",
+        help="whose draw and compositing to time, as for python -m train --method; the default is one of each kind",
+    )
+
+
+def add_step_options(parser: argparse.ArgumentParser, *, images: str) -> None:
+    parser.add_argument("--model", default="resnet50", help="as for python -m train")
+    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
+    parser.add_argument("--batch-size", type=int, default=16, help=images)
+    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled", "methods")
+    settings = {name: getattr(options, name) for name in names}
+    return {"settings": {"model": options.model, **settings}, **stage_costs(options.model, **settings)}
 
 
 def stage_costs(
@@ -55,7 +82,7 @@ def stage_costs(
         the step's, below which a share falls only where the step is computed less well; "memory", the peak of the
         tensors made in a step, in bytes, alone ("step") and with the stage before it ("stage and step").
     """
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    place = place_of(device)
     torch.manual_seed(0)
     model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
     early = WithEarlyHead(model, CLASSES, FIRST_BLOCK.get(model_name)).early
@@ -92,13 +119,8 @@ def stage_costs(
         "map, fine-grained": partial(saliency_map, None, images, method="fine_grained", scale=0.5),
     }
     parts |= {name: partial(compositing, METHODS[name].build(Config(), CLASSES)) for name in methods}
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
-        for turn in tqdm(range(repeats + WARM_UP), desc="turns", leave=False, disable=None):
-            for name, part in parts.items():
-                elapsed = seconds_of(part, place)
-                if turn >= WARM_UP:
-                    seconds[name].append(elapsed)
+        seconds = turn_about(parts, repeats, place, WARM_UP)
         stage = SaliencyStage(KeepPaste(), compiled=compiled)
         peaks = {
             "step": peak_memory(step, place),
@@ -120,44 +142,27 @@ def stage_costs(
     }
 
 
-def operations(part: Callable[[], object]) -> int:
-    """Floating-point operations of the convolutions and matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        part()
-    return counter.get_total_flops()
+def table(result: dict[str, Any]) -> str:
+    lines = [f"{'':<20} {'median':>11}   {'of the step, each turn':<28} {'arithmetic':>10}   authors (ResNet-50, GPUs)"]
+    median, _, turns = spread(result["step"], 1, 1e3).partition(" ")
+    lines.append(f"{'training step':<20} {median:>8} ms   {turns}")
+    for name, values in result["parts"].items():
+        median = spread(values, 1, 1e3).partition(" ")[0]
+        share, _, turns = spread(result["shares"][name], 2, 100).partition(" ")
+        floor = f"{100 * result['arithmetic'][name]:.1f} %" if name in result["arithmetic"] else ""
+        share = f"{share:>6} % {turns}"
+        lines.append(f"{name:<20} {median:>8} ms   {share:<28} {floor:>10}   {PUBLISHED.get(name, '')}".rstrip())
+    alone, together = (result["memory"][name] for name in ("step", "stage and step"))
+    lines.append(
+        f"\npeak memory of a step {alone / 2**20:.0f} MiB; with the stage {100 * (together / alone - 1):+.1f} %"
+    )
+    return "\n".join(lines)
 
 
-def peak_memory(part: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors that are alive at once in `part`, over those alive before it."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        part()
-        return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler tells of its start, and of missing GPUs
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        part()
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "trace.json")
-        profiler.export_chrome_trace(path)
-        with open(path) as file:
-            events = [e for e in json.load(file)["traceEvents"] if e["name"] == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event["ts"]):
-        alive += event["args"]["Bytes"]
-        peak = max(peak, alive)
-    return peak
-
-
-def seconds_of(part: Callable[[], object], device: torch.device) -> float:
-    """How long the part takes, on a device that has nothing else to do."""
-    _wait(device)
-    start = time.perf_counter()
-    part()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def plot(result: dict[str, Any], figure: Any) -> None:
+    names = list(result["shares"])[::-1]
+    medians, ranges = medians_and_ranges([result["shares"][name] for name in names], 100)
+    axes = figure.subplots()
+    axes.barh(names, medians, xerr=ranges, capsize=2)
+    axes.set_xlabel("% of a training step, median and range")
+    axes.tick_params(axis="y", labelsize=7)

@@ -1,0 +1,132 @@
+"""How the cost of a step and of the stage grows with the batch and with the image."""
+
+import argparse
+import math
+import statistics
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from dali_salaug import SaliencyStage
+from train.benchmarks.measuring import medians_and_ranges, peak_memory, place_of, turn_about
+from train.config import Config
+from train.methods import METHODS
+from train.models import build_model
+from train.run import make_stage
+
+HELP = "time and memory of a step and of the stage against batch size and resolution"
+CLASSES = 1000
+WARM_UP = 1
+PARTS = ("step", "stage")
+QUICK = ("--model", "small", "--batch-sizes", "4", "8", "16", "--at-size", "16", "--image-sizes", "16", "32",
+         "--at-batch", "4", "--repeats", "2")  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="resnet18", help="as for python -m train")
+    parser.add_argument("--method", choices=list(METHODS), default="keep_cutout", metavar="NAME", help="of the stage")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512], help="images")
+    parser.add_argument("--at-size", type=int, default=32, help="pixels, while the batch grows")
+    parser.add_argument("--image-sizes", type=int, nargs="+", default=[32, 64, 96, 128, 160, 192, 224], help="pixels")
+    parser.add_argument("--at-batch", type=int, default=16, help="images, while the resolution grows")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Under "batch size" and "resolution" a row for each point, see `cost`."""
+    place = place_of(options.device)
+    torch.manual_seed(0)
+    points = {
+        "batch size": [(batch, options.at_size) for batch in options.batch_sizes],
+        "resolution": [(options.at_batch, size) for size in options.image_sizes],
+    }
+    model = build_model(options.model, CLASSES, options.at_size).to(place).to(memory_format=torch.channels_last)
+    config = Config(method=options.method, saliency=METHODS[options.method].saliency)
+    stage = make_stage(config, CLASSES, seed=0, warmup_epochs=0)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in points}
+    with tqdm(total=sum(map(len, points.values())), desc="points", leave=False, disable=None) as bar:
+        for name, pairs in points.items():
+            for batch, size in pairs:
+                rows[name].append(cost(model, stage, batch, size, options.repeats, place))
+                bar.update()
+    names = ("model", "method", "at_size", "at_batch", "repeats", "device")
+    return {"settings": {name: getattr(options, name) for name in names}, "growth": rows}
+
+
+def cost(
+    model: nn.Module, stage: SaliencyStage, batch: int, size: int, repeats: int, device: torch.device
+) -> dict[str, Any]:
+    """Of a plain step (forward, backward, SGD with momentum) and of the stage before it, on random images.
+
+    Returns:
+        "batch", "size"; "pixels", of all images together; "seconds" of each of `PARTS` in every turn; "memory" of each,
+        the peak of the tensors made in it, in bytes.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    augmented, labels = images.flip(3), torch.randint(CLASSES, (batch,), device=device)
+
+    def step() -> None:
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    parts = {"step": step, "stage": lambda: stage(model, images, labels, augmented)}
+    return {
+        "batch": batch,
+        "size": size,
+        "pixels": batch * size**2,
+        "seconds": turn_about(parts, repeats, device, WARM_UP),
+        "memory": {name: peak_memory(part, device) for name, part in parts.items()},
+    }
+
+
+def exponents(rows: list[dict[str, Any]], part: str, what: str) -> list[float]:
+    """From each point to the next: the power of the number of pixels with which the cost grows; linear is 1."""
+    costs = [statistics.median(row[what][part]) if what == "seconds" else row[what][part] for row in rows]
+    return [
+        math.log(costs[i + 1] / costs[i]) / math.log(rows[i + 1]["pixels"] / rows[i]["pixels"])
+        for i in range(len(rows) - 1)
+    ]
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = []
+    for name, rows in result["growth"].items():
+        lines.append(
+            f"{name:<12} {'pixels':>10}  {'step, ms':>10} {'stage, ms':>10}  {'step, MiB':>10} {'stage, MiB':>10}"
+        )
+        for row in rows:
+            times = " ".join(f"{1e3 * statistics.median(row['seconds'][part]):>10.1f}" for part in PARTS)
+            memory = " ".join(f"{row['memory'][part] / 2**20:>10.1f}" for part in PARTS)
+            lines.append(f"{row['batch']:>4} × {str(row['size']) + '²':<5} {row['pixels']:>10}  {times}  {memory}")
+        for part in PARTS:
+            powers = (
+                f"{what} {', '.join(f'{p:.2f}' for p in exponents(rows, part, what))}" for what in ("seconds", "memory")
+            )
+            lines.append(f"growth of the {part}, as a power of the pixels from row to row: {'; '.join(powers)}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def plot(result: dict[str, Any], figure: Any) -> None:
+    columns = result["growth"].items()
+    grid = figure.subplots(2, len(columns), squeeze=False)
+    for (name, rows), (above, below) in zip(columns, grid.T, strict=True):
+        pixels = [row["pixels"] / 1e6 for row in rows]
+        for part in PARTS:
+            medians, ranges = medians_and_ranges([row["seconds"][part] for row in rows], 1e3)
+            above.errorbar(pixels, medians, yerr=ranges, marker="o", markersize=3, capsize=2, label=part)
+            below.plot(pixels, [row["memory"][part] / 2**20 for row in rows], marker="o", markersize=3, label=part)
+        above.set_title(f"{name}: {rows[0]['batch']} × {rows[0]['size']}² to {rows[-1]['batch']} × {rows[-1]['size']}²")
+        above.set_ylabel("ms, median and range")
+        below.set_ylabel("peak memory, MiB")
+        for axes in (above, below):
+            axes.set_xlabel("million pixels in the batch")
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+            axes.legend()

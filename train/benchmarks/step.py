@@ -1,0 +1,165 @@
+"""A whole training step with everything on: loader, stage, model, optimizer."""
+
+import argparse
+import collections
+import dataclasses
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile, record_function
+from tqdm import tqdm
+
+from pipelines import Batch
+from train.benchmarks.loader import endless
+from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
+from train.config import Config, add_option
+from train.data import resolve_for_data
+from train.run import Run
+
+HELP = "a whole training step: images/s, share of waiting for the loader, and the parts, from a profiler's trace"
+PARTS = ("loader", "saliency", "compositing", "model", "optimizer")
+UNUSED = ("out", "epochs", "validate_every", "checkpoint_every")  # options of training that say nothing of a step
+WARM_UP = 5  # steps: compilation, buffers, and more than the loader makes ahead
+QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "8", "--steps", "3", "--traced", "2")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    for option in dataclasses.fields(Config):
+        if option.name not in UNUSED:
+            add_option(parser, option, default=str(option.metadata["by_data"] or option.default))
+    parser.add_argument("--steps", type=int, default=30, help="steps that are timed (default: %(default)s)")
+    parser.add_argument("--traced", type=int, default=5, help="steps in the trace, after those (default: %(default)s)")
+    parser.add_argument(
+        "--trace", type=Path, default=Path("step-trace.json.gz"),
+        help="file for the trace, to be looked at in ui.perfetto.dev (default: %(default)s)",
+    )  # fmt: skip
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of whole steps as `python -m train` does them, and of their parts in the steps of a trace.
+
+    Returns:
+        Of every timed step: "step", its seconds, and "wait", those of them in which it waited for its batch, with a
+        device that had nothing else to do. Of every traced step, under "parts", the seconds in each of `PARTS`:
+        "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On the CPU
+        those of the host, on a GPU those of its kernels. "batch_size", "settings", "trace".
+    """
+    given: dict[str, Any] = {}
+    for option in dataclasses.fields(Config):
+        value = getattr(options, option.name, None)
+        if value is not None:
+            given[option.name] = tuple(value) if isinstance(value, list) else value
+    config = Config(**given)
+    config.check()
+    run = Run(resolve_for_data(config))
+    run.model.train()
+    run.stage.set_epoch(run.stage.warmup_epochs)
+    batches = (batch for batch in endless(run.train_loader) if len(batch.labels) == run.train_loader.batch_size)
+    for _ in range(WARM_UP):
+        train_step(run, batches)
+    seconds: dict[str, list[float]] = {"step": [], "wait": []}
+    for _ in tqdm(range(options.steps), desc="steps", leave=False, disable=None):
+        wait(run.device)
+        start = time.perf_counter()
+        batch = next(batches)
+        seconds["wait"].append(time.perf_counter() - start)
+        train_step(run, iter([batch]))
+        wait(run.device)
+        seconds["step"].append(time.perf_counter() - start)
+    quiet_profiler()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.device.type == "cuda" else [])]
+    with profile(activities=activities) as profiler:
+        for number in range(options.traced):
+            with record_function(f"step {number}"):
+                train_step(run, batches)
+        wait(run.device)
+    profiler.export_chrome_trace(str(options.trace))
+    return {
+        "settings": run.config.to_dict(),
+        "batch_size": run.train_loader.batch_size,
+        **seconds,
+        "parts": parts_of(read_trace(options.trace)),
+        "trace": options.trace.name,
+    }
+
+
+def train_step(run: Run, batches: Iterator[Batch]) -> None:
+    """As in `train.loop.train_epoch`, with its parts as ranges of a profiler; the stage names its own."""
+    with record_function("loader"):
+        batch = next(batches)
+    with record_function("model"):
+        losses = run.losses(batch)
+        run.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+    with record_function("optimizer"):
+        run.optimizer.step()
+        run.scheduler.step()
+
+
+def read_trace(path: Path) -> list[dict[str, Any]]:
+    """The events of a trace in Chrome's format."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+        return json.load(file)["traceEvents"]
+
+
+def parts_of(events: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds in each of `PARTS` in each traced step.
+
+    Of the host, where there are no kernels. Else a kernel belongs to the range in whose time it was launched, by any
+    thread (the backward pass has threads of its own), if it is on the stream where most work is done: DALI has others.
+    """
+    ranges = [e for e in events if e.get("cat") == "user_annotation"]
+    steps = sorted((e for e in ranges if e["name"].startswith("step ")), key=lambda e: e["ts"])
+    kernels = [e for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    launches = {e["args"]["correlation"]: e["ts"] for e in events if e.get("cat") in ("cuda_runtime", "cuda_driver")}
+    work: collections.Counter[int] = collections.Counter()
+    for kernel in kernels:
+        work[kernel["args"]["stream"]] += kernel["dur"]
+    stream = work.most_common(1)[0][0] if work else None
+    launched = [
+        (launches[k["args"]["correlation"]], k["dur"])
+        for k in kernels
+        if k["args"]["stream"] == stream and k["args"]["correlation"] in launches
+    ]
+
+    def microseconds(part: dict[str, Any]) -> float:
+        if part["name"] == "loader" or not launched:
+            return part["dur"]
+        return sum(dur for ts, dur in launched if part["ts"] <= ts < part["ts"] + part["dur"])
+
+    parts: dict[str, list[float]] = {name: [] for name in PARTS}
+    for step in steps:
+        inside = [e for e in ranges if step["ts"] <= e["ts"] < step["ts"] + step["dur"]]
+        spent = {name: sum(microseconds(e) for e in inside if e["name"] == name) / 1e6 for name in PARTS}
+        spent["model"] -= spent["saliency"] + spent["compositing"]  # within the range of the losses
+        for name, value in spent.items():
+            parts[name].append(value)
+    return parts
+
+
+def table(result: dict[str, Any]) -> str:
+    settings, total = result["settings"], [sum(parts) for parts in zip(*result["parts"].values(), strict=True)]
+    speeds = [result["batch_size"] / seconds for seconds in result["step"]]
+    stalls = [wait / step for wait, step in zip(result["wait"], result["step"], strict=True)]
+    lines = [
+        f"{settings['model']}, {settings['method']}, {result['batch_size']} images of {settings['image_size']} pixels",
+        f"{'step':<12} {spread(result['step'], 1, 1e3)} ms",
+        f"{'speed':<12} {spread(speeds, 0)} images/s",
+        f"{'stall':<12} {spread(stalls, 2, 100)} % of the step waiting for the loader",
+        f"\nparts, of the traced steps ({result['trace']}):",
+    ]
+    for name, values in result["parts"].items():
+        shares = [value / whole for value, whole in zip(values, total, strict=True)]
+        lines.append(f"{name:<12} {spread(values, 2, 1e3):<32} ms  {spread(shares, 1, 100)} %")
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], figure: Any) -> None:
+    medians, ranges = medians_and_ranges(list(result["parts"].values()), 1e3)
+    axes = figure.subplots()
+    axes.bar(list(result["parts"]), medians, yerr=ranges, capsize=2)
+    axes.set_ylabel("ms of a traced step, median and range")
