@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from train import agreement, benchmark, command_line, experiments
+from train import agreement, command_line, experiments
+from train.benchmarks import program
 from train.command_line import PRESETS
 from train.config import Config
 from train.models import build_model
@@ -46,7 +47,7 @@ def test_the_options_are_the_programs() -> None:
 
 
 PARSERS = {
-    "train": command_line, "train.agreement": agreement, "train.benchmark": benchmark, "train.experiments": experiments,
+    "train": command_line, "train.agreement": agreement, "train.benchmark": program, "train.experiments": experiments,
 }  # fmt: skip
 
 

@@ -11,10 +11,10 @@ import torch
 
 from dali_salaug import SaliencyConsistency
 from pipelines import image_loader
-from train.benchmark import main
 from train.benchmarks.consistency import NAIVE, PLAIN, naive_loss
 from train.benchmarks.growth import exponents
 from train.benchmarks.loader import images_per_second
+from train.benchmarks.program import main
 from train.benchmarks.references import FORMS, TorchvisionImages
 from train.benchmarks.step import PARTS, parts_of, read_trace
 from train.models import build_model

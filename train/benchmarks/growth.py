@@ -3,12 +3,13 @@
 import argparse
 import math
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
+from torch.optim import Optimizer
 
 from dali_salaug import SaliencyStage
 from train.benchmarks.measuring import medians_and_ranges, peak_memory, place_of, turn_about
@@ -37,7 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Under "batch size" and "resolution" a row for each point, see `cost`."""
+    """Under "growth", for "batch size" and "resolution", a row for each point: "batch", "size", "pixels" of all images
+    together, "seconds" of each of `PARTS` in every turn, and "memory", the peak of the tensors made in it, in bytes.
+
+    All points take turns, so that none of them gets the machine in a better hour. See `make_parts`.
+    """
     place = place_of(options.device)
     torch.manual_seed(0)
     points = {
@@ -45,28 +50,37 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "resolution": [(options.at_batch, size) for size in options.image_sizes],
     }
     model = build_model(options.model, CLASSES, options.at_size).to(place).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     config = Config(method=options.method, saliency=METHODS[options.method].saliency)
     stage = make_stage(config, CLASSES, seed=0, warmup_epochs=0)
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in points}
-    with tqdm(total=sum(map(len, points.values())), desc="points", leave=False, disable=None) as bar:
-        for name, pairs in points.items():
-            for batch, size in pairs:
-                rows[name].append(cost(model, stage, batch, size, options.repeats, place))
-                bar.update()
+    everything = {
+        (point, part): function
+        for point in {point: None for pairs in points.values() for point in pairs}
+        for part, function in make_parts(model, optimizer, stage, *point, place).items()
+    }
+    seconds = turn_about(everything, options.repeats, place, WARM_UP)
+    memory = {of: peak_memory(function, place) for of, function in everything.items()}
+    rows = {
+        name: [
+            {
+                "batch": batch,
+                "size": size,
+                "pixels": batch * size**2,
+                "seconds": {part: seconds[(batch, size), part] for part in PARTS},
+                "memory": {part: memory[(batch, size), part] for part in PARTS},
+            }
+            for batch, size in pairs
+        ]
+        for name, pairs in points.items()
+    }
     names = ("model", "method", "at_size", "at_batch", "repeats", "device")
     return {"settings": {name: getattr(options, name) for name in names}, "growth": rows}
 
 
-def cost(
-    model: nn.Module, stage: SaliencyStage, batch: int, size: int, repeats: int, device: torch.device
-) -> dict[str, Any]:
-    """Of a plain step (forward, backward, SGD with momentum) and of the stage before it, on random images.
-
-    Returns:
-        "batch", "size"; "pixels", of all images together; "seconds" of each of `PARTS` in every turn; "memory" of each,
-        the peak of the tensors made in it, in bytes.
-    """
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+def make_parts(
+    model: nn.Module, optimizer: Optimizer, stage: SaliencyStage, batch: int, size: int, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    """A plain step (forward, backward, SGD with momentum) and the stage before it, on random images."""
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     augmented, labels = images.flip(3), torch.randint(CLASSES, (batch,), device=device)
 
@@ -75,14 +89,7 @@ def cost(
         optimizer.step()
         optimizer.zero_grad()
 
-    parts = {"step": step, "stage": lambda: stage(model, images, labels, augmented)}
-    return {
-        "batch": batch,
-        "size": size,
-        "pixels": batch * size**2,
-        "seconds": turn_about(parts, repeats, device, WARM_UP),
-        "memory": {name: peak_memory(part, device) for name, part in parts.items()},
-    }
+    return {"step": step, "stage": lambda: stage(model, images, labels, augmented)}
 
 
 def exponents(rows: list[dict[str, Any]], part: str, what: str) -> list[float]:

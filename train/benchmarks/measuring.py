@@ -7,12 +7,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
+
+Name = TypeVar("Name")
 
 
 def place_of(device: str) -> torch.device:
@@ -21,10 +23,10 @@ def place_of(device: str) -> torch.device:
 
 
 def turn_about(
-    parts: Mapping[str, Callable[[], object]], turns: int, device: torch.device, warm_up: int = 0
-) -> dict[str, list[float]]:
+    parts: Mapping[Name, Callable[[], object]], turns: int, device: torch.device, warm_up: int = 0
+) -> dict[Name, list[float]]:
     """The seconds of each part in every turn, one part after the other in each; the first `warm_up` do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    seconds: dict[Name, list[float]] = {name: [] for name in parts}
     for turn in tqdm(range(turns + warm_up), desc="turns", leave=False, disable=None):
         for name, part in parts.items():
             elapsed = seconds_of(part, device)

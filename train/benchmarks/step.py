@@ -16,7 +16,8 @@ from tqdm import tqdm
 from pipelines import Batch
 from train.benchmarks.loader import endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
-from train.config import Config, add_option
+from train.command_line import add_option
+from train.config import Config
 from train.data import resolve_for_data
 from train.run import Run
 

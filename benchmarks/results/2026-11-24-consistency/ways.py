@@ -27,7 +27,7 @@ from torch.func import functional_call, grad, jvp
 from dali_salaug.map_geometry import carried_back, map_distance
 from dali_salaug.second_order import TwiceDifferentiable
 from pipelines import find_dataset, image_loader
-from train.benchmark import environment
+from train.benchmarks.measuring import environment
 from train.models import build_model
 from train.trained import load_best
 
