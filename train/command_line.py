@@ -107,6 +107,9 @@ def parse(arguments: list[str] | None = None) -> tuple[dict[str, Any], bool]:
         raise SystemExit
     resume, preset = given.pop("resume", False), given.pop("preset", None)
     chosen = {} if preset is None else _read_preset(preset)
+    for one, other in (("lr", "lr_per_256"), ("lr_per_256", "lr")):  # each in place of the other
+        if one in given:
+            chosen.pop(other, None)
     return {k: tuple(v) if isinstance(v, list) else v for k, v in (chosen | given).items()}, resume
 
 

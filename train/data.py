@@ -66,6 +66,8 @@ def make_loader(
         "color_jitter": config.color_jitter,
         "on_bad_file": config.on_bad_file,
         "max_bad_share": config.max_bad_share,
+        "hw_decoder_load": config.hw_decoder_load,
+        "decode_size_hint": config.decode_size_hint,
     }
     if train:
         options["images"] = config.train_images

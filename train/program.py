@@ -19,7 +19,17 @@ from train.stopping import Interrupted
 # May be given anew with --resume: the result does not depend on them (that the data is the same, wherever it lies, the
 # loader checks), but for the number of epochs, with which the cosine is drawn out or shortened from here on. What comes
 # after a bad file, where the run has stopped otherwise, is up to the user.
-FREE_OPTIONS = ("out", "data", "workers", "checkpoint_every", "epochs", "on_bad_file", "max_bad_share")
+FREE_OPTIONS = (
+    "out",
+    "data",
+    "workers",
+    "checkpoint_every",
+    "epochs",
+    "on_bad_file",
+    "max_bad_share",
+    "hw_decoder_load",
+    "decode_size_hint",
+)
 
 
 def begin(config: Config, world: World) -> tuple[Run, Path]:

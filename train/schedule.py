@@ -16,7 +16,8 @@ def make_optimizer(config: Config, network: nn.Module) -> Optimizer:
     assert config.lr is not None
     assert config.weight_decay is not None
     groups = parameter_groups(network, config.weight_decay)
-    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    nesterov = config.momentum > 0
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=config.fused)
 
 
 def make_scheduler(config: Config, optimizer: Optimizer, steps: int) -> LambdaLR:
