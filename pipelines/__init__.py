@@ -2,9 +2,10 @@
 
 from .augmix import AugMix
 from .build import image_loader
-from .datasets import DataError, Dataset, find_dataset
+from .datasets import DataError, Dataset
 from .loader import Batch, ImageLoader
 from .policies import POLICIES, Policy, RandAugment, TrivialAugment, find_policy
+from .sources import find_dataset
 from .sub_policies import AutoAugment, SubPolicies
 from .transforms import Affine, SimCLR
 

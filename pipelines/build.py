@@ -6,10 +6,11 @@ from collections.abc import Iterable
 import torch
 from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
-from .datasets import Dataset, find_dataset
+from .datasets import Dataset
 from .graph import Recipe
 from .loader import ImageLoader
 from .policies import Policy, find_policy
+from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -126,7 +127,7 @@ def image_loader(
         dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
     recipe = Recipe(
-        from_files=dataset.images is None,
+        reads=_reads(dataset),
         device="gpu" if chosen.type == "cuda" else "cpu",
         image_size=image_size,
         crop=crop,
@@ -163,6 +164,12 @@ def image_loader(
 
 def _is_size(hint: tuple[int, int] | None) -> bool:
     return hint is None or (len(hint) == 2 and all(isinstance(side, int) and side >= 1 for side in hint))
+
+
+def _reads(dataset: Dataset) -> str:
+    if dataset.images is not None:
+        return "pixels"
+    return "records" if dataset.records is not None else "files"
 
 
 def _choose_crop(dataset: Dataset, crop: str, train: bool, image_size: int) -> tuple[str, int | None]:

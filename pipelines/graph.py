@@ -29,6 +29,7 @@ _PARAMETERS = ("amount", "kernel", "matrix", "window", "factors")  # of an opera
 class Recipe:
     """What the pipeline does; the same for every batch.
 
+    reads: "files" (their paths come in), "records" (encoded images) or "pixels".
     crop: "random_resized" or "pad" (training), "center" or "none" (validation).
     resize_to: Side after resizing, before the crop ("center": of the shorter side); None where no resizing is
         needed, or where the crop sees to it ("random_resized").
@@ -40,7 +41,7 @@ class Recipe:
     hw_decoder_load, decode_size_hint: See `image_loader`; without effect on the CPU.
     """
 
-    from_files: bool
+    reads: str
     device: str
     image_size: int
     crop: str
@@ -230,10 +231,12 @@ def random_resized_window(
 
 def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
     """What is needed of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
-    if recipe.from_files:
-        # Mapped into memory, a file that shrinks while it is read would end the process by a bus error. Reading costs
-        # no more: 1.24 ms of a core (AMD EPYC) for a photograph, read and decoded, and 1.25 ms mapped.
-        encoded = fn.io.file.read(given["image"], dont_use_mmap=True)
+    if recipe.reads != "pixels":
+        encoded = given["image"]
+        if recipe.reads == "files":
+            # Mapped into memory, a file that shrinks while it is read would end the process by a bus error. Reading
+            # costs no more: 1.24 ms of a core (AMD EPYC) for a photograph, read and decoded, and 1.25 ms mapped.
+            encoded = fn.io.file.read(encoded, dont_use_mmap=True)
         if recipe.crop != "random_resized":
             return fn.decoders.image(encoded, **_decoding(recipe))
         corner, window = _window(recipe, fn.peek_image_shape(encoded), given)
@@ -313,7 +316,7 @@ def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> Data
 def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
     """Outputs: images, indices, then, where the recipe has them, augmented images and matrices."""
     names = recipe.inputs
-    layouts = ["HWC" if name == "image" and not recipe.from_files else "" for name in names]
+    layouts = ["HWC" if name == "image" and recipe.reads == "pixels" else "" for name in names]
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
     view = _view(recipe, _decoded(recipe, given), given)

@@ -15,6 +15,7 @@ from .faults import Probe, contiguous
 from .graph import Recipe, image_pipeline
 from .operations import compose, mirrored
 from .policies import Policy
+from .sources import records
 from .substitutes import Substitutes
 
 PADDING = 4  # pixels, of pad-and-crop
@@ -272,6 +273,8 @@ class ImageLoader:
         elif self.dataset.paths is not None:
             paths = (self.dataset.paths[index] for index in indices)
             arrays["image"] = [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
+        elif self.dataset.records is not None:
+            arrays["image"] = records.read(self.dataset.records, indices)
         if self._train:
             numbers = draws.uniforms(self._seed, epoch, draws.VIEW, start, count, draws.VIEW_UNIFORMS)
             arrays["flip"] = draws.flips(numbers)

@@ -28,8 +28,7 @@ def find_all(root: Path) -> list[Dataset]:
     except DataError as error:
         print(f"warning: only the training images are checked: {error}", file=sys.stderr)
         return [train]
-    same = train.paths is not None and train.paths == validation.paths
-    return [train] if same else [train, validation]
+    return [train] if train.digest == validation.digest else [train, validation]
 
 
 def check(datasets: list[Dataset], *, threads: int, damaged: bool) -> list[BadFile]:
@@ -82,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"{path}: there is no folder {path.absolute().parent} to write it in")
     datasets = find_all(options.data)
     total = sum(map(len, datasets))
-    if datasets[0].paths is None:
+    if datasets[0].images is not None:
         print(f"{total} images, in pickles that can be read: there are no files to decode")
         return 0
     bad = check(datasets, threads=options.workers or usable_cores(), damaged=not options.fast)

@@ -120,7 +120,7 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
     if dataset.paths is None:
-        raise UserError(f"{root}: images in pickles have no boxes; give --data, a folder of image files")
+        raise UserError(f"{root}: boxes belong to image files, of which it has none; give --data")
     if dataset.classes != trained.classes:
         raise UserError(f"{root}: its classes are not those that the run in {run_dir} was trained on")
 

@@ -1,5 +1,6 @@
 """The images of a run: where they are, what they decide of its options, and its loaders."""
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,28 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
     """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
     dataset = dataset or find_dataset(data_folder(config))
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
-    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.paths is None)
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.images is not None)
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
     """Whether some files are in both: `find_dataset` gives a folder without train/ and val/ for both."""
-    return not set(train.paths or ()).isdisjoint(validation.paths or ())
+    return train.shares_files(validation)
 
 
 def _first_side(dataset: Dataset, *, replace: bool) -> int:
     """The shorter side of the first image; with `replace`, of the first that can be read."""
     from PIL import Image
 
-    if dataset.paths is None:
-        return min(dataset.images.shape[1:3])  # type: ignore[union-attr]
-    for path in dataset.paths:
+    if dataset.images is not None:
+        return min(dataset.images.shape[1:3])
+    for index in range(len(dataset)):
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(dataset.encoded(index))) as image:
                 return min(image.size)
         except OSError as error:
             if not replace:
-                raise UserError(f"{path}: cannot be read ({error}); remove it, or give --image-size") from error
+                name = dataset.name(index)
+                raise UserError(f"{name}: cannot be read ({error}); remove it, or give --image-size") from error
     raise UserError(f"{dataset.root}: none of its {len(dataset)} images can be read")
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from pipelines.cache import cache_folder
+
 SIDE = 64  # pixels
 SUPERSAMPLE = 4  # masks are drawn this much larger and averaged down: smooth edges
 TRAIN_PER_CLASS, VAL_PER_CLASS = 500, 100
@@ -165,13 +167,6 @@ def write_shapes(
         image.save(root / path, quality=90)
         lines.append("\t".join([path, *map(str, box)]))
     (root / "boxes.tsv").write_text("\n".join(lines) + "\n")
-
-
-def cache_folder() -> Path:
-    """$DALI_SALAUG_CACHE, or dali_salaug in $XDG_CACHE_HOME (default: ~/.cache)."""
-    if own := os.environ.get("DALI_SALAUG_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dali_salaug"
 
 
 def embedded_data() -> Path:

@@ -40,7 +40,7 @@ def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
     name of its folder.
 
     Raises:
-        UserError: a path is not there, or pickles are given beside others.
+        UserError: a path is not there, or pickles or the like are given beside others.
         DataError: a folder without images.
     """
     parts = [_find(path) for path in paths]
@@ -49,7 +49,7 @@ def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
     if len(parts) == 1:
         return dataclasses.replace(parts[0], classes=classes, labels=labels)
     if any(part.paths is None for part in parts):
-        raise UserError(f"CIFAR's pickles must be the only path; got {', '.join(map(str, paths))}")
+        raise UserError(f"pickles, shards and LMDB folders must be the only path; got {', '.join(map(str, paths))}")
     return Dataset(classes, labels, "", paths=[path for part in parts for path in part.paths or ()])
 
 
@@ -82,7 +82,7 @@ def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Conf
     config = dataclasses.replace(config, **given)
     config.check()
     assert config.image_size is not None
-    return config.resolved(side=config.image_size, embedded=config.data is None, cifar=dataset.paths is None)
+    return config.resolved(side=config.image_size, embedded=config.data is None, cifar=dataset.images is not None)
 
 
 def make_sheet(trained: Trained, config: Config, dataset: Dataset, *, count: int, seed: int) -> Sheet:

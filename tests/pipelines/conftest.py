@@ -1,13 +1,17 @@
 """Images made on the spot, in the layouts that the loader reads; the policies' operations by other libraries."""
 
+import io
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
+import lmdb
 import numpy as np
 import pytest
+import tfrecord
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
@@ -92,3 +96,49 @@ def _pixels_of(loader: Any, images: Any) -> np.ndarray:
 @pytest.fixture(scope="session")
 def pixels_of() -> Callable[..., np.ndarray]:
     return _pixels_of
+
+
+Samples = list[tuple[str, int, bytes]]  # name, label and content of image files
+
+
+def _write_tar(path: Path, samples: Samples) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, (name, label, content) in enumerate(samples):
+            for suffix, data in ((Path(name).suffix, content), (".cls", str(label).encode()), (".json", b"{}")):
+                member = tarfile.TarInfo(f"photos/{number:06}-{Path(name).stem}{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def _write_tfrecord(path: Path, samples: Samples) -> None:
+    writer = tfrecord.TFRecordWriter(str(path))
+    for name, label, content in samples:
+        writer.write(
+            {
+                "image/class/label": (label + 1, "int"),
+                "image/filename": (name.encode(), "byte"),
+                "image/encoded": (content, "byte"),
+                "image/object/bbox/xmin": ([0.25, 0.5], "float"),
+            }
+        )
+    writer.close()
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
+def _write_lmdb(path: Path, samples: Samples) -> None:
+    with lmdb.open(str(path), map_size=2**26) as database, database.begin(write=True) as transaction:
+        for number, (name, label, content) in enumerate(samples):
+            # caffe.Datum: channels, height, width; data; label; encoded
+            head = b"\x08\x03\x10\x00\x18\x00"
+            datum = head + b"\x22" + _varint(len(content)) + content + b"\x28" + _varint(label) + b"\x38\x01"
+            transaction.put(f"{number:08}_{name}".encode(), datum)
+
+
+@pytest.fixture(scope="session")
+def write_shard() -> Callable[[str, Path, Samples], None]:
+    """Writes samples into a file, or a folder, of a kind: "tar", "tfrecord" (labels from 1) or "lmdb" (Caffe's)."""
+    writers = {"tar": _write_tar, "tfrecord": _write_tfrecord, "lmdb": _write_lmdb}
+    return lambda kind, path, samples: writers[kind](path, samples)

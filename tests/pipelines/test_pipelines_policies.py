@@ -21,7 +21,7 @@ GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
 
 def _recipe(policy: Policy, size: int = SIZE) -> Recipe:
     return Recipe(
-        from_files=False, device="cpu", image_size=size, crop="none", resize_to=None, ratio=(1, 1),
+        reads="pixels", device="cpu", image_size=size, crop="none", resize_to=None, ratio=(1, 1),
         color_jitter=0.0, operations=policy.operations(size), chains=1, stages=policy.stages,
         interpolation="nearest", with_matrices=False, mean=(0, 0, 0), std=(1 / 255,) * 3, dtype="float32",
     )  # fmt: skip

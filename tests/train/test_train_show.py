@@ -358,7 +358,7 @@ def test_pickles_alone_only(trained: Trained, shapes: Path, tmp_path: Path) -> N
     assert given.policy == "autoaugment_cifar10"
     sheet = make_sheet(trained, configure(trained, {"method": "cutmix"}, found), found, count=2, seed=0)
     assert sheet.columns[0].pictures.shape == (2, 3, SIDE, SIDE)
-    with pytest.raises(UserError, match="CIFAR's pickles must be the only path; got"):
+    with pytest.raises(UserError, match="pickles, shards and LMDB folders must be the only path; got"):
         find_images([tmp_path, shapes], trained.classes)
 
 

@@ -1,0 +1,65 @@
+"""The layouts of data that `find_dataset` recognises, one module each."""
+
+import os
+from pathlib import Path
+
+from ..datasets import DataError, Dataset
+from . import cifar, file_list, folders, lmdb, tar, tfrecord
+from .splits import find_records
+
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_RECORDS = (tar.SOURCE, tfrecord.SOURCE, lmdb.SOURCE)
+
+
+def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
+    """Lists the training or the validation images under `root`, without reading them (CIFAR: reads the pickles).
+
+    The layout is recognised from what is there; docs/data.md has them at length:
+
+    - CIFAR-10 / CIFAR-100: the python pickles, in `root` or in its usual sub-folder;
+    - `root/train/<class>/…` and `root/val/<class>/…` (ImageNet); `root/val/val_annotations.txt` beside
+      `root/val/images/` (TinyImageNet). Labels of both forms number the classes of `root/train`;
+    - `root/train.txt` and `root/val.txt`, or `root` is such a file: lines of a path and a label;
+    - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by "train" and "val" in their
+      names; what they hold is listed once, in an index;
+    - `root/<class>/…`: the same images for training and validation.
+
+    In class folders, nested files belong to the class folder above them. Hidden files and folders, files without an
+    image suffix (`IMAGE_SUFFIXES`, in any case) and links to folders inside a class are ignored.
+
+    Args:
+        root: Folder of the data.
+        train: The training form, or else the validation form.
+
+    Returns:
+        The data set: of class folders sorted by class name, then by path; else in the order of the list or the shards.
+
+    Raises:
+        DataError: The folder is missing or empty, a class has no images, the validation form has a class
+            that the training form lacks, or a file is not what it seems to be.
+    """
+    top = Path(root)
+    if top.is_file():
+        return file_list.read(top, train)
+    if not top.is_dir():
+        raise DataError(f"no folder '{top}'. Give the folder that holds the images, one sub-folder per class.")
+    form = cifar.find(top)
+    if form is not None:
+        return cifar.read(*form, train=train)
+    if folders.has_splits(top):
+        return folders.read_split(top, train)
+    if (top / file_list.TRAIN).is_file():
+        return file_list.read(top / file_list.TRAIN, train)
+    if folders.has_images(top):
+        return folders.read_all(top)  # an archive beside class folders is what they were unpacked from
+    for source in _RECORDS:
+        dataset = find_records(top, train, source)
+        if dataset is not None:
+            return dataset
+    compressed = [path for path in (*top.glob("*"), *top.glob("train/*")) if path.name.lower().endswith(_COMPRESSED)]
+    if compressed:
+        raise DataError(
+            f"'{compressed[0]}' is compressed: its images cannot be read one by one. Give plain .tar files, with each "
+            "image beside its class number, or unpack it."
+        )
+    return folders.read_all(top)

@@ -1,0 +1,51 @@
+"""Lists of files: text with a path and a label on each line."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets import DataError, Dataset
+from .splits import read_classes
+
+TRAIN, VAL = "train.txt", "val.txt"
+_ADDRESS = "://"
+
+
+def read(path: Path, train: bool) -> Dataset:
+    """The images of a training list, or of the `val.txt` beside it. Their number of classes is the training list's.
+
+    Args:
+        path: Of the list, in whose folder paths begin that are not absolute.
+    """
+    training = _read(path)
+    classes = read_classes(path.parent, path, training[1])
+    if train:
+        return Dataset(classes, training[1], str(path.parent), paths=training[0])
+    beside = path.with_name(VAL)
+    if not beside.is_file():
+        raise DataError(f"no list '{beside}' for validation beside '{path}'. Add it: a path and a label on each line.")
+    paths, labels = _read(beside)
+    read_classes(path.parent, beside, labels, classes)
+    return Dataset(classes, labels, str(path.parent), paths=paths)
+
+
+def _read(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        text = path.read_text("utf-8", "surrogateescape")
+    except OSError as error:
+        raise DataError(f"cannot read the list '{path}': {error.strerror}") from error
+    folder = f"{path.parent}/"
+    paths: list[str] = []
+    labels: list[int] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.rsplit(None, 1)
+        if not words:
+            continue
+        if len(words) != 2 or not words[1].isdecimal():
+            raise DataError(f"'{path}', line {number}: must be a path and a label, an integer from 0; got {line!r}")
+        name = words[0].strip()
+        paths.append(name if name.startswith("/") or _ADDRESS in name else folder + name)
+        labels.append(int(words[1]))
+    if not paths:
+        raise DataError(f"the list '{path}' is empty. Each line must be a path and a label.")
+    return paths, np.array(labels, dtype=np.int64)

@@ -1,0 +1,46 @@
+"""Protocol buffers' encoding, as far as to find where a field's content lies, without reading what is between."""
+
+from collections.abc import Iterator
+
+Buffer = bytes | memoryview
+
+
+def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
+    """The fields of the message in data[start:end].
+
+    Yields:
+        Number, and value: an integer, or where in `data` the content begins and ends.
+
+    Raises:
+        ValueError: It is no message.
+    """
+    while start < end:
+        tag, start = varint(data, start, end)
+        value: int | tuple[int, int]
+        if tag & 7 == 0:
+            value, start = varint(data, start, end)
+        else:
+            if tag & 7 == 2:
+                length, start = varint(data, start, end)
+            elif tag & 7 in (1, 5):
+                length = 8 if tag & 7 == 1 else 4
+            else:
+                raise ValueError(f"no message of protocol buffers: a field of type {tag & 7}")
+            value = start, start + length
+            start += length
+        if start > end:
+            raise ValueError("a message of protocol buffers that is cut short")
+        yield tag >> 3, value
+
+
+def varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
+    """An integer, and where it ends."""
+    value = shift = 0
+    while start < end and shift < 64:
+        byte = data[start]
+        start += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, start
+        shift += 7
+    raise ValueError("a message of protocol buffers that is cut short")

@@ -1,0 +1,84 @@
+"""WebDataset shards: tar archives in which neighbouring members of one name are a sample."""
+
+import os
+import re
+import tarfile
+
+import numpy as np
+
+from ..datasets import IMAGE_SUFFIXES, DataError
+from .records import Stretches
+from .splits import Source
+
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: key, then all from the first dot on
+_BLOCK = 512  # bytes of a header, right before the member's content
+
+
+class TarRecords(Stretches):
+    def name(self, index: int) -> str:
+        shard = self.files[self.shard[index]]
+        try:
+            header = self._read(index, int(self.offset[index]) - _BLOCK, _BLOCK)
+            return f"{shard}/{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name}"
+        except (OSError, tarfile.TarError):
+            return super().name(index)
+
+
+def _matches(entry: os.DirEntry) -> bool:
+    return entry.name.lower().endswith(".tar") and entry.is_file()
+
+
+def _scan(path: str) -> dict[str, np.ndarray]:
+    offsets: list[int] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    key: str | None = None
+    image: tuple[int, int] | None = None
+    label: int | None = None
+
+    def close() -> None:
+        if image is None and label is None:
+            return  # a sample of other things
+        if image is None or label is None:
+            raise DataError(
+                f"'{path}', sample '{key}': needs an image ({' '.join(IMAGE_SUFFIXES)}) and its class number (.cls), "
+                f"one after the other; it has no {'image' if image is None else '.cls'}."
+            )
+        offsets.append(image[0])
+        sizes.append(image[1])
+        labels.append(label)
+
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                tar.members = []  # type: ignore[attr-defined] # tarfile would keep them all
+                match = _NAME.fullmatch(member.name)
+                if match is None or not member.isreg():
+                    continue
+                if match[1] != key:
+                    close()
+                    key, image, label = match[1], None, None
+                suffix = f".{match[2].lower()}"
+                if suffix in IMAGE_SUFFIXES and image is None:
+                    image = member.offset_data, member.size
+                elif suffix == ".cls":
+                    content = tar.extractfile(member)
+                    label = _label(path, member.name, content.read() if content is not None else b"")
+            close()
+    except tarfile.TarError as error:
+        raise DataError(f"'{path}' is no whole tar archive, uncompressed: {error}. Fetch or make it again.") from error
+    return {
+        "offset": np.array(offsets, dtype=np.int64),
+        "size": np.array(sizes, dtype=np.int64),
+        "label": np.array(labels, dtype=np.int64),
+    }
+
+
+def _label(path: str, name: str, content: bytes) -> int:
+    try:
+        return int(content)
+    except ValueError:
+        raise DataError(f"'{path}/{name}' must hold a class number, an integer from 0; got {content[:40]!r}") from None
+
+
+SOURCE = Source("WebDataset shards", _matches, _scan, TarRecords.of)

@@ -1,0 +1,102 @@
+"""TFRecords of tf.train.Example, with the names of features that TensorFlow's ImageNet has."""
+
+import mmap
+import os
+import re
+import struct
+
+import numpy as np
+
+from ..datasets import DataError
+from .protobuf import Buffer, fields, varint
+from .records import Stretches
+from .splits import Source
+
+IMAGE, LABEL = b"image/encoded", b"image/class/label"
+_NAME = re.compile(r".+-\d{5}-of-\d{5}|.+\.tfrecords?", re.IGNORECASE)
+_HEADER, _FOOTER = 12, 4  # length and its checksum; the content's checksum
+
+
+def _matches(entry: os.DirEntry) -> bool:
+    return _NAME.fullmatch(entry.name) is not None and entry.is_file()
+
+
+def _scan(path: str) -> dict[str, np.ndarray]:
+    """By the headers alone; the images, and so their checksums, are not read."""
+    if not os.path.getsize(path):
+        return _arrays([])
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        data = memoryview(mapped)
+        try:
+            return _arrays([_parse(path, data, start, end) for start, end in _records(path, data)])
+        finally:
+            data.release()
+
+
+def _arrays(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
+    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(("offset", "size", "label"))}
+
+
+def _records(path: str, data: memoryview) -> list[tuple[int, int]]:
+    """Where each record's content begins and ends."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    places: list[tuple[int, int]] = []
+    start = 0
+    while start < len(data):
+        header = bytes(data[start : start + _HEADER])
+        whole = len(header) == _HEADER and masked_crc32c(header[:8]) == struct.unpack("<I", header[8:])[0]
+        begin = start + _HEADER
+        end = begin + struct.unpack("<Q", header[:8])[0] if whole else 0
+        start = end + _FOOTER
+        if not whole or start > len(data):
+            raise DataError(
+                f"'{path}' is no whole TFRecord file, uncompressed: record {len(places)} is damaged or cut short. "
+                "Fetch or make it again."
+            )
+        places.append((begin, end))
+    return places
+
+
+def _parse(path: str, data: memoryview, start: int, end: int) -> tuple[int, int, int]:
+    """Where the image of a tf.train.Example lies, its size, and its label.
+
+    Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList = 1 or
+    Int64List = 3 }, each list { repeated value = 1 }.
+    """
+    values: dict[bytes, tuple[int, int]] = {}
+    try:
+        for _, features in _parts(data, start, end):
+            for _, entry in _parts(data, *features):
+                pair = dict(_parts(data, *entry))
+                values[bytes(data[slice(*pair[1])])] = pair[2]
+        ((_, image),) = _parts(data, *_only(data, values[IMAGE]))
+        label = _integer(data, *_only(data, values[LABEL]))
+    except (ValueError, KeyError) as error:
+        names = ", ".join(name.decode(errors="replace") for name in values)
+        raise DataError(
+            f"'{path}', record at byte {start}: must be a tf.train.Example with one '{IMAGE.decode()}' and one "
+            f"'{LABEL.decode()}'; it has {names or 'no features'}."
+        ) from error
+    return image[0], image[1] - image[0], label
+
+
+def _parts(data: Buffer, start: int, end: int) -> list[tuple[int, tuple[int, int]]]:
+    return [(number, place) for number, place in fields(data, start, end) if isinstance(place, tuple)]
+
+
+def _only(data: Buffer, place: tuple[int, int]) -> tuple[int, int]:
+    """The list in a feature."""
+    ((_, content),) = _parts(data, *place)
+    return content
+
+
+def _integer(data: Buffer, start: int, end: int) -> int:
+    """Of a list of one, which may be written packed or not."""
+    ((_, value),) = fields(data, start, end)
+    number = varint(data, *value)[0] if isinstance(value, tuple) else value
+    return number if number < 2**63 else number - 2**64
+
+
+SOURCE = Source("TFRecords", _matches, _scan, Stretches.of, from_one=True)
