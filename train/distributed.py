@@ -86,13 +86,9 @@ class World:
 ALONE = World()
 
 
-def restarted() -> bool:
-    """Whether torchrun has started the processes anew, after one of them had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
 def may_restart() -> bool:
-    """Whether torchrun would."""
+    """Whether torchrun starts the processes anew after one of them has failed. That it has done so cannot be told: its
+    count of restarts is that of failures on this machine."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 

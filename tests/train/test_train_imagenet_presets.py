@@ -25,7 +25,7 @@ def test_they_share_the_recipe_and_cover_every_kind_of_method() -> None:
     recipes = [{k: v for k, v in preset.items() if k not in OF_THE_METHOD} for preset in PRESETS.values()]
     assert all(recipe == recipes[0] for recipe in recipes)
     assert {METHODS[preset["method"]].kind for preset in PRESETS.values()} == {"one image", "two images", "policy"}
-    assert (recipes[0]["epochs"], recipes[0]["batch_size"], recipes[0]["lr"]) == (300, 256, 0.1)
+    assert (recipes[0]["epochs"], recipes[0]["batch_size"], recipes[0]["lr_per_256"]) == (300, 256, 0.1)
 
 
 @pytest.mark.parametrize("name", PRESETS)
