@@ -1,0 +1,64 @@
+"""How much of an image's saliency lies in what a method keeps or cuts: a measurement beside training, on the device."""
+
+import torch
+from torch import Tensor
+
+from .method import Draw
+
+
+def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+    """The share of each map's mass that lies in the drawn region, and beside it the region's share of the image's area.
+
+    Of a method that pastes clean regions over augmented images (:class:`KeepPaste`) it is the share that was kept, of
+    every other the share that was cut away, of the image itself (not of its partner). A region blind to the saliency
+    has on average as much of the one as of the other. Nothing waits for the device.
+
+    Args:
+        saliency: of the images, (B, h, w), floating point, at any resolution; values that are not finite count as 0,
+            and a map without mass as uniform.
+        drawn: what the method drew; of HybridMix its SalfMix counts, of PuzzleMix what is left of the image's blocks.
+        image_size: (H, W).
+
+    Returns:
+        Twice (B,), float32 in [0, 1]; 0 for an image that was left as it was. None where the draw has no regions.
+    """
+    drawn = drawn.first or drawn
+    maps = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    grid = (maps.shape[-2], maps.shape[-1])
+    if drawn.shares is not None and drawn.moves is not None:
+        n = drawn.shares.shape[-1]
+        rows, columns = (_covered(_unit_intervals(n, maps.device), n, cells) for cells in grid)
+        mass = (rows @ maps @ columns.mT).flatten(1).gather(1, drawn.moves[:, 0].flatten(1)).view(-1, n, n)
+        hidden = 1 - drawn.shares.float()
+        return _share((hidden * mass).sum((1, 2)), maps.sum((1, 2)), hidden.mean((1, 2)))
+    if drawn.masks is not None:
+        rows, columns = (
+            _covered(_unit_intervals(pixels, maps.device), pixels, cells)
+            for pixels, cells in zip(image_size, grid, strict=True)
+        )
+        inside = rows.mT @ drawn.masks.squeeze(1).float() @ columns
+    elif drawn.boxes is not None:
+        rows, columns = (_covered(drawn.boxes[:, axis::2].float(), image_size[axis], grid[axis]) for axis in (0, 1))
+        inside = rows[:, :, None] * columns[:, None, :]
+    else:
+        return None
+    return _share((inside * maps).sum((1, 2)), maps.sum((1, 2)), inside.mean((1, 2)))
+
+
+def _covered(intervals: Tensor, length: int, cells: int) -> Tensor:
+    """How much of each of the map's cells along one axis the intervals (N, 2) in [0, length] cover: (N, cells)."""
+    edges = torch.arange(cells + 1, device=intervals.device) * (length / cells)
+    start, stop = intervals.split(1, 1)
+    covered = torch.minimum(stop, edges[1:]) - torch.maximum(start, edges[:-1])
+    return covered.clamp(min=0) * (cells / length)
+
+
+def _unit_intervals(count: int, device: torch.device) -> Tensor:
+    """[0, 1], [1, 2] … as (count, 2)."""
+    start = torch.arange(count, device=device, dtype=torch.float32)
+    return torch.stack([start, start + 1], 1)
+
+
+def _share(inside: Tensor, mass: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the mass and of the area, each (B,)."""
+    return torch.where(mass > 0, inside / mass, area).clamp(0, 1), area
