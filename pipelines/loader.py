@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from . import draws
-from .datasets import Dataset
+from .datasets import DataError, Dataset
 from .faults import Probe, contiguous
 from .graph import Recipe, image_pipeline
 from .operations import compose, mirrored
@@ -121,14 +121,14 @@ class ImageLoader:
         self._world_size = world_size
         self._num_threads = num_threads
         self._labels = torch.from_numpy(dataset.labels).to(device)
+        if len(dataset) < world_size:  # said by all of them, so that none waits for the others
+            raise DataError(
+                f"'{dataset.root}' has {len(dataset)} {'training' if train else 'validation'} images for {world_size}"
+                " processes. Start at most as many as there are images."
+            )
         global_batches = -(-len(dataset) // (world_size * batch_size))
         _, last = draws.shard(global_batches - 1, len(dataset), batch_size, rank, world_size)
         self._length = global_batches - (last == 0)
-        if self._length == 0:
-            raise ValueError(
-                f"rank {rank} of world_size {world_size} gets no sample: the data set has {len(dataset)}. "
-                "Use at most as many processes as there are samples."
-            )
         self._probe = Probe(recipe, device.index)
         self._substitutes = Substitutes(
             dataset,

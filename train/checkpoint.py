@@ -1,5 +1,6 @@
 """Files of a run that are whole or not there; checkpoints, which load without running code (weights_only=True)."""
 
+import fcntl
 import os
 import random
 import tempfile
@@ -10,6 +11,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from train.config import UserError
 
@@ -96,6 +98,54 @@ def load(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: not a checkpoint of this program, or damaged: {error}") from error
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path, of: str) -> None:
+    """Load what a checkpoint has of a model.
+
+    Args:
+        path: of the checkpoint.
+        of: what the model is, for the message.
+
+    Raises:
+        UserError: the weights are those of another architecture or another number of classes.
+    """
+    own = model.state_dict()
+    shapes = [
+        f"{n} is {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own.keys() & weights.keys()
+        if weights[n].shape != own[n].shape
+    ]
+    differences = [f"{n} is missing" for n in own.keys() - weights.keys()]
+    differences += [f"{n} is unknown" for n in weights.keys() - own.keys()] + shapes
+    if differences:
+        raise UserError(
+            f"{path}: its weights are not those of this model ({of}): {'; '.join(sorted(differences)[:3])}"
+            f"{f' and {len(differences) - 3} more differences' if len(differences) > 3 else ''}"
+        )
+    model.load_state_dict(weights)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While entered, no other process may train in the folder; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another one does.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is training there; wait for it, or give another --out"
+            ) from None
+        except OSError:  # some network file systems lock no folders
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def seed_random_state(seed: int) -> None:

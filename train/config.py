@@ -175,6 +175,16 @@ class Config:
     )  # fmt: skip
     validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)
     checkpoint_every: int = _option(0, "steps between checkpoints inside an epoch; 0: only after each epoch", low=0)
+    on_nonfinite: str = _option(
+        "stop",
+        "where loss or gradients are not finite, stop the run, or skip the step; the samples go to nonfinite.jsonl",
+        choices=("stop", "skip"),
+    )
+    pictures_every: int = _option(
+        0,
+        "epochs between pictures of augmented samples, kept; 0: one after the first epoch and one after the last",
+        low=0,
+    )
 
     def check(self) -> None:
         """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
@@ -263,7 +273,10 @@ class Config:
         return cls(**plain)
 
     def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+        from train.checkpoint import replacing
+
+        with replacing(path) as file:
+            file.write(yaml.safe_dump(self.to_dict(), sort_keys=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> "Config":

@@ -107,8 +107,10 @@ def names_of_losses(consistency: SaliencyConsistency | None) -> tuple[str, ...]:
 
 def losses_of(
     consistency: SaliencyConsistency, stage: SaliencyStage, model: nn.Module, batch: Batch
-) -> dict[str, Tensor]:
-    """Those of a step by their names: the total, with the graph, and its parts without their weights."""
+) -> tuple[dict[str, Tensor], StageTrace]:
+    """Those of a step by their names: the total, with the graph, and its parts without their weights. And what the
+    stage made."""
     trace, how = transform(stage, model, batch)
     losses = consistency(model, batch.images, trace.inputs, batch.labels, **how)
-    return dict(zip(names_of_losses(consistency), (loss for loss in losses if loss is not None), strict=True))
+    parts = (loss for loss in losses if loss is not None)
+    return dict(zip(names_of_losses(consistency), parts, strict=True)), trace

@@ -1,6 +1,7 @@
 """Contact sheets: what a method does to some images, step by step, as in the KeepAugment paper's figure 1."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,7 @@ from dali_salaug import (
 from train.data import make_loader
 
 if TYPE_CHECKING:
+    from train.record import Record
     from train.run import Run
 
 IMAGES = 6
@@ -113,6 +115,20 @@ def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
     place = np.empty(len(labels), dtype=np.int64)  # of each sample among those of its class
     place[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
     return np.argsort(place, kind="stable")[:count]
+
+
+def write_pictures(run: "Run", folder: Path, record: "Record", *, keep: bool) -> None:
+    """augmentations.png in the run folder, see `write_figure`, and the same among the events.
+
+    Args:
+        keep: leave a copy in pictures/ too, by the epoch.
+    """
+    path = folder / "augmentations.png"
+    write_figure(run, path)
+    record.add_pictures(path, run.epoch)
+    if keep:
+        (folder / "pictures").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "pictures" / f"epoch-{run.epoch:04d}.png")
 
 
 def write_figure(run: "Run", path: Path) -> None:

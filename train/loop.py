@@ -1,6 +1,7 @@
 """The training loop: batches through the saliency stage into the model, epoch by epoch, and what is left of it."""
 
 import math
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from train import checkpoint
 from train.bad_files import bad_files_told, replaced_in
 from train.config import UserError
-from train.figure import write_figure
+from train.figure import write_pictures
 from train.metrics import Meter, validation_sums
 from train.record import Record
 from train.run import Run
@@ -28,17 +29,24 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
     run.stage.set_epoch(run.epoch)
     before, start = run.seconds, time.perf_counter()
     with _bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
-        batches = iter(run.train_loader)
+        batches = run.stall.timed(run.train_loader)
         while run.step < run.steps:
             losses = run.train_step(batches)
             run.seconds = before + time.perf_counter() - start
             bar.update()
+            stopping = stop.agreed()
+            saving = stopping or (config.checkpoint_every > 0 and run.step % config.checkpoint_every == 0)
+            if saving or run.step % READ_LOSS_EVERY == 0 or run.step == run.steps:
+                for sentence in run.watch.read(folder, run.train_loader.dataset.paths):
+                    if run.world.first:
+                        tqdm.write(f"warning: {sentence}", file=sys.stderr)
             if record is not None and run.step % READ_LOSS_EVERY == 0:
                 values = {name: value.item() for name, value in losses.items()}
                 bar.set_postfix(loss=f"{values['loss']:.3f}")
+                values["lr"] = float(run.scheduler.get_last_lr()[0])
                 record.add_step(values, run.epoch * run.steps + run.step)
-            stopping = stop.agreed()
-            if stopping or (config.checkpoint_every and run.step % config.checkpoint_every == 0):
+                run.stall.read()
+            if saving:
                 save(run, folder)
             if stopping:
                 raise Interrupted
@@ -101,6 +109,7 @@ def fit(run: Run, folder: Path) -> None:
                 raise UserError(
                     f"the training loss of epoch {run.epoch + 1} is {train_losses['train_loss']}: try a lower --lr"
                 )
+            regions, measured = run.regions.totals()
             start = time.perf_counter()
             last = run.epoch + 1 == epochs
             scores = validate(run, stop, folder) if last or (run.epoch + 1) % run.config.validate_every == 0 else {}
@@ -108,16 +117,19 @@ def fit(run: Run, folder: Path) -> None:
                 "epoch": run.epoch + 1,
                 **train_losses,
                 **scores,
+                **(regions if measured else {}),
+                **({"skipped": run.watch.skipped} if run.watch.skipped else {}),
                 "seconds": run.seconds + time.perf_counter() - start,
                 "images_per_second": images / run.seconds,
+                "stall_share": run.stall.read() / run.seconds,
                 "lr": float(run.scheduler.get_last_lr()[0]),
             }
             if run.config.on_bad_file == "raise":  # there are none
                 values = {name: value for name, value in values.items() if not name.endswith("_replaced")}
             improved = scores.get("val_top1", -1.0) > run.best
             run.best = max(run.best, scores.get("val_top1", -1.0))
-            run.epoch, run.step, run.seconds = run.epoch + 1, 0, 0.0
-            run.meter = run.new_meter()
+            run.epoch, run.step, run.seconds, run.watch.skipped = run.epoch + 1, 0, 0.0, 0
+            run.begin_epoch()
             if record is not None:
                 # The log first: resuming drops lines the checkpoint does not know, but cannot make up missing ones.
                 record.add_epoch(values, run.epoch * run.steps)
@@ -126,8 +138,9 @@ def fit(run: Run, folder: Path) -> None:
             save(run, folder)
             if record is not None:
                 record.print_epoch(values)
-                if run.epoch in (1, epochs):
-                    write_figure(run, folder / "augmentations.png")
+                every = run.config.pictures_every
+                if run.epoch in (1, epochs) or (every and run.epoch % every == 0):
+                    write_pictures(run, folder, record, keep=every > 0)
 
 
 def _bar(total: int, run: Run, what: str, done: int = 0) -> tqdm:

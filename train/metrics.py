@@ -1,5 +1,7 @@
 """Running means that stay on the device until somebody reads them."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,11 +22,21 @@ class Meter:
         self.names = names
         self._world = world
         self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.counted = torch.zeros((), dtype=torch.float64, device=device)  # samples in the sums
         self.samples = 0
 
-    def add(self, sums: list[Tensor], samples: int) -> None:
-        """Add one batch: 0-dim tensors on the device, in the order of the names, each summed over its samples."""
-        self.sums += torch.stack([s.detach().double() for s in sums])
+    def add(self, sums: list[Tensor], samples: int, finite: Tensor | bool = True) -> None:
+        """Add one batch: 0-dim tensors on the device, in the order of the names, each summed over its samples.
+
+        Args:
+            samples: how many.
+            finite: 0-dim, bool, on the device: where it is false the batch does not count in the means.
+        """
+        stacked = torch.stack([s.detach().double() for s in sums])
+        if not isinstance(finite, bool):
+            stacked = torch.where(finite, stacked, 0.0)
+        self.sums += stacked
+        self.counted += samples * finite
         self.samples += samples
 
     def means(self, *counts: str) -> dict[str, float]:
@@ -32,17 +44,20 @@ class Meter:
         return self.totals(*counts)[0]
 
     def totals(self, *counts: str) -> tuple[dict[str, float], int]:
-        """The same, and the number of those samples."""
+        """The same, NaN where no sample counted, and the number of all samples."""
         samples = torch.full((1,), self.samples, dtype=torch.float64, device=self.sums.device)
-        *totals, count = self._world.sum(torch.cat([self.sums, samples])).tolist()
-        sums = dict(zip(self.names, totals, strict=True))
-        return {name: round(sum) if name in counts else sum / max(count, 1) for name, sum in sums.items()}, int(count)
+        *totals, counted, count = self._world.sum(torch.cat([self.sums, self.counted[None], samples])).tolist()
+        means = {
+            name: round(total) if name in counts else total / counted if counted else math.nan
+            for name, total in zip(self.names, totals, strict=True)
+        }
+        return means, int(count)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        return {"sums": self.sums.cpu().clone(), "samples": self.samples}
+        return {"sums": self.sums.cpu().clone(), "counted": self.counted.cpu().clone(), "samples": self.samples}
 
     def load_state_dict(self, state: dict) -> None:
-        self.sums = state["sums"].clone().to(self.sums.device)
+        self.sums, self.counted = (state[name].clone().to(self.sums.device) for name in ("sums", "counted"))
         self.samples = state["samples"]
 
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from train.config import Config, UserError
 from train.data import data_folder, resolve_for_data, shares_images
 from train.distributed import World, joined, may_restart
 from train.loop import fit
+from train.memory import is_out_of_memory, out_of_memory
 from train.run import Run
 from train.stopping import Interrupted
 
 # May be given anew with --resume: the result does not depend on them (that the data is the same, wherever it lies, the
 # loader checks), but for the number of epochs, with which the cosine is drawn out or shortened from here on. What comes
-# after a bad file, where the run has stopped otherwise, is up to the user.
+# after a bad file or a step that is not finite, where the run has stopped otherwise, is up to the user.
 FREE_OPTIONS = (
     "out",
     "data",
@@ -29,6 +31,8 @@ FREE_OPTIONS = (
     "max_bad_share",
     "hw_decoder_load",
     "decode_size_hint",
+    "on_nonfinite",
+    "pictures_every",
 )
 
 
@@ -54,7 +58,10 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
     check_share(config, world)
     run = Run(config, world)
     if world.first:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {folder}: the folder cannot be made: {error.strerror}") from error
         config.save(folder / "config.yaml")
     return run, folder
 
@@ -122,11 +129,28 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
         if config.data and shares_images(run.train_loader.dataset, run.val_loader.dataset):
             warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
             print(f"warning: {warning}", file=sys.stderr)
+        unseen = sorted(set(range(len(run.classes))) - set(run.val_loader.dataset.labels.tolist()))
+        if unseen:
+            names = ", ".join(run.classes[label] for label in unseen[:5]) + ", …" * (len(unseen) > 5)
+            has = "class has" if len(unseen) == 1 else "classes have"
+            print(f"warning: {len(unseen)} {has} no validation images: {names}", file=sys.stderr)
         if resuming:
             print(f"going on in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
     start = time.perf_counter()
     try:
-        fit(run, folder)
+        with checkpoint.held(folder) if first else nullcontext():
+            for name in checkpoint.remove_unfinished(folder) if first else ():
+                print(f"removed {name}, which a process left that was killed while it wrote")
+            fit(run, folder)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror or error}. The checkpoints in {folder} are intact: make room,"
+            " or give back the right to write there, and go on with --resume"
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, config, run.device) from error
+        raise
     except Interrupted:
         if first:
             command = f"python -m train --resume --out {shlex.quote(str(folder))}"

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_salaug import SaliencyStage, WithEarlyHead
+from dali_salaug import SaliencyStage, StageTrace, WithEarlyHead
+from dali_salaug.region_share import region_share
 from dali_salaug.saliency import COMPILED
 from pipelines import Batch
 from train import checkpoint
@@ -26,6 +27,8 @@ from train.methods import METHODS
 from train.metrics import Meter
 from train.models import FIRST_BLOCK, build_model
 from train.schedule import make_optimizer, make_scheduler
+from train.stall import Stall
+from train.watch import Watch
 
 
 def make_stage(config: Config, classes: int, seed: int, **options: Any) -> SaliencyStage:
@@ -61,6 +64,9 @@ class Run:
         seconds: spent in the epoch under way.
         consistency: the saliency-consistency loss; None where the loss is the network's on the stage's inputs.
         meter: the training loss and its parts, and the number of images replaced, in the epoch under way.
+        regions: the share of the saliency in the drawn regions, and their share of the area, in the epoch under way.
+        stall: how long the steps of the epoch under way waited for the loader, in this process.
+        watch: over losses and gradients that are not finite.
         best: the best top-1 so far, per cent.
     """
 
@@ -99,7 +105,8 @@ class Run:
         self.epoch = 0
         self.step = 0
         self.seconds = 0.0
-        self.meter = self.new_meter()
+        self.begin_epoch()
+        self.watch = self._make_watch()
         self.best = -1.0
 
     def make_stage(self, seed: int) -> SaliencyStage:
@@ -108,8 +115,16 @@ class Run:
         options = {"warmup_epochs": self.config.warmup_epochs, "head": head, "compiled": compiled}
         return make_stage(self.config, len(self.classes), seed, **options)
 
-    def new_meter(self) -> Meter:
-        return Meter((*names_of_losses(self.consistency), "replaced"), self.device, self.world)
+    def begin_epoch(self) -> None:
+        """Begin to count and to measure from nothing."""
+        self.meter = Meter((*names_of_losses(self.consistency), "replaced"), self.device, self.world)
+        kept = "saliency_kept" if self.stage.method.uses_augmented else "saliency_cut"
+        self.regions = Meter((kept, "region_area"), self.device, self.world)
+        self.stall = Stall(self.device)
+
+    def _make_watch(self) -> Watch:
+        network, scaled = self.with_head or self.model, self.scaler.is_enabled()
+        return Watch(self.config.on_nonfinite, network, self.optimizer, scaled=scaled, world=self.world)
 
     def _with_early_head(self) -> WithEarlyHead:
         name = self.config.early_head
@@ -155,6 +170,7 @@ class Run:
         """
         assert self.config.batch_size is not None
         self.world.share_buffers(self.model)
+        self.watch.begin()
         images = min(self.config.batch_size, len(self.train_loader.dataset) - self.step * self.config.batch_size)
         parts = math.ceil(images / (self.config.batch_size // self.config.accumulate))
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,16 +181,19 @@ class Run:
                 batch = empty_batch(self.train_loader)
             with self._shared(last=part + 1 == parts):
                 with self.autocast():
-                    losses = self.losses(batch)
+                    losses = self.losses(batch, counted=count > 0)
+                at = {"epoch": self.epoch + 1, "step": self.step + 1}
+                loss = self.watch.watched(losses["loss"], batch.indices[:count], **at)
                 # Each loss is a mean over its images, and DistributedDataParallel takes the mean over the processes.
-                loss = losses["loss"] * (count * self.world.size / images)
-                self.scaler.scale(loss).backward()
-            self.meter.add([*(value * count for value in losses.values()), replaced_in(batch)], count)
+                self.scaler.scale(loss * (count * self.world.size / images)).backward()
+            sums = [*(value * count for value in losses.values()), replaced_in(batch)]
+            self.meter.add(sums, count, losses["loss"].detach().isfinite())
+        norm = None
         if self.config.clip_grad:
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
-        self.scaler.step(self.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
+        self.watch.update(norm, self.scaler if self.scaler.is_enabled() else None)
         self.scaler.update()
         self.scheduler.step()
         if self.averaged is not None:
@@ -186,12 +205,26 @@ class Run:
         """Gradients are shared between the processes by the backward pass of the last part of a step."""
         return nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of a training step by the meter's names: "loss", with the graph, and its parts where it has some."""
+    def losses(self, batch: Batch, *, counted: bool = True) -> dict[str, Tensor]:
+        """Those of a training step by the meter's names: "loss", with the graph, and its parts where it has some.
+
+        Args:
+            counted: the regions are measured.
+        """
         if self.consistency is not None:
-            return losses_of(self.consistency, self.stage, self._network, batch)
-        inputs, targets = self.stage(self.model, batch.images, batch.labels, batch.augmented)
-        return {"loss": self._loss(inputs, targets)}
+            losses, trace = losses_of(self.consistency, self.stage, self._network, batch)
+        else:
+            trace = self.stage.trace(self.model, batch.images, batch.labels, batch.augmented)
+            losses = {"loss": self._loss(trace.inputs, trace.targets)}
+        if counted:
+            self._measure_regions(trace)
+        return losses
+
+    def _measure_regions(self, trace: StageTrace) -> None:
+        size = (trace.inputs.shape[-2], trace.inputs.shape[-1])
+        shares = None if trace.saliency is None else region_share(trace.saliency, trace.drawn, size)
+        if shares is not None:
+            self.regions.add([share.sum() for share in shares], len(shares[0]))
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The network's loss, and the weighted one of the early head where there is one."""
@@ -208,6 +241,8 @@ class Run:
             "loader": self.train_loader.state_dict(),
             "random": checkpoint.random_state(),
             "meter": self.meter.state_dict(),
+            "regions": self.regions.state_dict(),
+            "stalled": self.stall.read(),
         }
         return {
             "config": self.config.to_dict(),
@@ -222,7 +257,13 @@ class Run:
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "processes": self.world.gather(of_this_process),
-            "progress": {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "best": self.best},
+            "progress": {
+                "epoch": self.epoch,
+                "step": self.step,
+                "seconds": self.seconds,
+                "skipped": self.watch.skipped,
+                "best": self.best,
+            },
         }
 
     def best_state_dict(self) -> dict[str, Any]:
@@ -249,6 +290,12 @@ class Run:
                 f"cannot resume: the checkpoint is of {len(state['processes'])} process(es), and {self.world.size} are"
                 " running. Each goes on with its own share of the images: start as many (torchrun --nproc-per-node)"
             )
+        if self.classes != state["classes"]:
+            raise UserError(
+                f"cannot resume: the run was begun on {len(state['classes'])} classes,"
+                f" {self.train_loader.dataset.root} has {len(self.classes)}"
+                f"{_first_difference(state['classes'], self.classes)}"
+            )
         own = state["processes"][self.world.rank]
         try:
             self.train_loader.load_state_dict(own["loader"])
@@ -264,7 +311,15 @@ class Run:
         self.scaler.load_state_dict(state["scaler"])
         self.stage.load_state_dict(own["stage"])
         self.meter.load_state_dict(own["meter"])
-        self.epoch, self.step, self.seconds, self.best = (
-            state["progress"][name] for name in ("epoch", "step", "seconds", "best")
+        self.regions.load_state_dict(own["regions"])
+        self.stall.seconds = own["stalled"]
+        self.watch = self._make_watch()
+        self.epoch, self.step, self.seconds, self.watch.skipped, self.best = (
+            state["progress"][name] for name in ("epoch", "step", "seconds", "skipped", "best")
         )
         checkpoint.set_random_state(own["random"])
+
+
+def _first_difference(before: list[str], now: list[str]) -> str:
+    names = sorted(set(before) ^ set(now))
+    return f"; {names[0]!r} is in one of them alone" if names else ", in another order"

@@ -39,7 +39,7 @@ def load_best(run: Path) -> Trained:
     assert config.image_size is not None
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     model = build_model(config.model, len(state["classes"]), config.image_size)
-    model.load_state_dict(state["model"])
+    checkpoint.load_weights(model, state["model"], path, f"--model {config.model}, {len(state['classes'])} classes")
     mean, std = (torch.tensor(state[name], device=device).view(3, 1, 1) for name in ("mean", "std"))
     return Trained(config, state["classes"], model.to(device), mean, std, device)
 

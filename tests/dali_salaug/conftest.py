@@ -1,4 +1,4 @@
-"""A guard against waiting for the device, and small models."""
+"""Small models, and the device."""
 
 import os
 import shutil
@@ -6,54 +6,6 @@ import shutil
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-
-_READS_BACK = {
-    "aten::_local_scalar_dense",
-    "aten::item",
-    "aten::is_nonzero",
-    "aten::equal",
-    "aten::nonzero",
-    "aten::masked_select",
-    "aten::_unique2",
-    "aten::unique_consecutive",
-    "aten::unique_dim",
-    "aten::bincount",
-    "aten::histogram",
-}
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails on any operator that, on a GPU, reads a value back or makes a shape that depends on values.
-
-    Where there is a GPU, CUDA's own guard is set too.
-    """
-
-    def __enter__(self):
-        if torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("error")
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        if torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode("default")
-        return super().__exit__(*error)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().split(".")[0]
-        if name in _READS_BACK:
-            raise AssertionError(f"{name} waits for the device")
-        masks = args[1] if name in ("aten::index", "aten::index_put", "aten::index_put_") else []
-        if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in masks):
-            raise AssertionError(f"{name} with a boolean mask waits for the device")
-        if name == "aten::repeat_interleave" and (kwargs or {}).get("output_size") is None:
-            raise AssertionError(f"{name} without output_size waits for the device")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def no_waiting():
-    return NoWaiting
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

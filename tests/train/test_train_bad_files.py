@@ -13,9 +13,9 @@ from PIL import Image
 
 from train import check_data, checkpoint, loop
 from train.__main__ import main as program
-from train.config import parse
+from train.command_line import parse
 
-TIMED = {"seconds", "images_per_second"}
+TIMED = {"seconds", "images_per_second", "stall_share"}
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

@@ -44,7 +44,10 @@ def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
     for record in log:
         assert record.keys() == {
             "epoch", "train_loss", "val_top1", "val_top5", "val_loss", "seconds", "images_per_second", "lr",
+            "stall_share", "saliency_kept", "region_area",
         }  # fmt: skip
+        assert 0 < record["stall_share"] < 1
+        assert 0.05 < record["region_area"] < record["saliency_kept"] < 1  # a salient square of 8×8 of 32×32
         assert 0 <= record["val_top1"] <= record["val_top5"] <= 100
         assert record["val_top1"] * 16 / 100 == pytest.approx(round(record["val_top1"] * 16 / 100))  # of 16 images
     best = checkpoint.load(folder / "best.pt")
@@ -91,7 +94,7 @@ def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     for part in ("model", "optimizer", "scheduler", "processes"):
         assert same(a[part], b[part]), part
-    timed = {"seconds", "images_per_second"}
+    timed = {"seconds", "images_per_second", "stall_share"}
     logs = [[{k: v for k, v in r.items() if k not in timed} for r in log_of(tmp_path / n)] for n in ("whole", "parts")]
     assert logs[0] == logs[1]
 
@@ -224,7 +227,9 @@ def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.Capt
     assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "processes"))
     for one, other in zip(log, log_of(tmp_path / "parts"), strict=True):
         assert one.keys() == other.keys()
-        assert all(one[name] == other[name] for name in one if name not in ("seconds", "images_per_second"))
+        assert all(
+            one[name] == other[name] for name in one if name not in ("seconds", "images_per_second", "stall_share")
+        )
 
 
 def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -251,6 +256,9 @@ def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.
 def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"epoch": e}) + "\n" for e in (1, 2, 3)))
+    keep_log_of(path, 2)
+    with open(path, "a") as log:
+        log.write('{"epoch": 2, "train_l')  # killed in the middle of a line
     keep_log_of(path, 2)
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
 
