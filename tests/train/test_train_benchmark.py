@@ -12,7 +12,7 @@ import torch
 from dali_salaug import SaliencyConsistency
 from pipelines import image_loader
 from train.benchmarks.consistency import NAIVE, PLAIN, naive_loss
-from train.benchmarks.growth import exponents
+from train.benchmarks.growth import off_the_line
 from train.benchmarks.loader import images_per_second
 from train.benchmarks.program import main
 from train.benchmarks.references import FORMS, TorchvisionImages
@@ -191,7 +191,8 @@ def test_the_parts_of_a_trace() -> None:
     assert parts == {"loader": 10, "saliency": 300, "compositing": 40, "model": 500, "optimizer": 60}
 
 
-def test_growth_as_a_power() -> None:
-    rows = [{"pixels": n, "seconds": {"step": [n**2, n**2, 0]}, "memory": {"step": 3 * n}} for n in (2, 4, 16)]
-    assert exponents(rows, "step", "seconds") == pytest.approx([2, 2])
-    assert exponents(rows, "step", "memory") == pytest.approx([1, 1])
+def test_a_knee_is_off_the_line() -> None:
+    pixels = (1, 2, 4, 8)
+    rows = [{"pixels": n, "seconds": {"step": [5 + n, 5 + n, 0]}, "memory": {"step": n + 10 * (n > 4)}} for n in pixels]
+    assert off_the_line(rows, "step", "seconds") == pytest.approx(0)
+    assert off_the_line(rows, "step", "memory") > 0.2

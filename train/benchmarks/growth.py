@@ -1,11 +1,11 @@
 """How the cost of a step and of the stage grows with the batch and with the image."""
 
 import argparse
-import math
 import statistics
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -92,13 +92,15 @@ def make_parts(
     return {"step": step, "stage": lambda: stage(model, images, labels, augmented)}
 
 
-def exponents(rows: list[dict[str, Any]], part: str, what: str) -> list[float]:
-    """From each point to the next: the power of the number of pixels with which the cost grows; linear is 1."""
-    costs = [statistics.median(row[what][part]) if what == "seconds" else row[what][part] for row in rows]
-    return [
-        math.log(costs[i + 1] / costs[i]) / math.log(rows[i + 1]["pixels"] / rows[i]["pixels"])
-        for i in range(len(rows) - 1)
-    ]
+def off_the_line(rows: list[dict[str, Any]], part: str, what: str) -> float:
+    """How far a cost is at most from a fixed cost plus one for each pixel, as a share of itself; a knee is far.
+
+    The line is the one with the least squares of these shares.
+    """
+    costs = np.array([np.median(row[what][part]) for row in rows], dtype=np.float64)
+    pixels = np.array([row["pixels"] for row in rows], dtype=np.float64)
+    line = np.polyval(np.polyfit(pixels, costs, 1, w=1 / costs), pixels)
+    return float(np.abs(line / costs - 1).max())
 
 
 def table(result: dict[str, Any]) -> str:
@@ -111,11 +113,12 @@ def table(result: dict[str, Any]) -> str:
             times = " ".join(f"{1e3 * statistics.median(row['seconds'][part]):>10.1f}" for part in PARTS)
             memory = " ".join(f"{row['memory'][part] / 2**20:>10.1f}" for part in PARTS)
             lines.append(f"{row['batch']:>4} × {str(row['size']) + '²':<5} {row['pixels']:>10}  {times}  {memory}")
-        for part in PARTS:
-            powers = (
-                f"{what} {', '.join(f'{p:.2f}' for p in exponents(rows, part, what))}" for what in ("seconds", "memory")
-            )
-            lines.append(f"growth of the {part}, as a power of the pixels from row to row: {'; '.join(powers)}")
+        off = "; ".join(
+            f"{part} {100 * off_the_line(rows, part, 'seconds'):.1f} % in time, "
+            f"{100 * off_the_line(rows, part, 'memory'):.1f} % in memory"
+            for part in PARTS
+        )
+        lines.append(f"at most off a straight line (fixed cost and cost of a pixel): {off}")
         lines.append("")
     return "\n".join(lines).rstrip()
 
