@@ -19,12 +19,13 @@ MAX_TRANSLATE = 150 / 331
 class Drawn(NamedTuple):
     """What a policy does to each image of a batch; `stages` counts those of all chains, one chain after the other.
 
-    operations: (B, stages) int32, indices into the policy's `operations(size)`.
-    parameters: (B, stages, 9) float32, what the operation takes, from the first place on.
-    matrices: (B, stages, 2, 3) float32, source to destination, in pixels (x, y) with centres at +0.5; the
-        identity for operations that move nothing.
-    weights: (B, 1 + chains) float32, of a policy with several chains: of the image as it was and of each chain's
-        in the sum. None of a policy with one.
+    Attributes:
+        operations: (B, stages) int32, indices into the policy's `operations(size)`.
+        parameters: (B, stages, 9) float32, what the operation takes, from the first place on.
+        matrices: (B, stages, 2, 3) float32, source to destination, in pixels (x, y) with centres at +0.5; the
+            identity for operations that move nothing.
+        weights: (B, 1 + chains) float32, of a policy with several chains: of the image as it was and of each chain's
+            in the sum. None of a policy with one.
     """
 
     operations: np.ndarray

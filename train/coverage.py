@@ -179,7 +179,7 @@ def _print(result: dict) -> None:
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.coverage", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="folder of a trained run, with best.pt")
     parser.add_argument(
@@ -189,6 +189,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1000, help="how many at most (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=8, help="draws for each image (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.images < 1 or options.repeats < 1:
         parser.error("--images and --repeats must be at least 1")

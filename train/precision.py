@@ -200,13 +200,18 @@ def _print(result: dict[str, Any]) -> None:
             print(f"{name:<18} {rule:<11} {shares}   {ranks}")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.precision", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="folder of a trained run, with best.pt")
     parser.add_argument("--data", type=Path, help="folder of the images (default: the run's)")
     parser.add_argument("--images", type=int, default=1000, help="how many at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.images < 1:
         parser.error("--images must be at least 1")

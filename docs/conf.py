@@ -1,0 +1,58 @@
+"""Settings of the documentation: `python -m sphinx -W --keep-going -n -q -c docs . build/docs`, from the root.
+
+The root is the source folder, so that a link from page to page, or to a measurement, is the same on the site and in the
+repository; `include_patterns` says what is a page.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
+
+project = "dali_salaug"
+release = importlib.metadata.version("dali-salaug")
+root_doc = "docs/index"
+include_patterns = ["docs/**", "benchmarks/results/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+exclude_patterns = [".*", "build", "dist", "runs"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_heading_anchors = 3  # as the forges make them
+default_role = "code"  # of `name` in a docstring
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True  # the attributes of a NamedTuple are members already
+
+# -n is strict about our own names; an inventory of other projects' would have to be fetched.
+nitpick_ignore_regex = [(r"py:.*", r"(?!(dali_salaug|pipelines|train)\b).*")]
+
+html_theme = "furo"
+html_title = f"dali_salaug {release}"
+
+
+class HelpOf(Directive):
+    """What `--help` of a program prints, and that of its commands: the argument is the module with `build_parser`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        parser = importlib.import_module(self.arguments[0]).build_parser()
+        commands = [
+            command
+            for action in parser._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for command in action.choices.values()
+        ]
+        return [nodes.literal_block(text := p.format_help(), text, language="none") for p in (parser, *commands)]
+
+
+def setup(app: Sphinx) -> None:
+    os.environ["COLUMNS"] = "100"  # the width of a help
+    app.add_directive("help-of", HelpOf)

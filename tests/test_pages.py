@@ -1,0 +1,307 @@
+"""Every page says what the code says: its Python is run, its commands are understood, what it names is there.
+
+Of all pages alike: the README, docs/ and CONTRIBUTING.md. Links are checked where the site is built.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import dali_salaug
+import pipelines
+from train import command_line
+from train.config import PRESETS, Config
+from train.shapes import SHAPES, write_shapes
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))  # not the measurements: they speak of the code of their day
+LANGUAGES = {"python", "sh", "text", "yaml", "json"}  # the others are the site's directives
+NOT_RUN = re.compile(r"<!-- not run: .{10,} -->")
+
+# What a block may use without having made it, in a test that runs it.
+GIVEN = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+model: nn.Module
+optimizer: torch.optim.Optimizer
+generator: torch.Generator
+device: torch.device
+num_classes: int
+epochs: int
+"""
+IMPORTED = {"README.md": "from dali_salaug import SaliencyConsistency, WithEarlyHead"}  # for its loops to be short
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: Path
+    line: int  # of the fence, from 1
+    language: str
+    code: str
+    run: bool  # False where a comment before it says why not
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+@functools.cache
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page, those in lists too."""
+    blocks, before = [], ""
+    for token in MarkdownIt("commonmark").parse(page.read_text()):
+        if token.type == "fence":
+            assert token.map is not None
+            run = not NOT_RUN.fullmatch(before.strip())
+            blocks.append(Block(page, token.map[0] + 1, token.info, token.content, run))
+        before = token.content if token.type == "html_block" else ""
+    return blocks
+
+
+@functools.cache
+def inline_code(page: Path) -> list[str]:
+    """What stands in backticks in the text of a page."""
+    inlines = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+    return [child.content for token in inlines for child in token.children or () if child.type == "code_inline"]
+
+
+def blocks(*languages: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks_of(page) if block.language in languages]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_blocks_have_a_language() -> None:
+    for page in PAGES:
+        for block in blocks_of(page):
+            assert block.language in LANGUAGES or block.language.startswith("{"), str(block)
+
+
+def with_python() -> list[Path]:
+    return [page for page in PAGES if any(block.language == "python" and block.run for block in blocks_of(page))]
+
+
+@pytest.mark.parametrize("page", with_python(), ids=name_of)
+def test_python_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The blocks of a page one after the other, on a small data set and small batches, in a folder of their own."""
+    write_shapes(tmp_path / "data", train_per_class=2, val_per_class=1)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # beside others, threads that spin while they wait for one another take six times as long
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    torch.manual_seed(0)
+    model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=len(SHAPES))
+    names: dict[str, Any] = {"__name__": page.stem}
+    exec(GIVEN + IMPORTED.get(name_of(page), ""), names)
+    names |= {
+        "model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "epochs": 1,
+        "generator": torch.Generator().manual_seed(0), "device": torch.device("cpu"), "num_classes": len(SHAPES),
+    }  # fmt: skip
+    for block in blocks_of(page):
+        if block.language != "python" or not block.run:
+            continue
+        before = [p.detach().clone() for p in model.parameters()]
+        code = block.code.replace("/data/imagenet", str(tmp_path / "data"))
+        code = code.replace("batch_size=256", "batch_size=8, image_size=32")
+        exec(compile("\n" * block.line + code, page, "exec"), names)
+        if "optimizer.step()" in code:
+            after = names["model"].parameters()
+            assert not any(torch.equal(p, q) for p, q in zip(before, after, strict=True)), f"{block} trains nothing"
+
+
+def test_python_that_is_not_run_is_well_typed(tmp_path: Path) -> None:
+    """Names, arguments and attributes, by mypy, against the packages' own annotations."""
+    from mypy import api
+
+    files = {}
+    for page in PAGES:
+        code = [b.code for b in blocks_of(page) if b.language == "python" and not b.run]
+        if code:
+            file = tmp_path / f"{re.sub(r'[^a-z]', '_', name_of(page).lower())}.py"
+            file.write_text(GIVEN + "\n".join(code))
+            files[file] = page
+    if files:
+        options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+        report, errors, status = api.run([*options, "--allow-untyped-defs", "--allow-redefinition", *map(str, files)])
+        assert status == 0, report + errors
+
+
+# The programs outside of the project that pages may call; their words are not looked into.
+OTHERS = {"cd", "export", "git", "mypy", "nvidia-smi", "pre-commit", "ruff", "sed", ".ci/run"}
+MODULES = {"train": "train.command_line"}  # where the parser is not in the module that is run
+
+
+def parser_of(module: str) -> argparse.ArgumentParser:
+    return importlib.import_module(MODULES.get(module, module)).build_parser()
+
+
+def commands() -> Iterator[tuple[Path, list[str]]]:
+    """Every command of the pages, in blocks and in the text, as words."""
+    for block in blocks("sh"):
+        for line in block.code.replace("\\\n", " ").splitlines():
+            for words in split_at_operators(shlex.split(line, comments=True)):
+                yield block.page, words
+    for page in PAGES:
+        for text in inline_code(page):
+            if text.startswith("python -m ") and "--" in text:  # one without options may be no more than the name
+                yield page, shlex.split(text)
+
+
+def split_at_operators(words: list[str]) -> Iterator[list[str]]:
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word in ("&&", "||", "|", ";"):
+            if command:
+                yield command
+            command = []
+        elif command or not re.fullmatch(r"[A-Z_]+=.*", word):
+            command.append(word)
+
+
+def check_command(words: list[str]) -> None:
+    """Raise where the program would not understand its words. Words in capitals stand for the user's own."""
+    program, *words = words
+    if program in OTHERS:
+        return
+    if program == "pip":
+        table = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", PYPROJECT, flags=re.S | re.M)
+        assert table is not None
+        extras = re.findall(r"^(\w+) = \[", table[1], flags=re.M)
+        for word in words:
+            for extra in re.findall(r"\[(.+)\]", word):
+                assert set(extra.split(",")) <= set(extras), f"no such extra: {extra}"
+        return
+    if program == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        options = get_args_parser().parse_args(words)
+        assert options.module, "torchrun without -m"
+        words = ["-m", options.training_script, *options.training_script_args]
+    else:
+        assert program == "python", f"{program}: no program that the pages' test knows"
+    if words[0].endswith(".py"):  # one of the examples
+        script = (ROOT / words[0]).read_text()
+        assert all(f'"{word}"' in script for word in words if word.startswith("--")), "no such option"
+        return
+    assert words[0] == "-m", "python without -m and a script"
+    module, *words = words[1:]
+    if module == "pytest":
+        for word in words:
+            assert not word.startswith("tests") or (ROOT / word.split("::")[0]).exists(), f"no such test: {word}"
+    elif module == "sphinx":
+        parser = pytest.importorskip("sphinx.cmd.build").get_parser()
+        parser.parse_args(words)
+    elif module in ("pip", "venv", "build", "tensorboard.main"):
+        return
+    elif module == "train" and words and not words[0].startswith("-"):
+        assert f'"{words[0]}"' in (ROOT / "train" / "__main__.py").read_text(), f"no such command: {words[0]}"
+        parser_of(f"train.{words[0].replace('-', '_')}").parse_args(words[1:])
+    elif module == "train":
+        if words not in (["--help"], ["--list-methods"]):
+            given, _ = command_line.parse(words)
+            if "NAME" not in words and not any(word.endswith(".yaml") for word in words):
+                Config(**given).check()
+    elif words != ["--help"]:
+        parser_of(module).parse_args(words)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(p == page for p, _ in commands())], ids=name_of)
+def test_commands_are_understood(page: Path) -> None:
+    for at, words in commands():
+        if at == page:
+            try:
+                check_command(words)
+            except SystemExit:
+                pytest.fail(f"{shlex.join(words)}: not understood")
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    own = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            own |= {option for command in action.choices.values() for option in options_of(command)}
+    return own
+
+
+def test_named_options_modules_files_and_attributes_are_there() -> None:
+    programs = [path for path in (ROOT / "train").glob("*.py") if "def build_parser" in path.read_text()]
+    options = {o for path in programs for o in options_of(parser_of(f"train.{path.stem}"))} | {"--import-mode"}
+    public = {name: getattr(package, name) for package in (dali_salaug, pipelines) for name in package.__all__}
+    missing = []
+    for page in PAGES:
+        for text in inline_code(page):
+            if match := re.match(r"(--[a-z][a-z-]+)", text):
+                there = match[1] in options
+            elif re.fullmatch(r"(dali_salaug|pipelines|train|tests|docs|benchmarks|examples)/[\w./-]*", text):
+                there = (ROOT / text).exists()
+            elif match := re.fullmatch(r"((?:dali_salaug|pipelines|train)(?:\.[a-z_]\w*)+)(?:\.([A-Z]\w*))?", text):
+                there = is_importable(match[1], match[2])
+            elif (match := re.match(r"([A-Za-z]\w+)\.([a-z_]\w*)\b", text)) and match[1] in public:
+                there = has_attribute(public[match[1]], match[2])
+            else:
+                continue
+            if not there:
+                missing.append(f"{name_of(page)}: {text}")
+    assert not missing
+
+
+def is_importable(dotted: str, name: str | None) -> bool:
+    """A module, or what is in one."""
+    try:
+        module = importlib.import_module(dotted)
+    except ModuleNotFoundError:
+        parent, _, last = dotted.rpartition(".")
+        return bool(parent) and hasattr(importlib.import_module(parent), last)
+    return name is None or hasattr(module, name)
+
+
+def has_attribute(of: Any, name: str) -> bool:
+    """Of a class, a field, or one that its documentation lists too."""
+    return hasattr(of, name) or name in getattr(of, "__annotations__", {}) or f"{name}: " in (of.__doc__ or "")
+
+
+def test_tables_of_options_are_the_programs() -> None:
+    fields = {option.name.replace("_", "-"): option for option in dataclasses.fields(Config)}
+    for page in PAGES:
+        for table in re.findall(r"^\| option \| default \| what it is \|\n\|.*\n((?:\|.*\n)+)", page.read_text(), re.M):
+            for name, default, text in re.findall(r"^\| `--(.+?)` \| (.+?) \| (.+) \|$", table, re.M):
+                expected = fields[name].metadata
+                assert (default, text) == (str(expected["by_data"] or fields[name].default), expected["text"]), name
+
+
+def test_every_program_and_public_name_is_in_the_reference() -> None:
+    api = ROOT / "docs" / "api"
+    programs = {path.stem for path in (ROOT / "train").glob("*.py") if "def build_parser" in path.read_text()}
+    assert set(re.findall(r"\{help-of\} train\.(\w+)", (api / "commands.md").read_text())) == programs
+    for package in (dali_salaug, pipelines):
+        pattern = rf"^\.\. (?:auto\w+|py:data):: {package.__name__}\.(\w+)"
+        listed = re.findall(pattern, (api / f"{package.__name__}.rst").read_text(), flags=re.M)
+        assert sorted(set(listed) & set(package.__all__)) == sorted(package.__all__)
+
+
+def test_the_loop_of_the_readme_is_under_fifteen_lines() -> None:
+    loop = next(block for block in blocks_of(ROOT / "README.md") if block.language == "python")
+    assert len([line for line in loop.code.splitlines() if line.strip()]) < 15
+
+
+def test_the_presets_of_the_loss_have_their_rows() -> None:
+    presets = set(re.findall(r"`(consistency-\w+)`", (ROOT / "docs" / "consistency.md").read_text()))
+    assert presets == {path.stem for path in PRESETS.glob("consistency-*.yaml")}
