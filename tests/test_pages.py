@@ -21,7 +21,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 import dali_salaug
 import pipelines
 from train import command_line
-from train.config import PRESETS, Config
+from train.command_line import PRESETS
+from train.config import Config
 from train.shapes import SHAPES, write_shapes
 
 ROOT = Path(__file__).parent.parent
