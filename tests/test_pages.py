@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from markdown_it import MarkdownIt
+from torch.distributed.run import get_args_parser as torchrun_parser
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import dali_salaug
@@ -147,7 +148,8 @@ def test_python_that_is_not_run_is_well_typed(tmp_path: Path) -> None:
 
 # The programs outside of the project that pages may call; their words are not looked into.
 OTHERS = {"cd", "export", "git", "mypy", "nvidia-smi", "pre-commit", "ruff", "sed", ".ci/run"}
-MODULES = {"train": "train.command_line"}  # where the parser is not in the module that is run
+# Where the parser is not in the module that is run.
+MODULES = {"train": "train.command_line", "train.benchmark": "train.benchmarks.program"}
 
 
 def parser_of(module: str) -> argparse.ArgumentParser:
@@ -191,9 +193,7 @@ def check_command(words: list[str]) -> None:
                 assert set(extra.split(",")) <= set(extras), f"no such extra: {extra}"
         return
     if program == "torchrun":
-        from torch.distributed.run import get_args_parser
-
-        options = get_args_parser().parse_args(words)
+        options = torchrun_parser().parse_args(words)
         assert options.module, "torchrun without -m"
         words = ["-m", options.training_script, *options.training_script_args]
     else:
@@ -234,6 +234,12 @@ def test_commands_are_understood(page: Path) -> None:
                 pytest.fail(f"{shlex.join(words)}: not understood")
 
 
+def programs() -> set[str]:
+    """The modules of the training programs' parsers."""
+    files = [path for path in (ROOT / "train").rglob("*.py") if "def build_parser" in path.read_text()]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+
+
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
     own = set(parser._option_string_actions)
     for action in parser._actions:
@@ -243,13 +249,13 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_named_options_modules_files_and_attributes_are_there() -> None:
-    programs = [path for path in (ROOT / "train").glob("*.py") if "def build_parser" in path.read_text()]
-    options = {o for path in programs for o in options_of(parser_of(f"train.{path.stem}"))} | {"--import-mode"}
+    options = {option for program in programs() for option in options_of(parser_of(program))}
+    options |= options_of(torchrun_parser())
     public = {name: getattr(package, name) for package in (dali_salaug, pipelines) for name in package.__all__}
     missing = []
     for page in PAGES:
         for text in inline_code(page):
-            if match := re.match(r"(--[a-z][a-z-]+)", text):
+            if match := re.match(r"(--[a-z][a-z0-9-]+)", text):
                 there = match[1] in options
             elif re.fullmatch(r"(dali_salaug|pipelines|train|tests|docs|benchmarks|examples)/[\w./-]*", text):
                 there = (ROOT / text).exists()
@@ -290,8 +296,7 @@ def test_tables_of_options_are_the_programs() -> None:
 
 def test_every_program_and_public_name_is_in_the_reference() -> None:
     api = ROOT / "docs" / "api"
-    programs = {path.stem for path in (ROOT / "train").glob("*.py") if "def build_parser" in path.read_text()}
-    assert set(re.findall(r"\{help-of\} train\.(\w+)", (api / "commands.md").read_text())) == programs
+    assert set(re.findall(r"\{help-of\} ([\w.]+)", (api / "commands.md").read_text())) == programs()
     for package in (dali_salaug, pipelines):
         pattern = rf"^\.\. (?:auto\w+|py:data):: {package.__name__}\.(\w+)"
         listed = re.findall(pattern, (api / f"{package.__name__}.rst").read_text(), flags=re.M)
