@@ -26,10 +26,10 @@ def noting(notes: Path, accident: str) -> None:
     losses, step_of = run.Run.losses, run.Run.train_step
     number, rank, at = accident.split(":") if accident != "-" else ("SIGKILL", "-1", "-1")
 
-    def noted(self: run.Run, batch: Any) -> Any:
+    def noted(self: run.Run, batch: Any, **options: Any) -> Any:
         with open(notes / f"{self.world.rank}.jsonl", "a") as file:
             file.write(json.dumps([self.epoch * self.steps + self.step, batch.indices.tolist()]) + "\n")
-        return losses(self, batch)
+        return losses(self, batch, **options)
 
     def train_step(self: run.Run, batches: Any) -> Any:
         place = self.epoch * self.steps + self.step
