@@ -7,15 +7,19 @@ from .datasets import DataError
 from .sources import find_dataset
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Index as the command line says. Returns the exit status: 0, or 2 where the data cannot be used."""
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.index",
         description="Make and store the indexes of WebDataset shards, TFRecords or LMDB folders, those that are missing"
         " or older than the files. Training does so too, on first use; before a run of several processes, do it once.",
     )
     parser.add_argument("data", metavar="DIR", help="folder of the data, as for python -m train --data")
-    root = parser.parse_args(arguments).data
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Index as the command line says. Returns the exit status: 0, or 2 where the data cannot be used."""
+    root = build_parser().parse_args(arguments).data
     try:
         training = find_dataset(root)
         if training.records is None:

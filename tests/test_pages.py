@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
 from markdown_it import MarkdownIt
 from torch.distributed.run import get_args_parser as torchrun_parser
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -235,8 +236,9 @@ def test_commands_are_understood(page: Path) -> None:
 
 
 def programs() -> set[str]:
-    """The modules of the training programs' parsers."""
-    files = [path for path in (ROOT / "train").rglob("*.py") if "def build_parser" in path.read_text()]
+    """The modules of the programs' parsers."""
+    sources = [path for package in ("pipelines", "train") for path in (ROOT / package).rglob("*.py")]
+    files = [path for path in sources if "def build_parser" in path.read_text()]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
 
 
@@ -311,3 +313,12 @@ def test_the_loop_of_the_readme_is_under_fifteen_lines() -> None:
 def test_the_presets_of_the_loss_have_their_rows() -> None:
     presets = set(re.findall(r"`(consistency-\w+)`", (ROOT / "docs" / "consistency.md").read_text()))
     assert presets == {path.stem for path in PRESETS.glob("consistency-*.yaml")}
+
+
+def test_a_commit_is_checked_as_ci_does() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    entries = [hook["entry"] for hook in hooks]
+    assert [entry for entry in entries if "pytest" not in entry and entry not in lines] == []
+    checks = [line for line in lines if line.split(" ")[0] in ("ruff", "mypy") or "-m sphinx" in line]
+    assert set(checks) < set(entries)
