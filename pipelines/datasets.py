@@ -84,7 +84,12 @@ class Dataset:
         if self.records is not None:
             return self.records.encoded(index)
         assert self.paths is not None
-        return Path(self.paths[index]).read_bytes()
+        path = self.paths[index]
+        if path.startswith("s3://"):
+            from .sources import s3
+
+            return s3.read(path)
+        return Path(path).read_bytes()
 
     @cached_property  # a second for a million files, and asked for at each checkpoint
     def digest(self) -> str:

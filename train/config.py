@@ -37,7 +37,7 @@ class Config:
 
     data: str | None = _option(
         None,
-        "folder of the images: train/<class>/* and val/<class>/*, or CIFAR's pickles",
+        "the images: a folder with train/<class>/* and val/<class>/*, CIFAR's pickles, shards, lists; see docs/data.md",
         by_data="the embedded data set, generated on first use",
     )
     out: str | None = _option(None, "run folder, new unless --resume is given", by_data="runs/<time>-<model>-<method>")

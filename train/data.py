@@ -18,6 +18,11 @@ def data_folder(config: Config) -> Path:
     return Path(config.data) if config.data else embedded_data()
 
 
+def absolute(data: str) -> str:
+    """The absolute path of a folder of images; an s3:// address as it is."""
+    return data if data.startswith("s3://") else os.path.abspath(data)
+
+
 def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
     """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
     dataset = dataset or find_dataset(data_folder(config))

@@ -17,7 +17,7 @@ from pipelines import DataError, Dataset, find_dataset
 from train.benchmarks.measuring import environment
 from train.comparison import Condition, Outcome, differences, sentences, table
 from train.config import Config, UserError
-from train.data import resolve_for_data, shares_images
+from train.data import absolute, resolve_for_data, shares_images
 from train.tasks import Task, run_all
 
 
@@ -143,7 +143,7 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
         DataError, UserError: the data or an option cannot be used.
     """
     shared = {"model": options.model, "epochs": options.epochs, "validate_every": options.epochs}
-    shared["data"] = os.path.abspath(options.data)
+    shared["data"] = absolute(options.data)
     if options.train_images:
         dataset.first(options.train_images)  # raises where there are not so many
         shared["train_images"] = options.train_images

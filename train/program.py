@@ -1,6 +1,5 @@
 """python -m train: begins a run or goes on with one, trains it, and says how it ended."""
 
-import os
 import shlex
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 from train import checkpoint
 from train.checkpoint import LAST
 from train.config import Config, UserError
-from train.data import data_folder, resolve_for_data, shares_images
+from train.data import absolute, data_folder, resolve_for_data, shares_images
 from train.distributed import World, joined, may_restart
 from train.loop import fit
 from train.memory import is_out_of_memory, out_of_memory
@@ -95,7 +94,7 @@ def check_share(config: Config, world: World) -> None:
 def main(given: dict[str, Any], resuming: bool) -> int:
     """Train as the command line says. Returns the exit status: 0, or 130 when interrupted."""
     if "data" in given:
-        given["data"] = os.path.abspath(given["data"])  # a run can be resumed from another working directory
+        given["data"] = absolute(given["data"])  # a run can be resumed from another working directory
     if may_restart() and "out" not in given:
         raise UserError("torchrun --max-restarts needs --out here: by that a restarted run finds its last checkpoint")
     if may_restart() and (Path(given["out"]) / LAST).is_file():

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..datasets import DataError, Dataset
-from . import cifar, file_list, folders, lmdb, tar, tfrecord
+from . import cifar, file_list, folders, lmdb, s3, tar, tfrecord
 from .splits import find_records
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -22,7 +22,8 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     - `root/train.txt` and `root/val.txt`, or `root` is such a file: lines of a path and a label;
     - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by "train" and "val" in their
       names; what they hold is listed once, in an index;
-    - `root/<class>/…`: the same images for training and validation.
+    - `root/<class>/…`: the same images for training and validation;
+    - `s3://bucket/root`: class folders, with train/ and val/ or without, in a store that speaks S3.
 
     In class folders, nested files belong to the class folder above them. Hidden files and folders, files without an
     image suffix (`IMAGE_SUFFIXES`, in any case) and links to folders inside a class are ignored.
@@ -38,6 +39,8 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
         DataError: The folder is missing or empty, a class has no images, the validation form has a class
             that the training form lacks, or a file is not what it seems to be.
     """
+    if s3.is_address(root):
+        return s3.find(root, train)
     top = Path(root)
     if top.is_file():
         return file_list.read(top, train)

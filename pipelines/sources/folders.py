@@ -61,7 +61,7 @@ def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
     present = _subfolders(folder)
     if not present:
         raise DataError(f"'{folder}' holds no class folders. Put the images into one sub-folder per class.")
-    _check_known(set(present), classes, folder)
+    check_known(set(present), classes, folder)
     number = {name: label for label, name in enumerate(classes)}
     paths: list[str] = []
     labels: list[int] = []
@@ -85,7 +85,7 @@ def _read_annotations(top: Path, val_folder: Path, classes: list[str]) -> Datase
             f"'{val_folder / 'val_annotations.txt'}' is empty or has a line without a tab. "
             "Each line is a file name, a tab and its class; fetch the data set again."
         )
-    _check_known({row[1] for row in rows}, classes, val_folder)
+    check_known({row[1] for row in rows}, classes, val_folder)
     number = {name: label for label, name in enumerate(classes)}
     paths = [str(val_folder / "images" / row[0]) for row in rows]
     return _of_files(top, classes, [number[row[1]] for row in rows], paths)
@@ -95,7 +95,7 @@ def _of_files(top: Path, classes: list[str], labels: list[int], paths: list[str]
     return Dataset(classes, np.array(labels, dtype=np.int64), str(top), paths=paths)
 
 
-def _check_known(present: set[str], classes: list[str], folder: Path) -> None:
+def check_known(present: set[str], classes: list[str], folder: Path) -> None:
     unknown = sorted(present.difference(classes))
     if unknown:
         raise DataError(

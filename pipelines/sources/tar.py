@@ -49,6 +49,9 @@ def _scan(path: str) -> dict[str, np.ndarray]:
         labels.append(label)
 
     try:
+        # tarfile takes part of a header at the end for the end.
+        if os.path.getsize(path) % _BLOCK:
+            raise tarfile.ReadError("cut short")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined] # tarfile would keep them all

@@ -1,0 +1,94 @@
+"""s3:// addresses, of a server on this machine, give the batches that the same files give in a folder."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from pipelines import DataError, Dataset, ImageLoader, find_dataset, image_loader
+
+
+@pytest.fixture(scope="module")
+def store(folders: Path) -> Iterator[str]:
+    """s3://photos/small with train/ and val/ of the photographs of `folders`, and what is no image."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "name")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="photos")
+        for path in sorted(folders.rglob("*.jpg")):
+            name = path.relative_to(folders).as_posix()
+            for split in ("train", "val"):
+                client.put_object(Bucket="photos", Key=f"small/{split}/{name}", Body=path.read_bytes())
+        for name in ("small/train/ape/notes.txt", "small/train/.hidden/0.jpg", "small/0.jpg", "smaller/train/x/0.jpg"):
+            client.put_object(Bucket="photos", Key=name, Body=b"x")
+        client.put_object(Bucket="photos", Key="bad/a b/text.jpg", Body=b"this is not an image")
+        client.put_object(Bucket="photos", Key="bad/a b/good.jpg", Body=path.read_bytes())
+        yield "s3://photos/small"
+    server.stop()
+
+
+def _loader(root: str | Path | Dataset, **changes: object) -> ImageLoader:
+    options = {"batch_size": 16, "image_size": 32, "device": "cpu", "num_threads": 2, "seed": 3}
+    return image_loader(root, **(options | changes))
+
+
+def test_the_batches_are_those_of_the_files(store: str, folders: Path) -> None:
+    loader, files = _loader(store), _loader(str(folders))
+    assert loader.dataset.classes == files.dataset.classes
+    assert loader.dataset.paths is not None
+    assert loader.dataset.paths[0] == f"{store}/train/ape/00.jpg"
+    assert loader.dataset.encoded(0) == (folders / "ape/00.jpg").read_bytes()
+    expected = list(files)
+    for batch, other in zip(loader, expected, strict=True):
+        for name in ("images", "labels", "indices"):
+            assert torch.equal(getattr(batch, name), getattr(other, name)), name
+    iterator = iter(loader)
+    next(iterator)
+    resumed = _loader(store)
+    resumed.load_state_dict(loader.state_dict())
+    assert torch.equal(next(iter(resumed)).images, next(iterator).images)
+
+    # The same for validation, of the folder val; of the classes alone; and as pathlib writes the address.
+    for root in (f"{store}/val/", Path(store)):
+        (batch,) = _loader(root, train=False, batch_size=37)
+        assert batch.labels.tolist() == files.dataset.labels.tolist()
+
+
+def test_a_list_may_have_addresses(store: str, folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(f"{store}/train/ape/03.jpg 1\n{folders}/bee/01.jpg 0\n")
+    (batch,) = _loader(str(tmp_path))
+    assert sorted(zip(batch.indices.tolist(), batch.labels.tolist(), strict=True)) == [(0, 1), (1, 0)]
+
+
+def test_bad_files_are_named_and_replaced(store: str) -> None:
+    root = "s3://photos/bad"
+    loader = _loader(root, on_bad_file="replace", max_bad_share=1)
+    (batch,) = loader
+    assert batch.indices.tolist() == [0, 0]
+    assert loader.bad_files.keys() == {1}
+    with pytest.raises(DataError, match=r"'s3://photos/bad/a b/text.jpg': it is no image of a known format"):
+        list(_loader(root))
+    boto3.client("s3").delete_object(Bucket="photos", Key="bad/a b/text.jpg")
+    with pytest.raises(DataError, match=r"'s3://photos/bad/a b/text.jpg': .*NoSuchKey"):
+        list(_loader(loader.dataset))
+
+
+def test_what_cannot_be_listed_is_named(store: str) -> None:
+    with pytest.raises(DataError, match=r"cannot list 's3://nothing': .*NoSuchBucket"):
+        find_dataset("s3://nothing")
+    with pytest.raises(DataError, match=r"'s3://photos/empty' holds no images"):
+        find_dataset("s3://photos/empty")
+    assert os.environ["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1")
