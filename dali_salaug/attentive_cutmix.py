@@ -28,6 +28,9 @@ class AttentiveCutMix(MixingMethod):
         cells: N, how many cells are pasted, at least 1; 6 by the authors.
         grid: cells along a side.
         num_classes, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

@@ -17,6 +17,9 @@ class CutMix(MixingMethod, CuttingMethod):
 
     Args:
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     border = "clip"
@@ -33,6 +36,9 @@ class KeepCutMix(CutMix):
         tau: τ in [0, 1]: among all boxes of the size drawn for an image, one is cut only where its saliency is at most
             the τ-quantile.
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

@@ -62,6 +62,9 @@ class Cutout(CuttingMethod):
         size: side of the square, or (height, width), in pixels; by default 16 at 32×32 and 40 at 224×224.
         border: "clip" or "inside", as for :func:`selective_cut`.
         fill: the value written; 0 is the mean of normalised images.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(self, size: int | tuple[int, int] | None = None, *, border: str = "clip", fill: float = 0.0) -> None:
@@ -88,6 +91,9 @@ class KeepCutout(Cutout):
     Args:
         tau: τ in [0, 1]: a square is cut only where its saliency is at most the τ-quantile of all squares'.
         size, border, fill: as for :class:`Cutout`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

@@ -43,6 +43,9 @@ class HideAndSeek(MaskingMethod):
             and in proportion to the image's shorter side at other sizes.
         probability: that a patch is blanked, in [0, 1].
         fill: the value written; 0 is the mean of normalised images.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(self, sizes: Sequence[int] | None = None, *, probability: float = 0.5, fill: float = 0.0) -> None:
@@ -91,6 +94,9 @@ class GridMask(MaskingMethod):
         ratio: r in [0, 1], the share of each unit's side that is kept.
         rotate: the angle is below so many degrees, 1 to 360; 1 turns nothing.
         probability, fill: see :class:`MaskingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(
@@ -139,6 +145,9 @@ class FenceMask(MaskingMethod):
         gap: least and greatest gap between two strips, likewise.
         rotate: the angle is below so many degrees, 1 to 360; 1 turns nothing.
         probability, fill: see :class:`MaskingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(

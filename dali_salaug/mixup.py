@@ -15,6 +15,9 @@ class Mixup(MixingMethod):
 
     Args:
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:

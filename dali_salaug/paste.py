@@ -55,6 +55,9 @@ class KeepPaste(Method):
     Args:
         size: side of the square, or (height, width), in pixels; by default 16 at 32×32 and 40 at 224×224.
         tau: τ in [0, 1], as for :func:`selective_paste`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

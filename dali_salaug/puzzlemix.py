@@ -50,6 +50,9 @@ class PuzzleMix(MixingMethod):
         transport: ξ, the cost of moving blocks ("t_eps" in the code).
         deviation: by which the images were divided when they were normalised, so that φ is in the pixels' 0..1.
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

@@ -22,6 +22,9 @@ class RandomErasing(CuttingMethod):
         probability: that an image is erased at all, in [0, 1].
         area: least and greatest area of the rectangle as a share of the image's, in (0, 1).
         aspect: least and greatest height over width, above 0.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     border = "inside"
@@ -77,6 +80,9 @@ class KeepRandomErasing(RandomErasing):
         tau: τ in [0, 1]: among all rectangles of the size drawn for an image, one is erased only where its saliency
             is at most the τ-quantile.
         probability, area, aspect: as for :class:`RandomErasing`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

@@ -23,6 +23,9 @@ class ResizeMix(MixingMethod):
     Args:
         scale: least and greatest τ, (α, β), in (0, 1).
         num_classes, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(

@@ -23,6 +23,9 @@ class SaliencyMix(MixingMethod):
         scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224 half takes a sixth of
             the time, on two CPU cores.
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(

@@ -33,6 +33,9 @@ class SnapMix(CutMix):
         alpha: α of both λ; the authors use 5 from pre-trained weights.
         probability: that an image is mixed at all, in [0, 1]; the authors use 0.5 when they train from scratch.
         num_classes, partners: see :class:`~dali_salaug.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     uses_saliency = True

@@ -28,6 +28,9 @@ class AugMix:
         severity: Of 10, at least 1.
         width: Number of chains, at least 1.
         depth: Operations in each chain, at least 1; by default drawn from 1, 2, 3 for each chain.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     severity: int = 3

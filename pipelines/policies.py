@@ -52,6 +52,9 @@ class RandAugment:
     Args:
         n: Operations per image, at least 1.
         m: Magnitude, 0 … 30.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     chains: ClassVar[int] = 1

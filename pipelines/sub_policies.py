@@ -148,6 +148,9 @@ class AutoAugment(SubPolicies):
 
     Args:
         learned_on: The data the policy was learned on: "imagenet", "cifar10" or "svhn".
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     def __init__(self, learned_on: str = "imagenet") -> None:

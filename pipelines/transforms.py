@@ -37,6 +37,9 @@ class Affine:
         translate: Along x and along y, each uniform in ±`translate` of the side, from 0 to 1.
         contrast: Least and greatest factor, uniform; at least 0.
         probability: Of each of these, from 0 to 1.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     chains: ClassVar[int] = 1
