@@ -119,8 +119,6 @@ class Task(NamedTuple):
             flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
         if (self.folder / LAST).is_file():
             flags.append("--resume")
-        else:  # stopped before its first checkpoint: begun anew
-            (self.folder / "config.yaml").unlink(missing_ok=True)
         (self.folder / AGREEMENT).unlink(missing_ok=True)
         return ["train", *flags, f"--workers={threads}", f"--out={self.folder}"]
 

@@ -116,8 +116,6 @@ def run_all(plan: list[Any], output: Path, arguments: list[str]) -> None:
     folder = Path(arguments[arguments.index("--out") + 1])
     for planned in [*plan, None]:
         resuming = (folder / "last.pt").exists()
-        if not resuming:
-            (folder / "config.yaml").unlink(missing_ok=True)  # killed before its first checkpoint: begun anew
         begun = time.perf_counter()
         child = start(["--resume", "--out", str(folder)] if resuming else arguments, output, planned)
         status = wait(child, planned, folder / "last.pt")
