@@ -46,7 +46,6 @@ device: torch.device
 num_classes: int
 epochs: int
 """
-IMPORTED = {"README.md": "from dali_salaug import SaliencyConsistency, WithEarlyHead"}  # for its loops to be short
 
 
 class Block(NamedTuple):
@@ -113,7 +112,7 @@ def test_python_runs(
     torch.manual_seed(0)
     model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=len(SHAPES))
     names: dict[str, Any] = {"__name__": page.stem}
-    exec(GIVEN + IMPORTED.get(name_of(page), ""), names)
+    exec(GIVEN, names)
     names |= {
         "model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "epochs": 1,
         "generator": torch.Generator().manual_seed(0), "device": torch.device("cpu"), "num_classes": len(SHAPES),
