@@ -211,6 +211,10 @@ class ImageLoader:
         """The next `iter()` goes on where `state` was taken, with the identical batches. After an epoch's last batch
         that is the next epoch, unless `set_epoch` then names the one that is over.
 
+        Args:
+            state: Of this rank or of another: one rank's may be saved for all. Only what counts towards `max_bad_share`
+                is then, until the epoch ends, that rank's.
+
         Raises:
             ValueError: `state` is of a loader with another data set, seed, batch size or the like.
         """
@@ -228,7 +232,8 @@ class ImageLoader:
         self._iteration += 1
 
     def _configuration(self) -> dict[str, Any]:
-        # All that decides which pixels a batch holds, save the device: a run may move between machines.
+        # All that decides which pixels a batch holds, save the device: a run may move between machines. Nor the rank:
+        # all ranks are at the same batch.
         recipe = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
         for name in (
             "device",
@@ -249,7 +254,6 @@ class ImageLoader:
             "batch_size": self.batch_size,
             "train": self._train,
             "seed": self._seed,
-            "rank": self._rank,
             "world_size": self._world_size,
         }
 

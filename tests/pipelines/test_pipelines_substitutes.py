@@ -131,6 +131,27 @@ def test_ranks_together_are_one_process(folder: Path, world_size: int) -> None:
             assert batch.replaced == sum((part.replaced for part in mine), ())
 
 
+def test_the_state_of_one_rank_resumes_all(folder: Path) -> None:
+    """As where a framework has the first process alone write the checkpoint."""
+    whole = [list(_loader(folder, rank=rank, world_size=2)) for rank in range(2)]
+    for done in range(len(whole[0]) + 1):
+        first = _loader(folder, rank=0, world_size=2)
+        given = iter(first)
+        for _ in range(done):
+            next(given)
+        state = json.loads(json.dumps(first.state_dict()))
+        other = _loader(folder, rank=1, world_size=2)
+        other.load_state_dict(state)
+        other.set_epoch(0)
+        rest = list(other)
+        assert len(rest) == len(whole[1]) - done
+        for batch, uninterrupted in zip(rest, whole[1][done:], strict=True):
+            assert torch.equal(batch.images, uninterrupted.images)
+            assert batch.indices.tolist() == uninterrupted.indices.tolist()
+            assert batch.replaced == uninterrupted.replaced
+    assert any(batch.replaced for batch in whole[1])  # else the one's bad files were not tested on the other
+
+
 def test_resumed_anywhere_as_if_never_stopped(folder: Path) -> None:
     loader = _loader(folder)
     states, batches = [], []
