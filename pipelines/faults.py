@@ -52,11 +52,18 @@ def undecodable(content: bytes) -> str:
     return f"it is no image of a known format, it begins with {content[:16]!r}"
 
 
-def fault(name: str, why: str) -> DataError:
+def fault(dataset: Dataset, index: int, why: str) -> DataError:
     """The error that a sample which cannot be decoded is to the user."""
+    if dataset.records is None:
+        remedy = "Delete or replace the file (a stopped run can be resumed only if it is replaced)"
+    else:
+        remedy = (
+            "Fetch or make the file that it lies in again (a stopped run can be resumed only if all images keep their "
+            "places in it)"
+        )
     return DataError(
-        f"cannot decode image '{name}': {why}. Delete or replace the file (a stopped run can be resumed only if it is "
-        "replaced), or have other samples given in place of such files: --on-bad-file replace."
+        f"cannot decode image '{dataset.name(index)}': {why}. {remedy}, or have other samples given in place of such "
+        "images: --on-bad-file replace."
     )
 
 

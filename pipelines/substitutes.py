@@ -120,7 +120,7 @@ class Substitutes:
             return
         why = reason(self._dataset, index)
         if not self._replace:
-            raise fault(self._dataset.name(index), why)
+            raise fault(self._dataset, index, why)
         self.known[index] = why
         _log.warning("bad file '%s', replaced by another sample: %s", self._dataset.name(index), why)
 

@@ -188,7 +188,7 @@ def test_bad_images_are_named_and_replaced(
         place = loader.dataset.name(index)
         assert place.startswith(str(tmp_path))
         assert kind == "tfrecord" or Path(name).stem in place
-    with pytest.raises(DataError, match="cannot decode image"):
+    with pytest.raises(DataError, match="cannot decode image .* Fetch or make the file that it lies in again"):
         list(_loader(tmp_path))
 
 
