@@ -20,29 +20,35 @@ _DATA, _LABEL, _ENCODED = 4, 5, 7  # fields of caffe.Datum
 
 @dataclass(frozen=True, eq=False)
 class LmdbRecords:
-    """Images of one folder, by their keys.
+    """Images of folders, by their keys.
 
     Attributes:
-        files: The folder alone.
+        files: The folders.
         index: See `Records`.
-        keys: All keys of the folder, one after the other, uint8.
+        folder: (N,) int32, places in `files`, of the keys.
+        keys: All keys of the folders, one after the other, uint8.
         ends: (N,) int64, of the keys.
         chosen: (n,) int64, places among the keys.
     """
 
     files: list[str]
     index: Path | None
+    folder: np.ndarray
     keys: np.ndarray
     ends: np.ndarray
     chosen: np.ndarray
 
     @classmethod
     def of(cls, index: Index) -> "LmdbRecords":
+        folder = np.repeat(np.arange(len(index.files), dtype=np.int32), index.counts)
         ends = index.arrays["key_length"].cumsum()
-        return cls(index.files, index.path, index.arrays["keys"], ends, np.arange(len(ends)))
+        return cls(index.files, index.path, folder, index.arrays["keys"], ends, np.arange(len(ends)))
 
     def __len__(self) -> int:
         return len(self.chosen)
+
+    def _folder(self, index: int) -> str:
+        return self.files[self.folder[self.chosen[index]]]
 
     def _key(self, index: int) -> bytes:
         place = int(self.chosen[index])
@@ -51,24 +57,26 @@ class LmdbRecords:
     def encoded(self, index: int) -> bytes:
         import lmdb
 
+        folder = self._folder(index)
         try:
-            with _open(self.files[0]).begin(buffers=True) as transaction:
+            with _open(folder).begin(buffers=True) as transaction:
                 datum = transaction.get(self._key(index))
                 if datum is None:
-                    raise OSError(f"its key is no longer in '{self.files[0]}'")
+                    raise OSError(f"its key is no longer in '{folder}'")
                 start, end = _parse(datum)[0]
                 return bytes(datum[start:end])
         except (lmdb.Error, ValueError) as error:
             raise OSError(str(error)) from error
 
     def name(self, index: int) -> str:
-        return f"{self.files[0]}, key {self._key(index).decode('utf-8', 'backslashreplace')}"
+        return f"{self._folder(index)}, key {self._key(index).decode('utf-8', 'backslashreplace')}"
 
     def take(self, chosen: np.ndarray) -> "LmdbRecords":
         return replace(self, chosen=self.chosen[chosen])
 
     def identity(self) -> Iterator[bytes]:
-        yield from (np.ascontiguousarray(array).tobytes() for array in (self.keys, self.ends, self.chosen))
+        arrays = (self.folder, self.keys, self.ends, self.chosen)
+        yield from (np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
 def _open(folder: str) -> Any:

@@ -188,8 +188,23 @@ def test_bad_images_are_named_and_replaced(
         place = loader.dataset.name(index)
         assert place.startswith(str(tmp_path))
         assert kind == "tfrecord" or Path(name).stem in place
-    with pytest.raises(DataError, match="cannot decode image .* Fetch or make the file that it lies in again"):
+    with pytest.raises(DataError, match=r"cannot decode image .* Fetch or make the file that it lies in again"):
         list(_loader(tmp_path))
+
+
+def test_several_lmdb_folders_hold_other_images_under_the_same_keys(tmp_path: Path, write_shard: Callable) -> None:
+    """Keys are of a folder: those of another may be the same."""
+    samples = [(f"{number}.jpg", number % 3, b"%d" % number) for number in range(6)]
+    again = [(name, label, b"another " + content) for name, label, content in samples]
+    write_shard("lmdb", tmp_path / "first_train_lmdb", samples)
+    write_shard("lmdb", tmp_path / "second_train_lmdb", again)
+    dataset = find_dataset(tmp_path)
+    assert [dataset.encoded(index) for index in range(12)] == [content for *_, content in samples + again]
+    assert dataset.labels.tolist() == [0, 1, 2] * 4
+    part = dataset.take(np.array([10, 1]))
+    assert [part.encoded(index) for index in range(2)] == [b"another 4", b"1"]
+    assert part.name(0) == f"{tmp_path / 'second_train_lmdb'}, key 00000004_4.jpg"
+    assert part.digest != dataset.take(np.array([4, 1])).digest
 
 
 def test_shards_that_vanish_or_are_cut_short_during_a_run(sources: Path, tmp_path: Path) -> None:
