@@ -71,8 +71,8 @@ def image_loader(
         num_threads: Of DALI's CPU work; by default the CPU cores this process may use.
         dtype: Of the images: "float32" or "float16", or torch's.
         interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
-            default for them and what the policies were published with (but AugMix and SimCLR, with linear), and on
-            the CPU the linear one is the bottleneck (2 cores, RandAugment: 1.5 times slower overall).
+            default for them and what the policies were published with (but AugMix and SimCLR, with linear); on the
+            CPU, a linear one takes several times as long.
         crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
             "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
