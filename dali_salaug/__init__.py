@@ -1,6 +1,11 @@
 """Saliency-guided augmentation on the device: maps of the live model, regions, compositing, and the stage over them.
 
-Knows PyTorch only, and works with any loader.
+Knows PyTorch only, and works with any loader. Three papers are cited by name:
+
+- KeepAugment: Gong et al. 2021, CVPR, "KeepAugment: A Simple Information-Preserving Data Augmentation Approach";
+- SalfMix: Choi et al. 2021, Sensors 21(24), "SalfMix: A Novel Single Image-Based Data Augmentation Technique Using a
+  Saliency Map", which has HybridMix too;
+- "Saliency Map Based Data Augmentation": Al-afandi et al. 2022, arXiv:2205.14686.
 """
 
 from .attentive_cutmix import AttentiveCutMix

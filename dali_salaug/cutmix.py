@@ -11,7 +11,7 @@ from .mixing import MixingMethod
 class CutMix(MixingMethod, CuttingMethod):
     """A box of each image is replaced by the same box of another image of the batch.
 
-    Yun et al. 2019, arXiv:1905.04899, §3.2. Each image has its own λ ~ Beta(α, α) and box: sides √(1 − λ) of the
+    Yun et al. 2019, arXiv:1905.04899, §3.1. Each image has its own λ ~ Beta(α, α) and box: sides √(1 − λ) of the
     image's, any pixel as its centre, clipped to the image. The weight of an image's own label is the share of its
     pixels really left.
 

@@ -56,7 +56,7 @@ def selective_cut(
 class Cutout(CuttingMethod):
     """A square of each image is blanked, anywhere; its centre is any pixel, and it is clipped to the image.
 
-    DeVries & Taylor 2017, arXiv:1708.04552.
+    DeVries & Taylor 2017, arXiv:1708.04552, §3.2.
 
     Args:
         size: side of the square, or (height, width), in pixels; by default 16 at 32×32 and 40 at 224×224.

@@ -19,8 +19,8 @@ _PROBES = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
 class WithEarlyHead(nn.Module):
     """A network with a second classifier after its first block: global average pooling and a linear layer.
 
-    KeepAugment §3.1 trains both, total loss = loss + 0.3 × loss of the head, and takes the saliency map from the
-    head: its pass runs the network no further than the first block. Wrap and compile this module
+    KeepAugment §3.1 trains both, total loss = loss + 0.3 × loss of the head (§4, "Settings"), and takes the saliency
+    map from the head: its pass runs the network no further than the first block. Wrap and compile this module
     (DistributedDataParallel must see the head's parameters), and give them to the optimizer.
 
     In training mode a call returns the network's logits and the head's, from the same forward pass; in eval mode

@@ -11,7 +11,7 @@ from .mixing import MixingMethod
 class Mixup(MixingMethod):
     """Each image is blended with another of the batch: λ · image + (1 − λ) · partner, and so are their labels.
 
-    Zhang et al. 2018, arXiv:1710.09412, eq. 1. Each image has its own λ ~ Beta(α, α).
+    Zhang et al. 2018, arXiv:1710.09412, §2. Each image has its own λ ~ Beta(α, α).
 
     Args:
         num_classes, alpha, partners: see :class:`~dali_salaug.mixing.MixingMethod`.

@@ -15,8 +15,8 @@ ATTEMPTS = 10  # as torchvision's and timm's; where none fits, the image is left
 class RandomErasing(CuttingMethod):
     """A rectangle of each image, of its own area, aspect and place, is overwritten by normal noise.
 
-    Zhong et al. 2020, arXiv:1708.04896, Algorithm 1; the aspect is log-uniform, as in torchvision and timm. The
-    rectangle lies wholly in the image and is smaller than it in both sides.
+    Zhong et al. 2020, arXiv:1708.04896, Algorithm 1; the aspect is log-uniform, as in torchvision and timm, and the
+    noise normal, as in timm. The rectangle lies wholly in the image and is smaller than it in both sides.
 
     Args:
         probability: that an image is erased at all, in [0, 1].

@@ -23,9 +23,9 @@ def relu_rule_map(scalar: Scalar, pixels: Tensor, rule: str) -> Tensor:
     """The largest absolute value over channels of the pixels' gradient under ``rule``: (B, h, w).
 
     "guided" lets a gradient through a ReLU where it and the ReLU's input are positive (Springenberg et al. 2015,
-    arXiv:1412.6806, §3.4); "deconvnet" where it is positive (Zeiler & Fergus 2014, arXiv:1311.2901, §2.1). The latter
-    asks nothing about the ReLU's input: of the image, only the choices of max pooling and the like enter the map, and
-    in a network without them it is one map per class.
+    arXiv:1412.6806, "Deconvolution"); "deconvnet" where it is positive (Zeiler & Fergus 2014, arXiv:1311.2901,
+    §2.1). The latter asks nothing about the ReLU's input: of the image, only the choices of max pooling and the like
+    enter the map, and in a network without them it is one map per class.
 
     Raises:
         ValueError: where the model's pass has no ReLU.

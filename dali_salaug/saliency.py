@@ -19,8 +19,8 @@ TARGETS = ("label", "max", "loss")
 COMPILED = ("gradient", "smoothgrad")
 
 # The pass takes a batch on the CPU in pieces of about so many pixels. The activations of a piece stay near the caches,
-# and in blocks that the allocator uses again: ResNet-50's full map at 224×224 costs 61 % of a step in place of 89 %, an
-# early head's 19 % in place of 38 %. Smaller pieces use the cores worse.
+# and in blocks that the allocator uses again: on two CPU cores ResNet-50's full map at 224×224 costs 61 % of a
+# step in place of 89 %, an early head's 19 % in place of 38 %. Smaller pieces use the cores worse.
 PIECE = 4 * 224 * 224
 
 
@@ -45,7 +45,7 @@ def saliency_map(
     method                the map
     ====================  ==========================================================================================
     "gradient"            the largest absolute gradient over channels of one scalar per image (Simonyan et al. 2014;
-                          KeepAugment §3, eq. 1; SalfMix eq. 2)
+                          KeepAugment §3; SalfMix eq. 2 and 3)
     "smoothgrad"          the mean of the absolute gradient over noisy copies, then the largest over channels
                           (Smilkov et al. 2017); costs ``samples`` times "gradient"
     "guided"              as "gradient", with guided backpropagation's rule for ReLU (Springenberg et al. 2015)

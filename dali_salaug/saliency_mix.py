@@ -12,9 +12,10 @@ from .saliency import saliency_map
 class SaliencyMix(MixingMethod):
     """A box around the peak of a partner's fine-grained map is copied to the same place of each image.
 
-    Uddin et al. 2021, arXiv:2006.01791, §3.2. Each image has its own λ ~ Beta(α, α), partner and box: sides √(1 − λ) of
-    the image's, the centre where the partner's map is highest (of equal peaks the first in reading order), clipped to
-    the image. The weight of an image's own label is the share of its pixels really left. No model is looked at.
+    Uddin et al. 2021, arXiv:2006.01791, §3.1 and §3.2. Each image has its own λ ~ Beta(α, α), partner and box: sides
+    √(1 − λ) of the image's, the centre where the partner's map is highest (of equal peaks the first in reading order),
+    clipped to the image. The weight of an image's own label is the share of its pixels really left. No model is
+    looked at.
 
     The authors' code has one λ and one box for the batch, from one image's map; OpenCV cuts that off at 1, and of the
     pixels that reach it the first counts, where here it is the highest.

@@ -36,7 +36,8 @@ class SaliencyStage:
         method: what is done to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
         saliency: the method of the saliency map: "gradient", "smoothgrad", "guided", "deconvnet", "grad_cam" or
             "fine_grained", see :func:`saliency_map`.
-        scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1; half by default).
+        scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1; by default
+            half, as in its §4, "Settings").
         target: the scalar of the map: "label", "max" or "loss", see :func:`saliency_map`.
         warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
             model says nothing; by default as the method's authors do: 1 for SalfMix and HybridMix, else 0. The epochs
