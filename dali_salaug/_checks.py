@@ -1,4 +1,7 @@
-"""Checks of arguments, made once, where a caller hands them in. None of them reads a value from the device."""
+"""Checks of arguments, made once, where a caller hands them in. None of them reads a value from the device.
+
+Each raises a ValueError that names the argument, what is legal and what came.
+"""
 
 from collections.abc import Collection
 
@@ -20,13 +23,14 @@ def check_number(name: str, value: object, low: float, high: float, *, open_low:
 
 def check_range(name: str, ends: tuple[float, float], most: float) -> None:
     """A range (least, greatest) above 0 and below ``most``."""
-    if len(ends) != 2 or not 0 < ends[0] <= ends[1] < most:
+    pair = isinstance(ends, tuple | list) and len(ends) == 2
+    if not pair or not 0 < ends[0] <= ends[1] < most:
         raise ValueError(f"{name} must be (least, greatest) with 0 < least <= greatest < {most:g}; got {ends!r}")
 
 
 def check_whole_number(name: str, value: object, low: int, *, of: str = "") -> None:
     """A whole number (``of`` what, for the message) of at least ``low``."""
-    if not isinstance(value, int) or value < low:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} must be a whole number{of}, {low} or more; got {value!r}")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ._checks import check_whole_number
 from .observer import observing, unwrap
 
 # Where the first block ends: ResNet, PreActResNet, PyramidNet and torchvision's wide ones; CIFAR's WideResNet;
@@ -61,8 +62,7 @@ class WithEarlyHead(nn.Module):
                 f"model must be a torch.nn.Module, to be wrapped in DistributedDataParallel together with its head "
                 f"(DistributedDataParallel(WithEarlyHead(model, ...))); got {type(model).__name__}"
             )
-        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-            raise ValueError(f"num_classes must be a whole number, 1 or more; got {num_classes!r}")
+        check_whole_number("num_classes", num_classes, 1)
         network = unwrap(model)
         self.after = _first_block(network) if after is None else _checked_name(network, after)
         weight = next(network.parameters(), torch.empty(0))

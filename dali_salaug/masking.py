@@ -51,6 +51,8 @@ class HideAndSeek(MaskingMethod):
     def __init__(self, sizes: Sequence[int] | None = None, *, probability: float = 0.5, fill: float = 0.0) -> None:
         super().__init__(probability, fill)
         if sizes is not None:
+            if not isinstance(sizes, Sequence):
+                raise ValueError(f"sizes must be whole numbers of pixels in a tuple or list; got {sizes!r}")
             for size in sizes:
                 check_whole_number("each of sizes", size, 0, of=" of pixels")
             if not any(sizes):

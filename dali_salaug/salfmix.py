@@ -57,10 +57,16 @@ class SalfMix(PatchMethod):
         grid, ratio: as for :func:`salfmix`; by default the grid goes by the images' size.
         use_saliency: False for two random cells in place of the most and the least salient (SalfMix §6.2, table 9). The
             paper says no more than "randomly selected"; the two are different cells here, as those of a map are.
+
+    Raises:
+        ValueError: for an argument outside of what is said above; at the draw, for images of which ``ratio`` makes a
+            patch smaller than a cell.
     """
 
     def __init__(self, grid: int | None = None, *, ratio: float = 0.3, use_saliency: bool = True) -> None:
         super().__init__(grid, ratio)
+        if not isinstance(use_saliency, bool):
+            raise ValueError(f"use_saliency must be True or False; got {use_saliency!r}")
         self.uses_saliency = use_saliency
         self.default_warmup_epochs = int(use_saliency)
 

@@ -97,17 +97,20 @@ def saliency_map(
         scale=scale,
         samples=samples,
         noise=noise,
-        generator=generator,
         layer=layer,
         compiled=compiled,
     )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator must be a torch.Generator or None; got {generator!r}")
     images = check_images("images", images)
     if method == "fine_grained":
         with torch.inference_mode(False), torch.no_grad():
             return fine_grained_map(reduced(images, scale))
-    if target != "max":
-        if labels is None:
-            raise ValueError(f"labels must be given for target {target!r} (target 'max' does without); got None")
+    if target == "max":
+        labels = None
+    elif labels is None:
+        raise ValueError(f"labels must be given for target {target!r} (target 'max' does without); got None")
+    else:
         labels = check_labels(labels, images)
     network = model if head is None else head
     if not isinstance(network, nn.Module):
@@ -142,7 +145,6 @@ def check_saliency_options(
     scale: float,
     samples: int = 25,
     noise: float = 0.15,
-    generator: torch.Generator | None = None,
     layer: str | None = None,
     compiled: bool = False,
 ) -> None:
@@ -152,8 +154,6 @@ def check_saliency_options(
     check_number("scale", scale, 0, 1, open_low=True)
     check_whole_number("samples", samples, 1)
     check_number("noise", noise, 0, math.inf)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator must be a torch.Generator or None; got {generator!r}")
     if layer is not None and not isinstance(layer, str):
         raise ValueError(f"layer must be the name of a submodule or None; got {layer!r}")
     if not isinstance(compiled, bool) or (compiled and method not in COMPILED):
@@ -202,7 +202,7 @@ def reduced(images: Tensor, scale: float) -> Tensor:
 def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
     """The batch's scalars, summed: a mean would divide the gradients by B, towards underflow."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if labels is None or target == "max":
+    if labels is None:  # target "max"
         return logits.max(1).values.sum()
     if target == "label":
         return logits.gather(1, labels[:, None]).sum()

@@ -1,8 +1,11 @@
 """Saliency-guided Cutout: the least salient patch is blanked, as SalfMix chooses it."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from ._checks import check_number
 from .compositing import replace_boxes
 from .grid_cells import PatchMethod
 from .method import Draw
@@ -19,12 +22,17 @@ class SaliencyCutout(PatchMethod):
         grid: n; by default 4 below 64 pixels and 8 from there on.
         ratio: side of the patch over side of the image, in (0, 1]. A patch must cover a cell.
         fill: the value written; 0 is the mean of normalised images.
+
+    Raises:
+        ValueError: for an argument outside of what is said above; at the draw, for images of which ``ratio`` makes a
+            patch smaller than a cell.
     """
 
     uses_saliency = True
 
     def __init__(self, grid: int | None = None, *, ratio: float = 0.3, fill: float = 0.0) -> None:
         super().__init__(grid, ratio)
+        check_number("fill", fill, -math.inf, math.inf)
         self.fill = fill
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ._checks import check_images, check_labels, check_like_images, check_whole_number
+from ._checks import check_choice, check_images, check_labels, check_like_images, check_whole_number
 from .method import Draw, Method
-from .saliency import check_saliency_options, saliency_map
+from .saliency import METHODS, check_saliency_options, saliency_map
 
 
 class StageTrace(NamedTuple):
@@ -77,6 +77,7 @@ class SaliencyStage:
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
         self._saliency_options = {"method": saliency, "target": target, "scale": scale, **options}
+        check_choice("saliency", saliency, METHODS)
         check_saliency_options(**self._saliency_options)
         if head is not None and not isinstance(head, nn.Module):
             raise ValueError(f"head must be a torch.nn.Module, such as the early of a WithEarlyHead; got {head!r}")

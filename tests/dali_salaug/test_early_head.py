@@ -387,6 +387,7 @@ def test_in_distributed_data_parallel(network, images, tmp_path):
     [
         (("resnet18", 5), "model must be a torch.nn.Module"),
         ((plain_net(), 0, "0"), "num_classes must be a whole number, 1 or more; got 0"),
+        ((plain_net(), True, "0"), "num_classes must be a whole number, 1 or more; got True"),
         ((plain_net(), 5.0, "0"), "num_classes must be a whole number, 1 or more; got 5.0"),
         (
             (plain_net(), 5),

@@ -175,6 +175,8 @@ def test_replace_takes_another_batch():
     [
         (HideAndSeek, {"sizes": (16, -1)}, "each of sizes must be a whole number of pixels, 0 or more; got -1"),
         (HideAndSeek, {"sizes": (0, 0)}, r"sizes must have one above 0; got \(0, 0\)"),
+        (HideAndSeek, {"sizes": 16}, "sizes must be whole numbers of pixels in a tuple or list; got 16"),
+        (HideAndSeek, {"sizes": (True, 16)}, "each of sizes must be a whole number of pixels, 0 or more; got True"),
         (HideAndSeek, {"probability": 2}, r"probability must be a number in \[0, 1\]; got 2"),
         (GridMask, {"unit": (0.5, 0.2)}, r"unit must be \(least, greatest\) with 0 < least <= greatest"),
         (GridMask, {"ratio": 1.5}, r"ratio must be a number in \[0, 1\]; got 1.5"),

@@ -111,6 +111,7 @@ def test_keep_random_erasing_spares_what_is_salient_and_keeps_the_sizes():
         ({"probability": 1.5}, r"probability must be a number in \[0, 1\]; got 1.5"),
         ({"area": (0.5, 0.2)}, r"area must be \(least, greatest\) with 0 < least <= greatest < 1; got"),
         ({"area": (0.5, 1.0)}, "area must be"),
+        ({"area": 0.2}, r"area must be \(least, greatest\) .*; got 0.2"),
         ({"aspect": (0.0, 2.0)}, "aspect must be"),
         ({"tau": -1}, "tau must be"),
     ],

@@ -156,6 +156,7 @@ def test_the_patch_has_the_floor_of_the_decimal_ratio():
         ({"grid": 4, "ratio": 0.24}, "ratio must make the patch cover a cell, at least 1/4 with a grid of 4×4 cells"),
         ({"ratio": 0.12}, "at least 1/8"),
         ({"ratio": 1.1}, "ratio must be a number in"),
+        ({"use_saliency": "no"}, "use_saliency must be True or False; got 'no'"),
     ],
 )
 def test_bad_options_are_refused_when_constructed(options, message):

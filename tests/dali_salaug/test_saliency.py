@@ -106,6 +106,13 @@ def test_max_needs_no_labels(small_net, method):
     assert saliency.shape == (2, 8, 8)
 
 
+def test_max_looks_at_no_labels(small_net, monkeypatch):
+    monkeypatch.setattr(saliency, "PIECE", 64)
+    images = torch.randn(2, 3, 16, 16)
+    got = saliency_map(small_net, images, [0, 1], target="max")
+    torch.testing.assert_close(got, saliency_map(small_net, images, target="max"))
+
+
 def test_a_head_computes_the_logits_in_the_models_place(small_net):
     head = nn.Sequential(small_net.features[0], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     images, labels = torch.randn(3, 3, 16, 16), torch.tensor([0, 1, 2])

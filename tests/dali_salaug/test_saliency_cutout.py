@@ -52,6 +52,7 @@ def test_every_placement_around_the_least_salient_cell_is_equally_likely(sides, 
         ({"ratio": 0}, "ratio must be"),
         ({"grid": 4, "ratio": 0.2}, "at least 1/4 with a grid of 4×4 cells; got 0.2"),
         ({"ratio": 0.1}, "at least 1/8"),
+        ({"fill": "mean"}, r"fill must be a number in \[-inf, inf\]; got 'mean'"),
         ({"ratio": 0.2}, "6 of 32 pixels, a cell of the 4×4 grid 8"),  # known when the images are
     ],
 )

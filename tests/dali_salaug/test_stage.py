@@ -149,7 +149,7 @@ def test_warm_up_is_by_default_the_methods_own(small_net, batch):
     [
         ({"method": "keep_cutout"}, "method must be a dali_salaug Method"),
         ({"scale": 0.0}, "scale must be"),
-        ({"saliency": "magic"}, "method must be one of 'gradient', 'smoothgrad'"),
+        ({"saliency": "magic"}, "saliency must be one of 'gradient', 'smoothgrad', .*; got 'magic'"),
         ({"saliency": "smoothgrad", "samples": 0}, "samples must be"),
         ({"target": "logit"}, "target must be one of"),
         ({"warmup_epochs": -1}, "warmup_epochs must be"),
@@ -160,6 +160,11 @@ def test_warm_up_is_by_default_the_methods_own(small_net, batch):
 def test_bad_options_are_refused_when_constructed(options, message):
     with pytest.raises(ValueError, match=message):
         SaliencyStage(**{"method": KeepCutout(), **options})
+
+
+def test_a_generator_is_refused_when_constructed(device):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'generator'"):
+        SaliencyStage(KeepCutout(), saliency="smoothgrad", generator=torch.Generator(device))
 
 
 def test_bad_batches_are_refused(small_net, batch):
