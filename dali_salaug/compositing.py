@@ -22,6 +22,11 @@ def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 
+def box_areas(boxes: Tensor) -> Tensor:
+    """The pixels in each of the boxes (B, 4), see :func:`box_mask`: (B,), int64."""
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
+
+
 def replace(images: Tensor, masks: Tensor, content: Tensor | float) -> Tensor:
     """A copy of ``images`` with the pixels under the masks taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
 

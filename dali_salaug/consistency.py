@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ._checks import check_images, check_labels, check_like_images, check_matrices, check_number
+from ._tensors import at_least_float32
 from .activations import layer_outputs
 from .map_geometry import at_resolution, carried_back, composed, map_distance, scaled
 from .method import Draw, Method
@@ -157,7 +158,7 @@ class SaliencyConsistency:
                 gradient = second_order.pixel_gradient(scalar, pixels, differentiable=differentiable)
                 # Autocast would compute places in reduced precision, wrong by whole pixels.
                 with torch.autocast(images.device.type, enabled=False):
-                    maps = _at_least_float32(gradient).abs().amax(1)
+                    maps = at_least_float32(gradient).abs().amax(1)
                     saliency = _disagreement(maps, size, matrices, method, drawn)
                 total = total + self.gamma * saliency
         parts = [part if part is None else part.detach() for part in (classification, invariance, saliency)]
@@ -166,7 +167,7 @@ class SaliencyConsistency:
     def _classification(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         clean, transformed = (
             F.cross_entropy(half, wanted, label_smoothing=self.label_smoothing)
-            for half, wanted in zip(_at_least_float32(logits).chunk(2), (labels, targets), strict=True)
+            for half, wanted in zip(at_least_float32(logits).chunk(2), (labels, targets), strict=True)
         )
         return (clean + transformed) / 2
 
@@ -211,7 +212,7 @@ def _disagreement(
 
 def _label_logits(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """The labels' logits, summed; of the transformed half, where its labels are mixed, weighted as they are."""
-    clean, transformed = _at_least_float32(logits).chunk(2)
+    clean, transformed = at_least_float32(logits).chunk(2)
     total = clean.gather(1, labels[:, None]).sum()
     if targets.ndim == 1:
         return total + transformed.gather(1, targets[:, None]).sum()
@@ -219,12 +220,8 @@ def _label_logits(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
 
 
 def _half_distance(output: Tensor) -> Tensor:
-    clean, transformed = _at_least_float32(output).chunk(2)
+    clean, transformed = at_least_float32(output).chunk(2)
     return F.mse_loss(transformed, clean)
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @contextmanager

@@ -74,7 +74,11 @@ class WithEarlyHead(nn.Module):
         self._handle = network.get_submodule(self.after).register_forward_hook(self._tap, prepend=True)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, K) of the network in eval mode; in training mode those and the head's, (B, num_classes)."""
+        """Logits (B, K) of the network in eval mode; in training mode those and the head's, (B, num_classes).
+
+        Raises:
+            RuntimeError: in training mode, where the module of the head did not run once, or its hook is gone.
+        """
         if not self.training:
             return self.model(images)
         self._tap.wants = "all"
@@ -104,7 +108,11 @@ class WithEarlyHead(nn.Module):
 
 
 class EarlyLogits(nn.Module):
-    """Images (B, C, H, W) to the logits (B, K) of an early head. Nothing behind the head's module is run."""
+    """Images (B, C, H, W) to the logits (B, K) of an early head. Nothing behind the head's module is run.
+
+    Raises:
+        RuntimeError: at a call, where the head's hook is gone.
+    """
 
     def __init__(self, model: nn.Module, classifier: nn.Module, tap: "_Tap") -> None:
         super().__init__()

@@ -19,6 +19,9 @@ class PatchMethod(Method):
     Args:
         grid: n, the cells along a side; by default 4 below 64 pixels and 8 from there on.
         ratio: side of the patch over side of the image, in (0, 1]. A patch must cover a cell, so at least 1 / n.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(self, grid: int | None, ratio: float) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_number, check_range, check_whole_number
+from ._tensors import known_to_host
 from .compositing import replace
 from .method import Draw, Method
 
@@ -17,6 +18,9 @@ class MaskingMethod(Method):
     Args:
         probability: in [0, 1]: that an image is masked at all, but for what :class:`HideAndSeek` means by it.
         fill: the value written; 0 is the mean of normalised images.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(self, probability: float, fill: float) -> None:
@@ -64,9 +68,7 @@ class HideAndSeek(MaskingMethod):
         unit = min(height, width) / 224
         sizes = self.sizes or tuple(max(round(size * unit), 1 if size else 0) for size in (0, 16, 32, 44, 56))
         chosen = torch.rand((1, batch), generator=generator, dtype=torch.float64, device=device)
-        # torch.full, not torch.tensor: the latter copies from the host, which waits for the device.
-        table = torch.cat([torch.full((1,), size, device=device) for size in sizes])
-        size = table.index_select(0, (chosen[0] * len(sizes)).long())[:, None]
+        size = known_to_host(sizes, device).index_select(0, (chosen[0] * len(sizes)).long())[:, None]
         # As many numbers for each image as the smallest patches need.
         smallest = min(size for size in sizes if size)
         rows, columns = -(-height // smallest), -(-width // smallest)

@@ -35,15 +35,33 @@ class Method(ABC):
     default_warmup_epochs: int = 0  # for so many epochs its authors train without it
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        """What to do to each of the images (B, C, H, W)."""
+        """What to do to each image.
+
+        Args:
+            images: the clean images (B, C, H, W), floating point.
+            saliency: their maps (B, h, w), float32, at any resolution; None where the method uses none.
+            generator: on the images' device; the global one where it is None.
+        """
         return Draw()
 
     @abstractmethod
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        """The inputs (B, C, H, W) that the network is given. Writes into none of its arguments."""
+        """The inputs (B, C, H, W) that the network is given. Writes into none of its arguments.
+
+        Args:
+            images: the clean images (B, C, H, W), floating point.
+            drawn: what :meth:`draw` gave for them.
+            augmented: an augmented copy, like ``images``; None where the method uses none.
+        """
 
     def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        """The targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them."""
+        """The targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them.
+
+        Args:
+            labels: (B,), int64.
+            drawn: as for :meth:`apply`.
+            image_size: (H, W).
+        """
         return labels
 
 

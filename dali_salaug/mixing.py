@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ._checks import check_choice, check_number, check_whole_number
-from .compositing import replace_boxes
+from ._tensors import known_to_host
+from .compositing import box_areas, replace_boxes
 from .method import Draw, Method
 
 PARTNERS = ("permutation", "replacement")
@@ -15,9 +16,12 @@ class MixingMethod(Method):
 
     Args:
         num_classes: K, the length of the soft targets.
-        alpha: α of λ ~ Beta(α, α), one λ for each image, at least 0.05.
+        alpha: α of λ ~ Beta(α, α), one λ for each image, in [0.05, 10⁶].
         partners: "permutation", each image is the partner of one other, or of itself; "replacement", each partner is
             drawn from the whole batch (as HybridMix's authors do).
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
     """
 
     def __init__(self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation") -> None:
@@ -48,7 +52,7 @@ class MixingMethod(Method):
     def _draw_box_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""
         cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
-        image_size = torch.cat([torch.full((1,), side, device=images.device) for side in images.shape[-2:]])
+        image_size = known_to_host(images.shape[-2:], images.device)
         # Half a side is rounded down, as CutMix's and SaliencyMix's authors and torchvision do, so that boxes are
         # symmetric about the centre.
         return 2 * (0.5 * cut * image_size).long()
@@ -62,7 +66,7 @@ class MixingMethod(Method):
     def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
         """The weights of the image's own label and of its partner's, (B, 2): by default the shares of the pixels."""
         assert drawn.boxes is not None
-        taken = (drawn.boxes[:, 2:] - drawn.boxes[:, :2]).prod(1) / (image_size[0] * image_size[1])
+        taken = box_areas(drawn.boxes) / (image_size[0] * image_size[1])
         return torch.stack([1 - taken, taken], 1)
 
     def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:

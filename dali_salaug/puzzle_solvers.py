@@ -14,6 +14,7 @@ class MaskEnergy(NamedTuple):
     """What a mask m costs: its blocks' own costs, and for each pair of neighbours w · (m_p − m_q)².
 
     The grids of a batch may differ in size: the smaller are padded at the bottom and on the right, with zeros.
+    All floating point.
     """
 
     unary: Tensor  # (B, 3, n, n), of m = 0, ½ and 1 in each block

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import check_region_fits
+from ._tensors import known_to_host
 
 BORDERS = ("inside", "clip")
 
@@ -232,8 +233,6 @@ def draw_regions(
     if not isinstance(size, Tensor):
         height, width = size or (default_length(image_size),) * 2
         check_region_fits((height, width), images)
-        # torch.full, not torch.tensor: the latter copies from the host, which waits for the device.
-        sides = [torch.full((1,), side, device=images.device) for side in (height, width)]
-        size = torch.stack(sides, 1)
+        size = known_to_host((height, width), images.device)[None]
     uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
     return draw_boxes(image_size, size, uniforms, border=border, saliency=saliency, tau=tau, keep=keep)

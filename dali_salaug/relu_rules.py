@@ -27,6 +27,11 @@ def relu_rule_map(scalar: Scalar, pixels: Tensor, rule: str) -> Tensor:
     §2.1). The latter asks nothing about the ReLU's input: of the image, only the choices of max pooling and the like
     enter the map, and in a network without them it is one map per class.
 
+    Args:
+        scalar: see :data:`~dali_salaug.gradients.Scalar`.
+        pixels: (B, C, h, w).
+        rule: "guided" or "deconvnet".
+
     Raises:
         ValueError: where the model's pass has no ReLU.
     """

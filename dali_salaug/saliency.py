@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._checks import check_choice, check_images, check_labels, check_number, check_whole_number
+from ._tensors import at_least_float32
 from .fine_grained import fine_grained_map
 from .grad_cam import grad_cam_map
 from .gradients import Scalar, gradient_map, pixel_gradient, smoothgrad_map
@@ -192,7 +193,7 @@ def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) 
 
 def reduced(images: Tensor, scale: float) -> Tensor:
     """A detached copy of ``images``, reduced by ``scale``, in float32 or more."""
-    images = images.detach().to(torch.promote_types(images.dtype, torch.float32))
+    images = at_least_float32(images.detach())
     size = tuple(max(1, round(side * scale)) for side in images.shape[-2:])
     if size == images.shape[-2:]:
         return images.clone()
@@ -201,7 +202,7 @@ def reduced(images: Tensor, scale: float) -> Tensor:
 
 def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
     """The batch's scalars, summed: a mean would divide the gradients by B, towards underflow."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     if labels is None:  # target "max"
         return logits.max(1).values.sum()
     if target == "label":

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import check_number
-from .compositing import box_mask, paste_resized
+from .compositing import box_areas, box_mask, paste_resized
 from .cutmix import CutMix
 from .method import Draw
 from .regions import draw_regions
@@ -56,11 +56,11 @@ class SnapMix(CutMix):
         )
         partners = self._draw_partners(images, generator)
         uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
-        mixed = (_area(boxes) > 0) & (_area(sources) > 0) & (uniforms < self.probability)
+        mixed = (box_areas(boxes) > 0) & (box_areas(sources) > 0) & (uniforms < self.probability)
         boxes, sources = boxes * mixed[:, None], sources * mixed[:, None]
 
         evidence = _evidence(saliency, image_size)
-        share = _area(boxes) / (image_size[0] * image_size[1])
+        share = box_areas(boxes) / (image_size[0] * image_size[1])
         covered = _inside(evidence, boxes, share)
         brought = _inside(evidence.index_select(0, partners), sources, share)
         return Draw(boxes, partners=partners, sources=sources, weights=torch.stack([1 - covered, brought], 1))
@@ -77,10 +77,6 @@ class SnapMix(CutMix):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, probability={self.probability:g})"
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
 def _evidence(saliency: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,17 @@
+"""Two steps on tensors that several modules take."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def known_to_host(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers as a tensor (N,), int64, on ``device``, without waiting for it."""
+    # torch.full, not torch.tensor: the latter copies from the host, which waits for the device.
+    return torch.cat([torch.full((1,), number, device=device) for number in numbers])
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Floating-point values in float32, or as they are where they have more digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
