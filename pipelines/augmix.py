@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arguments import require
 from .operations import IDENTITY, PARAMETERS, WARP, Drawn, geometry, pick
 
 # Those of the authors' augmentations.py that ImageNet-C has no corruption like, in their order.
@@ -38,12 +39,11 @@ class AugMix:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.severity, int) or not 1 <= self.severity <= 10:
-            raise ValueError(f"severity must be an integer from 1 to 10, got {self.severity!r}")
-        if not isinstance(self.width, int) or self.width < 1:
-            raise ValueError(f"width must be an integer of at least 1, got {self.width!r}")
-        if self.depth is not None and (not isinstance(self.depth, int) or self.depth < 1):
-            raise ValueError(f"depth must be None or an integer of at least 1, got {self.depth!r}")
+        severity, width, depth = self.severity, self.width, self.depth
+        require("severity", severity, "an integer from 1 to 10", isinstance(severity, int) and 1 <= severity <= 10)
+        require("width", width, "an integer of at least 1", isinstance(width, int) and width >= 1)
+        is_depth = depth is None or (isinstance(depth, int) and depth >= 1)
+        require("depth", depth, "None or an integer of at least 1", is_depth)
 
     @property
     def chains(self) -> int:

@@ -1,11 +1,11 @@
 """`image_loader`: checks what the user asks for and puts the loader together."""
 
 import os
-from collections.abc import Iterable
 
 import torch
 from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
+from .arguments import are_numbers, require, require_one
 from .datasets import Dataset
 from .graph import Recipe
 from .loader import ImageLoader
@@ -96,29 +96,29 @@ def image_loader(
     """
     if isinstance(policy, str | os.PathLike):
         policy = find_policy(policy)
-    _require("policy", policy, "None, a name, a file or a policy object", policy is None or isinstance(policy, Policy))
+    require("policy", policy, "None, a name, a file or a policy object", policy is None or isinstance(policy, Policy))
     for name, value in (("batch_size", batch_size), ("image_size", image_size), ("world_size", world_size)):
-        _require(name, value, "an integer of at least 1", isinstance(value, int) and value >= 1)
-    _require("images", images, "None or an integer", images is None or isinstance(images, int))
-    _require("seed", seed, "an integer from 0 to 2**64 - 1", isinstance(seed, int) and 0 <= seed < 2**64)
-    _require("rank", rank, f"from 0 to world_size - 1 = {world_size - 1}", 0 <= rank < world_size)
-    _require("num_threads", num_threads, "None or at least 1", num_threads is None or num_threads >= 1)
+        require(name, value, "an integer of at least 1", isinstance(value, int) and value >= 1)
+    require("images", images, "None or an integer", images is None or isinstance(images, int))
+    require("seed", seed, "an integer from 0 to 2**64 - 1", isinstance(seed, int) and 0 <= seed < 2**64)
+    require("rank", rank, f"from 0 to world_size - 1 = {world_size - 1}", 0 <= rank < world_size)
+    require("num_threads", num_threads, "None or at least 1", num_threads is None or num_threads >= 1)
     dtype = str(dtype).removeprefix("torch.")
-    _require_one("dtype", dtype, ("float32", "float16"))
-    _require_one("interpolation", interpolation, ("nearest", "linear"))
-    _require_one("crop", crop, CROPS)
-    low, high = crop_scale
-    _require("crop_scale", crop_scale, "0 < least <= greatest <= 1", 0 < low <= high <= 1)
-    _require("color_jitter", color_jitter, "from 0 to 1", 0 <= color_jitter <= 1)
-    _require("mean", mean, "three numbers", len(mean) == 3)
-    _require("std", std, "three numbers above 0", len(std) == 3 and min(std) > 0)
-    _require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
+    require_one("dtype", dtype, ("float32", "float16"))
+    require_one("interpolation", interpolation, ("nearest", "linear"))
+    require_one("crop", crop, CROPS)
+    is_range = are_numbers(crop_scale, 2) and 0 < crop_scale[0] <= crop_scale[1] <= 1
+    require("crop_scale", crop_scale, "two numbers, 0 < least <= greatest <= 1", is_range)
+    require("color_jitter", color_jitter, "from 0 to 1", 0 <= color_jitter <= 1)
+    require("mean", mean, "three numbers", are_numbers(mean, 3))
+    require("std", std, "three numbers above 0", are_numbers(std, 3) and min(std) > 0)
+    require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     if with_matrices and policy is not None and policy.chains > 1:
         raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
-    _require_one("on_bad_file", on_bad_file, ("raise", "replace"))
-    _require("max_bad_share", max_bad_share, "from 0 to 1", 0 <= max_bad_share <= 1)
-    _require("hw_decoder_load", hw_decoder_load, "from 0 to 1", 0 <= hw_decoder_load <= 1)
-    _require(
+    require_one("on_bad_file", on_bad_file, ("raise", "replace"))
+    require("max_bad_share", max_bad_share, "from 0 to 1", 0 <= max_bad_share <= 1)
+    require("hw_decoder_load", hw_decoder_load, "from 0 to 1", 0 <= hw_decoder_load <= 1)
+    require(
         "decode_size_hint", decode_size_hint, "None or (width, height), each at least 1", _is_size(decode_size_hint)
     )
     chosen = _choose_device(device)
@@ -163,7 +163,7 @@ def image_loader(
 
 
 def _is_size(hint: tuple[int, int] | None) -> bool:
-    return hint is None or (len(hint) == 2 and all(isinstance(side, int) and side >= 1 for side in hint))
+    return hint is None or (are_numbers(hint, 2) and all(isinstance(side, int) and side >= 1 for side in hint))
 
 
 def _reads(dataset: Dataset) -> str:
@@ -192,7 +192,7 @@ def _choose_device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device must be {legal}, got {device!r}") from None
-    _require("device", str(device), legal, chosen.type in ("cpu", "cuda"))
+    require("device", str(device), legal, chosen.type in ("cpu", "cuda"))
     if chosen.type == "cpu":
         return chosen
     if not (GetCUDADeviceCount() > 0 and torch.cuda.is_available()):
@@ -203,12 +203,3 @@ def _choose_device(device: str | torch.device) -> torch.device:
 def usable_cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _require(name: str, value: object, legal: str, holds: bool) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {legal}, got {value!r}")
-
-
-def _require_one(name: str, value: str, legal: Iterable[str]) -> None:
-    _require(name, value, "one of " + ", ".join(legal), value in legal)

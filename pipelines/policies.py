@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from nvidia.dali.auto_aug import rand_augment, trivial_augment
 
+from .arguments import require
 from .augmix import AugMix
 from .operations import MAX_TRANSLATE, Drawn, Entry, Table, pick, tabulate
 from .sub_policies import FILE_SUFFIXES, AutoAugment, SubPolicies
@@ -62,10 +63,9 @@ class RandAugment:
     m: int = 9
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
-            raise ValueError(f"n must be an integer of at least 1, got {self.n!r}")
-        if not isinstance(self.m, int) or not 0 <= self.m < NUM_BINS:
-            raise ValueError(f"m must be an integer from 0 to {NUM_BINS - 1}, got {self.m!r}")
+        require("n", self.n, "an integer of at least 1", isinstance(self.n, int) and self.n >= 1)
+        legal = f"an integer from 0 to {NUM_BINS - 1}"
+        require("m", self.m, legal, isinstance(self.m, int) and 0 <= self.m < NUM_BINS)
 
     @property
     def stages(self) -> int:
@@ -106,14 +106,8 @@ class TrivialAugment:
     """
 
     chains: ClassVar[int] = 1
-
-    @property
-    def stages(self) -> int:
-        return 1
-
-    @property
-    def uniforms(self) -> int:
-        return 3
+    stages: ClassVar[int] = 1
+    uniforms: ClassVar[int] = 3
 
     def operations(self, size: int) -> tuple[str, ...]:
         return _trivial_augment_table(size).names

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from nvidia.dali.auto_aug import auto_augment
 
+from .arguments import require_one
 from .operations import CUTOUT, IDENTITY, MAX_TRANSLATE, Drawn, Entry, Table, pick, tabulate
 
 STEPS = 10  # of AutoAugment's magnitudes: a whole number m means m / 10 of the range
@@ -154,8 +155,7 @@ class AutoAugment(SubPolicies):
     """
 
     def __init__(self, learned_on: str = "imagenet") -> None:
-        if learned_on not in _AUTO_AUGMENT:
-            raise ValueError(f"learned_on must be one of {', '.join(_AUTO_AUGMENT)}, got {learned_on!r}")
+        require_one("learned_on", learned_on, _AUTO_AUGMENT)
         self.learned_on = learned_on
         policy = _AUTO_AUGMENT[learned_on]()
         super().__init__([[(aug.name, p, m) for aug, p, m in sub_policy] for sub_policy in policy.sub_policies])

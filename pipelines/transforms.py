@@ -1,11 +1,11 @@
 """Transformations whose geometry is one 2×3 matrix, for the saliency-consistency loss: affine maps, and SimCLR's."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from .arguments import are_numbers, require
 from .draws import CROP_ATTEMPTS, random_resized_windows
 from .operations import COLOR_TWIST, CROP, IDENTITY, PARAMETERS, WARP, Drawn
 
@@ -55,13 +55,13 @@ class Affine:
 
     def __post_init__(self) -> None:
         for name, least in (("scale", 0.5), ("contrast", 0)):
-            low, high = getattr(self, name)
+            given = getattr(self, name)
             legal = f"two finite numbers, {least} <= least <= greatest"
-            _require(name, (low, high), legal, least <= low <= high < math.inf)
-        _require("shear", self.shear, "from 0 to below 90", 0 <= self.shear < 90)
-        _require("degrees", self.degrees, "from 0 to 180", 0 <= self.degrees <= 180)
-        _require("translate", self.translate, "from 0 to 1", 0 <= self.translate <= 1)
-        _require("probability", self.probability, "from 0 to 1", 0 <= self.probability <= 1)
+            require(name, given, legal, are_numbers(given, 2) and least <= given[0] <= given[1])
+        require("shear", self.shear, "from 0 to below 90", 0 <= self.shear < 90)
+        require("degrees", self.degrees, "from 0 to 180", 0 <= self.degrees <= 180)
+        require("translate", self.translate, "from 0 to 1", 0 <= self.translate <= 1)
+        require("probability", self.probability, "from 0 to 1", 0 <= self.probability <= 1)
         if not self.stages:
             raise ValueError(f"at least one transformation must be asked for, got {self!r}")
 
@@ -117,6 +117,9 @@ class SimCLR:
         area: Least and greatest share of the image's area in the window.
         strength: Of the colour distortion, from 0 to 1: the authors' 0.5 for CIFAR; theirs for ImageNet is 1.
         horizontal_flip, jitter, grayscale: Probabilities.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     chains: ClassVar[int] = 1
@@ -129,10 +132,10 @@ class SimCLR:
     grayscale: float = 0.2
 
     def __post_init__(self) -> None:
-        low, high = self.area
-        _require("area", (low, high), "0 < least <= greatest <= 1", 0 < low <= high <= 1)
+        is_range = are_numbers(self.area, 2) and 0 < self.area[0] <= self.area[1] <= 1
+        require("area", self.area, "two numbers, 0 < least <= greatest <= 1", is_range)
         for name in ("strength", "horizontal_flip", "jitter", "grayscale"):
-            _require(name, getattr(self, name), "from 0 to 1", 0 <= getattr(self, name) <= 1)
+            require(name, getattr(self, name), "from 0 to 1", 0 <= getattr(self, name) <= 1)
 
     def operations(self, size: int) -> tuple[str, ...]:
         return (IDENTITY, CROP, COLOR_TWIST)
@@ -186,11 +189,6 @@ def _move(drawn: Drawn, stage: int, matrices: np.ndarray, operation: int) -> Non
     """Writes the matrices, and the operation where they move anything."""
     drawn.matrices[:, stage] = matrices
     drawn.operations[:, stage] = operation * (matrices != np.eye(2, 3)).any(axis=(1, 2))
-
-
-def _require(name: str, value: object, legal: str, holds: bool) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {legal}, got {value!r}")
 
 
 _ROTATION, _RESCALE, _CONTRASTS = 30, (0.8, 1.2), (0.5, 1.5)

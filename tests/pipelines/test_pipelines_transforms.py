@@ -361,7 +361,7 @@ def test_what_cannot_be_is_named() -> None:
         with pytest.raises(ValueError, match=f"^{message}"):
             Affine(**arguments)  # type: ignore[arg-type]
     for arguments, message in [
-        ({"area": (0.0, 1.0)}, r"area must be 0 < least <= greatest <= 1, got \(0.0, 1.0\)"),
+        ({"area": (0.0, 1.0)}, r"area must be two numbers, 0 < least <= greatest <= 1, got \(0.0, 1.0\)"),
         ({"strength": 1.5}, "strength must be from 0 to 1, got 1.5"),
         ({"grayscale": -0.1}, "grayscale must be from 0 to 1, got -0.1"),
     ]:
