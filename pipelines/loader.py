@@ -1,9 +1,7 @@
 """Batches for training and validation, with the manners of a torch DataLoader."""
 
-import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +11,10 @@ from . import draws
 from .datasets import DataError, Dataset
 from .faults import Probe, contiguous
 from .graph import Recipe, image_pipeline
-from .operations import compose, mirrored
+from .inputs import Inputs
 from .policies import Policy
-from .sources import records
 from .substitutes import Substitutes
 
-PADDING = 4  # pixels, of pad-and-crop
 PREFETCH = 2  # batches made ahead
 
 
@@ -69,7 +65,7 @@ class _Source:
     def __call__(self) -> tuple[Any, ...]:
         epoch, batch = self.next
         start, indices, replaced = self._loader._samples(epoch, batch)
-        arrays = self._loader._draw(epoch, start, indices)
+        arrays = self._loader._inputs(epoch, start, indices)
         self.made.append(_Made(self.next, start, indices, replaced))
         self.next = (epoch, batch + 1) if batch + 1 < len(self._loader) else (epoch + 1, 0)
         return tuple(contiguous(arrays[name]) for name in self._loader.recipe.inputs)
@@ -113,8 +109,6 @@ class ImageLoader:
         self.device = device
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = batch_size
-        self._policy = policy
-        self._crop_scale = crop_scale
         self._train = train
         self._seed = seed
         self._rank = rank
@@ -129,10 +123,11 @@ class ImageLoader:
         global_batches = -(-len(dataset) // (world_size * batch_size))
         _, last = draws.shard(global_batches - 1, len(dataset), batch_size, rank, world_size)
         self._length = global_batches - (last == 0)
+        self._inputs = Inputs(dataset, recipe, policy, crop_scale, train, seed)
         self._probe = Probe(recipe, device.index)
         self._substitutes = Substitutes(
             dataset,
-            lambda epoch, position, index: self._probe(self._draw(epoch, position, np.array([index]))),
+            lambda epoch, position, index: self._probe(self._inputs(epoch, position, np.array([index]))),
             seed=seed,
             train=train,
             replace=replace_bad_files,
@@ -232,30 +227,8 @@ class ImageLoader:
         self._iteration += 1
 
     def _configuration(self) -> dict[str, Any]:
-        # All that decides which pixels a batch holds, save the device: a run may move between machines. Nor the rank:
-        # all ranks are at the same batch.
-        recipe = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
-        for name in (
-            "device",
-            "operations",
-            "chains",
-            "stages",
-            "with_matrices",
-            "hw_decoder_load",
-            "decode_size_hint",
-        ):
-            del recipe[name]
-        return {
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
-            "dataset": self.dataset.digest,
-            "samples": len(self.dataset),
-            "policy": repr(self._policy),
-            "crop_scale": list(self._crop_scale),
-            "batch_size": self.batch_size,
-            "train": self._train,
-            "seed": self._seed,
-            "world_size": self._world_size,
-        }
+        # Not the rank: all ranks are at the same batch.
+        return {**self._inputs.configuration(), "batch_size": self.batch_size, "world_size": self._world_size}
 
     def _samples(self, epoch: int, batch: int) -> tuple[int, np.ndarray, tuple[int, ...]]:
         """First position in the epoch, the samples to give from there on, and those that they replace."""
@@ -266,47 +239,6 @@ class ImageLoader:
         else:
             indices = np.arange(start, start + size)
         return start, *self._substitutes.choose(epoch, start, indices)
-
-    def _draw(self, epoch: int, start: int, indices: np.ndarray) -> dict[str, Any]:
-        """What the pipeline is given for samples at the positions from `start` on, by the names of `Recipe.inputs`."""
-        recipe = self.recipe
-        count = len(indices)
-        arrays: dict[str, Any] = {"index": indices, "flip": np.zeros(count, dtype=np.int32)}
-        if self.dataset.images is not None:
-            arrays["image"] = self.dataset.images[indices]
-        elif self.dataset.paths is not None:
-            paths = (self.dataset.paths[index] for index in indices)
-            arrays["image"] = [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
-        elif self.dataset.records is not None:
-            arrays["image"] = records.read(self.dataset.records, indices)
-        if self._train:
-            numbers = draws.uniforms(self._seed, epoch, draws.VIEW, start, count, draws.VIEW_UNIFORMS)
-            arrays["flip"] = draws.flips(numbers)
-            arrays["offset"] = draws.pad_offsets(numbers, PADDING)
-            if recipe.crop == "random_resized":
-                arrays["sides"], arrays["positions"] = draws.random_resized_windows(
-                    numbers, self._crop_scale, recipe.ratio
-                )
-        if recipe.color_jitter:
-            numbers = draws.uniforms(self._seed, epoch, draws.JITTER, start, count, len(draws.JITTER_FACTORS))
-            arrays |= draws.jitter_factors(numbers, recipe.color_jitter)
-        if self._policy is not None:
-            numbers = draws.uniforms(self._seed, epoch, draws.POLICY, start, count, self._policy.uniforms)
-            drawn = self._policy.draw(numbers, recipe.image_size)
-            # The pipeline mirrors last, once for both outputs. Seen in the mirror, the drawn geometry then
-            # acts on the mirrored image, as if the flip had come first; the other operations do not see flips.
-            matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size)
-            for stage in range(recipe.chains * recipe.stages):
-                arrays[f"operation{stage}"] = drawn.operations[:, stage]
-                arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
-                arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
-                arrays[f"matrix{stage}"] = matrices[:, stage]
-                arrays[f"window{stage}"] = arrays[f"factors{stage}"] = drawn.parameters[:, stage, :4]
-            if drawn.weights is not None:
-                arrays["weights"] = drawn.weights
-            if recipe.with_matrices:
-                arrays["total_matrix"] = compose(drawn.matrices)
-        return arrays
 
     def _take(self, epoch: int, batch: int) -> Batch:
         """Runs the pipeline until it gives the batch asked for."""
@@ -352,7 +284,7 @@ class ImageLoader:
         with self.device:
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
         images, indices, *others = tensors
-        augmented = others.pop(0) if self._policy is not None else None
+        augmented = others.pop(0) if self.recipe.chains else None
         return Batch(
             images=images.permute(0, 3, 1, 2),
             augmented=None if augmented is None else augmented.permute(0, 3, 1, 2),

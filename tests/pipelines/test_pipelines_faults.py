@@ -81,9 +81,9 @@ def test_a_file_that_cannot_be_read(photos: Path, what: str) -> None:
 
 def test_errors_of_dali_are_not_hidden(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = image_loader(photos, batch_size=4, image_size=48, device="cpu")
-    draw = loader._draw
+    draw = loader._inputs
     monkeypatch.setattr(
-        loader, "_draw", lambda *place: {**draw(*place), "sides": np.zeros((len(place[2]), 3), np.int32)}
+        loader, "_inputs", lambda *place: {**draw(*place), "sides": np.zeros((len(place[2]), 3), np.int32)}
     )
     with pytest.raises(RuntimeError) as caught:
         list(loader)
