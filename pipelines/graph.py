@@ -13,16 +13,12 @@ from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, math, pipeline_def, types
-from nvidia.dali.auto_aug import augmentations as stock
 from nvidia.dali.auto_aug.core import select
 from nvidia.dali.data_node import DataNode
 
 from .draws import CROP_ATTEMPTS, JITTER_FACTORS
+from .graph_operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES, beside
 from .resize import resize_on_cpu
-
-GEOMETRY_FILL = 128  # grey, as DALI's suites
-CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
-_PARAMETERS = ("amount", "kernel", "matrix", "window", "factors")  # of an operation; each uses the one it needs
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,14 @@ class Recipe:
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
         """The functions that do the operations, in their order."""
-        operations = _OPERATIONS | _GEOMETRIC[self.interpolation]
+        operations = OPERATIONS | GEOMETRIC[self.interpolation]
         return [operations[name] for name in self.operations]
 
     @cached_property
     def parameters(self) -> list[str]:
-        """Those of `_PARAMETERS` that the operations take. DALI warns of inputs that nobody uses."""
+        """Those of `PARAMETER_NAMES` that the operations take. DALI warns of inputs that nobody uses."""
         taken = {name for choice in self.choices for name in signature(choice).parameters}
-        return [name for name in _PARAMETERS if name in taken]
+        return [name for name in PARAMETER_NAMES if name in taken]
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -81,122 +77,6 @@ class Recipe:
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
         names += ["weights"] if self.chains > 1 else []
         return (*names, "total_matrix") if self.with_matrices else tuple(names)
-
-
-# The operations follow DALI's suite to rounding. Where the suite's own form is slow on the CPU (float
-# arithmetic with broadcasting), a fused operator does the same there; on the GPU its parameter would have to
-# be on the host. Microseconds of a core per 224×224 image are given, the suite's first.
-
-
-def brightness(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
-    return stock.brightness.op(data, amount)
-
-
-def contrast(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
-    if data.device == "gpu":
-        return stock.contrast.op(data, amount.gpu())
-    grey = fn.color_space_conversion(data, image_type=types.RGB, output_type=types.GRAY)
-    return fn.contrast(data, contrast=amount, contrast_center=fn.reductions.mean(grey))  # 870 -> 80
-
-
-def color(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
-    return stock.color.op(data, amount)
-
-
-def sharpness(data: DataNode, kernel: DataNode, **_: Any) -> DataNode:
-    return fn.filter(data, _beside(kernel, data))  # the stock operation calls its deprecated name
-
-
-def posterize(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
-    return stock.posterize.op(data, _beside(fn.cast(amount, dtype=types.UINT8), data))
-
-
-def solarize(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
-    # 255 − value is value ^ 255.
-    return data ^ (types.Constant(255, dtype=types.UINT8) * (data >= _beside(amount, data)))  # 390 -> 160
-
-
-def solarize_add(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
-    return stock.solarize_add.op(data, _beside(fn.cast(amount, dtype=types.UINT8), data))
-
-
-def invert(data: DataNode, **_: Any) -> DataNode:
-    return stock.invert.op(data, None)
-
-
-def equalize(data: DataNode, **_: Any) -> DataNode:
-    return fn.equalize(data)  # the stock operation calls its deprecated name
-
-
-def auto_contrast(data: DataNode, **_: Any) -> DataNode:
-    if data.device == "gpu":
-        return stock.auto_contrast.op(data, None)
-    low = fn.reductions.min(data, axis_names="HW")
-    spread = fn.reductions.max(data, axis_names="HW") - low
-    varied = fn.cast(spread > 0, dtype=types.FLOAT)  # a channel of one value stays as it is
-    return fn.crop_mirror_normalize(
-        data,
-        mean=low * varied,
-        std=spread + 255 * (1 - varied),
-        scale=255.0,
-        dtype=types.UINT8,
-        output_layout="HWC",
-    )  # 600 -> 190
-
-
-def cutout(data: DataNode, window: DataNode, **_: Any) -> DataNode:
-    return fn.erase(data, anchor=window[:2], shape=window[2:], axis_names="HW", fill_value=CUTOUT_FILL)
-
-
-def color_twist(data: DataNode, factors: DataNode, **_: Any) -> DataNode:
-    return fn.color_twist(data, brightness=factors[0], contrast=factors[1], saturation=factors[2], hue=factors[3])
-
-
-def identity(data: DataNode, **_: Any) -> DataNode:
-    return data
-
-
-def warp_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _warp(data, matrix, types.INTERP_NN)
-
-
-def warp_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _warp(data, matrix, types.INTERP_LINEAR)
-
-
-def crop_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _crop(data, matrix, types.INTERP_NN)
-
-
-def crop_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _crop(data, matrix, types.INTERP_LINEAR)
-
-
-def _warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
-    return fn.warp_affine(data, matrix=matrix, inverse_map=False, fill_value=GEOMETRY_FILL, interp_type=interp_type)
-
-
-def _crop(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
-    # A warp that lays nothing bare: beyond the border it takes the border's pixels, as a resize does, not the fill.
-    return fn.warp_affine(data, matrix=matrix, inverse_map=False, interp_type=interp_type)
-
-
-def _beside(parameter: DataNode, data: DataNode) -> DataNode:
-    # Operands of one operator must share a device; its named arguments stay on the host.
-    return parameter.gpu() if data.device == "gpu" else parameter
-
-
-_OPERATIONS: dict[str, Callable[..., DataNode]] = {
-    operation.__name__: operation
-    for operation in (
-        brightness, contrast, color, sharpness, posterize, solarize, solarize_add, invert, equalize,
-        auto_contrast, cutout, color_twist, identity,
-    )
-}  # fmt: skip
-_GEOMETRIC: dict[str, dict[str, Callable[..., DataNode]]] = {
-    "nearest": {"warp": warp_nearest, "crop": crop_nearest},
-    "linear": {"warp": warp_linear, "crop": crop_linear},
-}
 
 
 def random_resized_window(
@@ -306,9 +186,9 @@ def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> Data
         chains.append(data)
     if recipe.chains == 1:
         return chains[0]
-    mixture = view * _beside(given["weights"][0], view)
+    mixture = view * beside(given["weights"][0], view)
     for place, data in enumerate(chains, start=1):
-        mixture += data * _beside(given["weights"][place], data)
+        mixture += data * beside(given["weights"][place], data)
     return mixture
 
 

@@ -1,7 +1,7 @@
 """What policies draw: operations, their parameters and their geometry, as arrays.
 
-The operations are those of DALI's `nvidia.dali.auto_aug`, cutout, crop and colour twist; `graph.py` applies what is
-drawn.
+The operations are those of DALI's `nvidia.dali.auto_aug`, cutout, crop and colour twist; `graph_operations.py`
+applies what is drawn.
 """
 
 from collections.abc import Callable
