@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from dali_salaug import SaliencyStage, StageTrace, WithEarlyHead
 from dali_salaug.region_share import region_share
@@ -162,6 +163,9 @@ class Run:
     def train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Take the next step of the epoch under way. Together.
 
+        In a profiler's trace its parts are the ranges "loader", "model" and "optimizer"; within "model" the stage names
+        its own.
+
         Args:
             batches: the loader's, from the first that belongs to this step on.
 
@@ -175,11 +179,12 @@ class Run:
         parts = math.ceil(images / (self.config.batch_size // self.config.accumulate))
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(parts):
-            batch = next(batches, None)
+            with record_function("loader"):
+                batch = next(batches, None)
             count = 0 if batch is None else len(batch.labels)
             if batch is None:  # fewer images are left than there are processes; gradients are shared all the same
                 batch = empty_batch(self.train_loader)
-            with self._shared(last=part + 1 == parts):
+            with record_function("model"), self._shared(last=part + 1 == parts):
                 with self.autocast():
                     losses = self.losses(batch, counted=count > 0)
                 at = {"epoch": self.epoch + 1, "step": self.step + 1}
@@ -188,6 +193,13 @@ class Run:
                 self.scaler.scale(loss * (count * self.world.size / images)).backward()
             sums = [*(value * count for value in losses.values()), replaced_in(batch)]
             self.meter.add(sums, count, losses["loss"].detach().isfinite())
+        with record_function("optimizer"):
+            self._update()
+        self.step += 1
+        return losses
+
+    def _update(self) -> None:
+        """Of the weights, by the gradients that are there."""
         norm = None
         if self.config.clip_grad:
             self.scaler.unscale_(self.optimizer)
@@ -198,8 +210,6 @@ class Run:
         self.scheduler.step()
         if self.averaged is not None:
             self.averaged.update(self.model)
-        self.step += 1
-        return losses
 
     def _shared(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are shared between the processes by the backward pass of the last part of a step."""

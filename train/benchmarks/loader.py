@@ -78,7 +78,7 @@ def compare_loaders(
         batch_size=batch_size,
         device=device,
     )
-    loaders: dict[str, Any] = {"dali": _Full(ours, batch_size)}
+    loaders: dict[str, Any] = {"dali": Full(ours, batch_size)}
     for form in FORMS:
         images = TorchvisionImages(ours, size, policy, form)
         epoch = (SKIP + batches) * batch_size  # no end of an epoch within a run
@@ -112,12 +112,12 @@ def images_per_second(batches: Iterator[Any], count: int, batch_size: int) -> fl
     return count * batch_size / (time.perf_counter() - start)
 
 
-class _Full:
+class Full:
     """A loader without its last, shorter batches."""
 
     def __init__(self, loader: Any, batch_size: int) -> None:
         if len(loader.dataset) < batch_size:
-            raise DataError(f"{len(loader.dataset)} images do not fill a batch: give a --batch-size that they fill")
+            raise DataError(f"--batch-size must be at most the {len(loader.dataset)} images; got {batch_size}")
         self.loader, self.batch_size = loader, batch_size
 
     def __iter__(self) -> Iterator[Any]:

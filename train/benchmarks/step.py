@@ -6,24 +6,24 @@ import dataclasses
 import gzip
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 from tqdm import tqdm
 
-from pipelines import Batch
-from train.benchmarks.loader import endless
+from train.benchmarks.loader import Full, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
 from train.command_line import add_option
 from train.config import Config
 from train.data import resolve_for_data
 from train.run import Run
+from train.stall import Stall
 
 HELP = "a whole training step: images/s, share of waiting for the loader, and the parts, from a profiler's trace"
 PARTS = ("loader", "saliency", "compositing", "model", "optimizer")
-UNUSED = ("out", "epochs", "validate_every", "checkpoint_every")  # options of training that say nothing of a step
+# Options of training that say nothing of a step.
+UNUSED = ("out", "epochs", "validate_every", "checkpoint_every", "pictures_every")
 WARM_UP = 5  # steps: compilation, buffers, and more than the loader makes ahead
 QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "8", "--steps", "3", "--traced", "2")
 
@@ -44,10 +44,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of whole steps as `python -m train` does them, and of their parts in the steps of a trace.
 
     Returns:
-        Of every timed step: "step", its seconds, and "wait", those of them in which it waited for its batch, with a
-        device that had nothing else to do. Of every traced step, under "parts", the seconds in each of `PARTS`:
+        Of every timed step: "step", its seconds, and "wait", those of them in which the device had nothing to do
+        because a batch was not there, see `Stall`. Of every traced step, under "parts", the seconds in each of `PARTS`:
         "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On the CPU
-        those of the host, on a GPU those of its kernels. "batch_size", "settings", "trace".
+        those of the host, on a GPU those of its kernels. "batch_size", images in a step; "settings", "trace".
     """
     given: dict[str, Any] = {}
     for option in dataclasses.fields(Config):
@@ -59,46 +59,38 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     run = Run(resolve_for_data(config))
     run.model.train()
     run.stage.set_epoch(run.stage.warmup_epochs)
-    batches = (batch for batch in endless(run.train_loader) if len(batch.labels) == run.train_loader.batch_size)
+    stall = Stall(run.device)
+    batches = stall.timed(endless(Full(run.train_loader, run.train_loader.batch_size)))
+
+    def step() -> None:
+        run.step = 0  # the first of an epoch each time, in which no images are missing
+        run.train_step(batches)
+
     for _ in range(WARM_UP):
-        train_step(run, batches)
+        step()
     seconds: dict[str, list[float]] = {"step": [], "wait": []}
     for _ in tqdm(range(options.steps), desc="steps", leave=False, disable=None):
         wait(run.device)
-        start = time.perf_counter()
-        batch = next(batches)
-        seconds["wait"].append(time.perf_counter() - start)
-        train_step(run, iter([batch]))
+        before, start = stall.read(), time.perf_counter()
+        step()
         wait(run.device)
         seconds["step"].append(time.perf_counter() - start)
+        seconds["wait"].append(stall.read() - before)
     quiet_profiler()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.device.type == "cuda" else [])]
     with profile(activities=activities) as profiler:
         for number in range(options.traced):
             with record_function(f"step {number}"):
-                train_step(run, batches)
+                step()
         wait(run.device)
     profiler.export_chrome_trace(str(options.trace))
     return {
         "settings": run.config.to_dict(),
-        "batch_size": run.train_loader.batch_size,
+        "batch_size": run.config.batch_size,
         **seconds,
         "parts": parts_of(read_trace(options.trace)),
         "trace": options.trace.name,
     }
-
-
-def train_step(run: Run, batches: Iterator[Batch]) -> None:
-    """As in `train.loop.train_epoch`, with its parts as ranges of a profiler; the stage names its own."""
-    with record_function("loader"):
-        batch = next(batches)
-    with record_function("model"):
-        losses = run.losses(batch)
-        run.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-    with record_function("optimizer"):
-        run.optimizer.step()
-        run.scheduler.step()
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
