@@ -6,7 +6,6 @@ which is what maps come to that have nothing to do with one another; and the acc
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -18,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_salaug.map_geometry import carried_back, composed, map_distance, scaled
-from pipelines import DataError, find_dataset
-from train.config import UserError
+from pipelines import find_dataset
 from train.consistency import check_traceable, transform
 from train.data import data_folder
+from train.measured import measuring_parser, report
 from train.run import make_stage
 from train.show import configure
-from train.trained import load_best, loader_of
+from train.trained import check_classes, load_best, loader_of
 
 BATCH = 64
 ANY_POLICY = "randaugment"  # the method that --policy goes with: it gives the network the policy's images
@@ -84,8 +83,7 @@ def measure(run: Path, given: dict[str, Any], data: Path | None, limit: int, see
     """
     trained = load_best(run)
     dataset = find_dataset(data or data_folder(trained.config), train=False)
-    if dataset.classes != trained.classes:
-        raise UserError(f"{dataset.root}: its classes are not those that the run in {run} was trained on")
+    check_classes(trained, dataset, run)
     config = configure(trained, {"interpolation": "linear"} | given, dataset)
     check_traceable(config, "the agreement")
     dataset = dataset.take(np.random.default_rng(seed).permutation(len(dataset))[:limit])
@@ -124,35 +122,20 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.agreement", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="folder of a trained run, with best.pt")
+    parser = measuring_parser("train.agreement", __doc__, least=2)
     done = parser.add_mutually_exclusive_group()
     done.add_argument("--policy", help="transform by this policy, as for python -m train (default: the run's)")
     done.add_argument("--method", help="transform by this method, as for python -m train (default: the run's)")
-    parser.add_argument("--data", type=Path, help="folder of the images (default: the run's)")
-    parser.add_argument("--images", type=int, default=1000, help="how many at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and transformations (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.images < 2:
-        parser.error("--images must be at least 2")
+    options = build_parser().parse_args(arguments)
     given = {} if options.method is None else {"method": options.method}
     if options.policy is not None:
         given = {"method": ANY_POLICY, "policy": options.policy}
-    try:
-        result = measure(options.run_dir, given, options.data, options.images, options.seed)
-    except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _print(result)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    return report(options, lambda: measure(options.run_dir, given, options.data, options.images, options.seed), _print)
 
 
 if __name__ == "__main__":

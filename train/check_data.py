@@ -1,7 +1,6 @@
 """Every file of a data set decoded, and the bad ones listed: python -m train check-data --help."""
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -13,6 +12,8 @@ from pipelines import DataError, Dataset, find_dataset
 from pipelines.build import usable_cores
 from pipelines.check import BadFile, check_files
 from pipelines.faults import native_errors_hidden
+from train.checkpoint import write_json
+from train.command_line import check_writable
 from train.config import UserError
 
 
@@ -53,12 +54,12 @@ def check(datasets: list[Dataset], *, threads: int, damaged: bool) -> list[BadFi
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train check-data",
-        description="Decode every image under a folder, those for training and those for validation, and list the bad"
+        description="Decode every image of a data set, those for training and those for validation, and list the bad"
         " ones with the reason. undecodable: a run stumbles on it. damaged: it is decoded, to a picture that is wrong"
         " at least in part. Exit status: 0 where there are none, 1 where there are some, 2 where the check was not"
         " possible.",
     )
-    parser.add_argument("data", type=Path, metavar="DIR", help="folder of the images, as for python -m train --data")
+    parser.add_argument("data", type=Path, metavar="DIR", help="the images, as for python -m train --data")
     parser.add_argument("--fast", action="store_true", help="look for undecodable files only (default: damaged too)")
     parser.add_argument("--workers", type=int, help="threads that decode (default: the CPUs there are)")
     parser.add_argument("--list", type=Path, metavar="FILE", help="also write the bad files' names, one a line")
@@ -77,8 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1; got {options.workers}")
     for path in (options.list, options.json):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f"{path}: there is no folder {path.absolute().parent} to write it in")
+        check_writable(path)
     datasets = find_all(options.data)
     total = sum(map(len, datasets))
     if datasets[0].images is not None:
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.list.write_text("".join(f"{file.name}\n" for file in bad), errors="surrogateescape")
     if options.json is not None:
         content = {"data": str(options.data), "files": total, "bad": [file._asdict() for file in bad]}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(options.json, content)
     kinds = Counter(file.kind for file in bad)
     damaged = "" if options.fast else f", {kinds['damaged']} damaged"
     print(f"{total} files: {kinds['undecodable']} undecodable{damaged}")

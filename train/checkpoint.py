@@ -1,6 +1,7 @@
 """Files of a run that are whole or not there; checkpoints, which load without running code (weights_only=True)."""
 
 import fcntl
+import json
 import os
 import random
 import tempfile
@@ -20,12 +21,15 @@ UNFINISHED = ".unfinished"  # ends the names of files that are being written
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, then: str = "go on with --resume") -> Iterator[IO[bytes]]:
     """A file to write the new content of `path` into, which then has, at any moment, either its old or its new content.
 
     A temporary file in the same folder is flushed to the disk and then renamed over `path`; the folder is flushed too,
     so that the new name survives a loss of power. A process killed meanwhile leaves the temporary file, see
     `remove_unfinished`.
+
+    Args:
+        then: what the message says to do in the end.
 
     Raises:
         UserError: the file cannot be written; the message says why, and that what was there is intact.
@@ -48,7 +52,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         kept = "the one written before is intact" if path.exists() else "there was none before"
         raise UserError(
             f"{path} cannot be written: {cause.strerror or cause}; {kept}. Make room, or give back the right to write"
-            " there, and go on with --resume"
+            f" there, and {then}"
         ) from error
     finally:
         if unfinished is not None:
@@ -82,6 +86,12 @@ def save(state: dict[str, Any], path: Path) -> None:
     """Write `state` (tensors and plain types), see `replacing`."""
     with replacing(path) as file:
         torch.save(state, file)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what a program has measured or found, see `replacing`."""
+    with replacing(path, "give the command again") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,27 @@ def add_option(parser: argparse.ArgumentParser, option: dataclasses.Field, *, de
         metavar=_metavar(option),
         help=f"{meta['text']} (default: {default})",
     )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that counts something."""
+
+    def count(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}; got {text}")
+        return value
+
+    return count
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise UserError where a file of that name has no folder: before the work whose outcome it is to hold."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.absolute().parent} to write it in")
 
 
 def names_of_methods() -> str:

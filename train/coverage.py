@@ -6,7 +6,6 @@ Cutout and KeepCutout remove, and the share that a random clean square and KeepP
 
 import argparse
 import csv
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -20,10 +19,12 @@ from torch import Tensor
 
 from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.method import Method
-from pipelines import DataError, Dataset, find_dataset
+from pipelines import Dataset, find_dataset
+from train.command_line import at_least
 from train.config import UserError
 from train.data import data_folder
-from train.trained import load_best, spread_evenly
+from train.measured import measuring_parser, report
+from train.trained import check_classes, load_best, spread_evenly
 
 BATCH = 64
 
@@ -86,7 +87,8 @@ def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tu
     At most `limit` images, spread evenly over the data set.
     """
     assert dataset.paths is not None
-    names = [Path(path).relative_to(dataset.root).as_posix() for path in dataset.paths]
+    prefix = f"{dataset.root}/"  # a list may have paths of other folders: as they are
+    names = [path.removeprefix(prefix) for path in dataset.paths]
     known = [i for i, name in enumerate(names) if name in boxes]
     if not known:
         raise UserError("boxes.tsv has none of the validation images; its paths are relative to the data folder")
@@ -121,8 +123,9 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     dataset = find_dataset(root, train=False)
     if dataset.paths is None:
         raise UserError(f"{root}: boxes belong to image files, of which it has none; give --data")
-    if dataset.classes != trained.classes:
-        raise UserError(f"{root}: its classes are not those that the run in {run_dir} was trained on")
+    if any("://" in path for path in dataset.paths):
+        raise UserError(f"{root}: images are read from files on this machine only, not from s3://; give --data")
+    check_classes(trained, dataset, run_dir)
 
     methods: dict[tuple[str, str], Method] = {
         ("cut", "random"): Cutout(config.size),
@@ -137,7 +140,7 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
         for key, m in methods.items()
     }
     shares: dict[tuple[str, str], list[Tensor]] = {key: [] for key in methods}
-    for batch in batches(dataset, read_boxes(boxes or root / "boxes.tsv"), config.image_size, limit):
+    for batch in batches(dataset, read_boxes(boxes or Path(dataset.root) / "boxes.tsv"), config.image_size, limit):
         pixels, labels, objects = (part.to(device) for part in batch)
         images = (pixels / 255 - trained.mean) / trained.std
         for key, stage in stages.items():
@@ -180,32 +183,21 @@ def _print(result: dict) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.coverage", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="folder of a trained run, with best.pt")
+    parser = measuring_parser("train.coverage", __doc__)
     parser.add_argument(
         "--boxes", type=Path, help="table of the objects' boxes (default: boxes.tsv in the data folder)"
     )
-    parser.add_argument("--data", type=Path, help="folder of the images (default: the run's)")
-    parser.add_argument("--images", type=int, default=1000, help="how many at most (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=8, help="draws for each image (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--repeats", type=at_least(1), default=8, help="draws for each image (default: %(default)s)")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.images < 1 or options.repeats < 1:
-        parser.error("--images and --repeats must be at least 1")
-    try:
-        result = measure(options.run_dir, options.boxes, options.data, options.images, options.repeats)
-    except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _print(result)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    options = build_parser().parse_args(arguments)
+    return report(
+        options,
+        lambda: measure(options.run_dir, options.boxes, options.data, options.images, options.repeats),
+        _print,
+    )
 
 
 if __name__ == "__main__":

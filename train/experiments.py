@@ -3,7 +3,6 @@
 import argparse
 import fnmatch
 import itertools
-import json
 import os
 import shlex
 import sys
@@ -15,6 +14,8 @@ from tqdm import tqdm
 
 from pipelines import DataError, Dataset, find_dataset
 from train.benchmarks.measuring import environment
+from train.checkpoint import write_json
+from train.command_line import at_least
 from train.comparison import Condition, Outcome, differences, sentences, table
 from train.config import Config, UserError
 from train.data import absolute, resolve_for_data, shares_images
@@ -203,7 +204,7 @@ def write_results(
             "; ".join(f"{key} {value}" for key, value in surroundings.items()),
         ]
     )
-    (options.out / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.out / "results.json", result)
     (options.out / "table.md").write_text(text + "\n")
     return text
 
@@ -229,20 +230,24 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=EXPERIMENTS, help="which experiment")
-    parser.add_argument("--data", required=True, help="folder of the images, as for python -m train")
+    parser.add_argument("--data", required=True, help="the images, as for python -m train")
     parser.add_argument("--out", type=Path, help="its folder (default: runs/<name>)")
     parser.add_argument("--model", default="small", help="as for python -m train (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="of each run (default: the experiment's, see below)")
     parser.add_argument("--train-images", type=int, help="of each run; 0: all (default: the experiment's)")
-    parser.add_argument("--seeds", type=int, help="runs of each condition (default: the experiment's)")
+    parser.add_argument("--seeds", type=at_least(1), help="runs of each condition (default: the experiment's)")
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=at_least(1),
         default=1 if torch.cuda.is_available() else 2,
         help="runs side by side, which share the CPU cores (default: 2; 1 with a GPU)",
     )
     parser.add_argument(
-        "--only", nargs="+", default=["*"], metavar="PATTERN", help="run these conditions alone, such as 'cutout*'"
+        "--only",
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help="run these conditions alone, such as 'cutout*' (default: all)",
     )
     return parser
 
@@ -254,8 +259,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("epochs", "train_images", "seeds"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(experiment, name))
-    if options.seeds < 1 or options.jobs < 1:
-        parser.error("--seeds and --jobs must be at least 1")
     for pattern in options.only:
         if not any(_selected(condition, [pattern]) for condition in experiment.conditions):
             parser.error(

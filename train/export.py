@@ -99,7 +99,7 @@ def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     facts["load"] = loading_code(Origin(facts["library"], facts["model"], facts["options"]), path.name)
     header = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with checkpoint.replacing(path) as file:
+    with checkpoint.replacing(path, "export again") as file:
         file.write(save(weights, metadata={"format": "pt", **header}))
     return path, facts
 

@@ -7,7 +7,6 @@ computed in reduced precision, beside those that they draw on the float32 map by
 import argparse
 import copy
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -20,10 +19,10 @@ from torch import Tensor
 
 from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, candidate_axis, default_length, draw_candidates, region_scores
-from pipelines import DataError, ImageLoader
-from train.config import UserError
+from pipelines import ImageLoader
 from train.data import make_loader
-from train.trained import load_best, spread_evenly
+from train.measured import measuring_parser, report
+from train.trained import check_classes, load_best, spread_evenly
 
 BATCH = 64
 
@@ -56,9 +55,8 @@ class Agreement(NamedTuple):
 
     same: Tensor  # (B,), bool: it is the same region
     allowed: Tensor  # (B,), bool: it is one that the reference admits too
-    beyond: (
-        Tensor  # (B,), float64: else, how far beyond the reference's threshold it lies, as a share of all candidates
-    )
+    # (B,), float64: else, how far beyond the reference's threshold it lies, as a share of all candidates
+    beyond: Tensor
 
 
 def agreement(
@@ -91,9 +89,8 @@ def agreement(
 
     allowed = admitted(scores, valid, tau=tau, keep=rule.keep)
     score = scores.gather(1, drawn[:, None])
-    nearer = (
-        scores <= score if rule.keep == "low" else scores >= score
-    )  # to the threshold, from where it is not allowed
+    # To the threshold, from where it is not allowed.
+    nearer = scores <= score if rule.keep == "low" else scores >= score
     beyond = (valid & ~allowed & nearer).sum(1) / valid.sum(1).double()
     return Agreement(drawn == expected, allowed.gather(1, drawn[:, None]).squeeze(1), beyond)
 
@@ -128,8 +125,7 @@ def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str
     trained = load_best(run_dir)
     config = trained.config if data is None else dataclasses.replace(trained.config, data=str(data))
     loader = make_loader(config, train=False, batch_size=BATCH, device=trained.device)
-    if loader.dataset.classes != trained.classes:
-        raise UserError(f"{config.data}: its classes are not those that the run in {run_dir} was trained on")
+    check_classes(trained, loader.dataset, run_dir)
     models = {dtype: copy.deepcopy(trained.model).to(dtype) for dtype in {p.weights for p in PRECISIONS.values()}}
 
     def saliency(precision: Precision, images: Tensor, labels: Tensor) -> Tensor:
@@ -192,38 +188,20 @@ def _print(result: dict[str, Any]) -> None:
         for rule, row in rules.items():
             low, high = (100 * end for end in row["allowed_ci95"])
             shares = f"{100 * row['same']:6.1f} {100 * row['allowed']:8.2f}   [{low:5.2f}, {high:6.2f}]"
-            ranks = (
-                ""
-                if row["beyond_most"] is None
-                else "".join(f"{100 * row[key]:8.2f}" for key in ("beyond_median", "beyond_most"))
-            )
+            beyond = [row[key] for key in ("beyond_median", "beyond_most") if row[key] is not None]
+            ranks = "".join(f"{100 * rank:8.2f}" for rank in beyond)
             print(f"{name:<18} {rule:<11} {shares}   {ranks}")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.precision", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="folder of a trained run, with best.pt")
-    parser.add_argument("--data", type=Path, help="folder of the images (default: the run's)")
-    parser.add_argument("--images", type=int, default=1000, help="how many at most (default: %(default)s)")
+    parser = measuring_parser("train.precision", __doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    if options.images < 1:
-        parser.error("--images must be at least 1")
-    try:
-        result = measure(options.run_dir, options.data, options.images, options.seed)
-    except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _print(result)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    options = build_parser().parse_args(arguments)
+    return report(options, lambda: measure(options.run_dir, options.data, options.images, options.seed), _print)
 
 
 if __name__ == "__main__":

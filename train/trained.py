@@ -44,6 +44,12 @@ def load_best(run: Path) -> Trained:
     return Trained(config, state["classes"], model.to(device), mean, std, device)
 
 
+def check_classes(trained: Trained, dataset: Dataset, run: Path) -> None:
+    """Raise UserError unless the images are of the classes, in their order, that the run was trained on."""
+    if dataset.classes != trained.classes:
+        raise UserError(f"{dataset.root}: its classes are not those that the run in {run} was trained on")
+
+
 def loader_of(trained: Trained, config: Config, dataset: Dataset, **changes: Any) -> ImageLoader:
     """The images as in validation, normalised for the model, with the policy of `config`; see `make_loader`."""
     mean, std = (tuple(values.flatten().tolist()) for values in (trained.mean, trained.std))
