@@ -11,6 +11,7 @@ import torch
 
 from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
+from pipelines.sources import s3
 from train.command_line import add_option, names_of_methods
 from train.config import Config, UserError
 from train.data import data_folder
@@ -36,8 +37,8 @@ class Sheet(NamedTuple):
 def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
     """The images in files and folders, with labels that number `classes`, UNKNOWN where none of them is meant.
 
-    A folder holds images, or is laid out as for training (of that, the validation images). The class of a file is the
-    name of its folder.
+    A folder holds images, or is laid out as for training (of that, the validation images), as are lists (.txt) and
+    s3:// addresses. The class of a file is the name of its folder.
 
     Raises:
         UserError: a path is not there, or pickles or the like are given beside others.
@@ -54,8 +55,12 @@ def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
 
 
 def _find(path: Path) -> Dataset:
+    if s3.is_address(path):
+        return find_dataset(path, train=False)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    if path.suffix == ".txt":
+        return find_dataset(path, train=False)
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -167,28 +168,27 @@ def test_all_of_them_and_their_page(shapes: Path, tmp_path: Path, capsys: pytest
 
 def test_a_step_is_that_of_training(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """One in two parts waits twice for the loader, and updates the weights once."""
-    options = [
-        "step",
-        "--data",
-        str(shapes),
-        "--device",
-        "cpu",
-        "--workers",
-        "1",
-        "--trace",
-        str(tmp_path / "trace.json"),
-    ]
+    options = ["step", "--data", str(shapes), "--device", "cpu", "--workers", "1", "--trace", str(tmp_path / "t.json")]
     quick = ["--model", "small", "--image-size", "16", "--method", "none", "--steps", "2", "--traced", "2"]
     flags = ["--batch-size", "8", "--accumulate", "2", "--json", str(tmp_path / "step.json")]
     assert main([*options, *quick, *flags]) == 0
     result = json.loads((tmp_path / "step.json").read_text())
     assert result["batch_size"] == 8
     assert all(0 < wait < whole for wait, whole in zip(result["wait"], result["step"], strict=True))
-    ranges = [e["name"] for e in read_trace(tmp_path / "trace.json") if e.get("cat") == "user_annotation"]
+    ranges = [e["name"] for e in read_trace(tmp_path / "t.json") if e.get("cat") == "user_annotation"]
     assert [ranges.count(name) for name in ("loader", "model", "optimizer")] == [4, 4, 2]
     capsys.readouterr()
     assert main([*options, *quick, "--batch-size", "5000"]) == 2
     assert "--batch-size must be at most the" in capsys.readouterr().err
+
+
+def test_the_loader_is_compared_on_files_alone(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "0.cls").write_text("0")
+    with tarfile.open(tmp_path / "train.tar", "w") as shard:
+        shard.add(next((shapes / "train").rglob("*.jpg")), "0.jpg")
+        shard.add(tmp_path / "0.cls", "0.cls")
+    assert main(["loader", "--data", str(tmp_path)]) == 2
+    assert f"CIFAR's pickles, which torchvision reads too; got {tmp_path}" in capsys.readouterr().err
 
 
 def _range(name: str, start: int, length: int) -> dict[str, Any]:

@@ -307,7 +307,12 @@ def test_the_program(run: Path, shapes: Path, tmp_path: Path, monkeypatch: pytes
     assert "1 of 1 images: keep_autoaugment.png\n6 of 16 images: deep/er/b.png\n" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "every").iterdir()}
     assert names == {f"{name}.png" for name in METHODS}
-    for path in ("keep_autoaugment.png", "deep/er/b.png", "every/hybridmix_v2.png"):
+    for name in ("train", "val"):
+        Path(f"{name}.txt").write_text(f"{heart[0]} 3\n{heart[1]} 3\n")
+    Path("classes.txt").write_text("".join(f"{folder.name}\n" for folder in sorted((shapes / "val").iterdir())))
+    assert program(["show", "train.txt", "--weights", str(run), "--out", "list.png"]) == 0
+    assert capsys.readouterr().out == "2 of 2 images: list.png\n"
+    for path in ("keep_autoaugment.png", "deep/er/b.png", "every/hybridmix_v2.png", "list.png"):
         with Image.open(path) as picture:
             assert min(picture.size) > 200
 

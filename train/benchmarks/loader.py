@@ -22,7 +22,9 @@ QUICK = ("--policies", "randaugment", "--image-size", "32", "--batch-size", "16"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", default=None, help="folder of images or CIFAR's pickles; None: the embedded data")
+    parser.add_argument(
+        "--data", default=None, help="image files on this machine, or CIFAR's pickles; None: the embedded data"
+    )
     parser.add_argument(
         "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME",
         help="none: clean images alone; of the others clean and augmented ones, both",
@@ -69,6 +71,10 @@ def compare_loaders(
         median) in the same turn: "median", "min", "max" and "runs". Under "reference" the faster one's name.
     """
     dataset = find_dataset(data or embedded_data())
+    if dataset.records is not None or any("://" in path for path in dataset.paths or ()):
+        raise DataError(
+            f"--data must be files on this machine or CIFAR's pickles, which torchvision reads too; got {data}"
+        )
     size = image_size or (48 if data is None else 32 if dataset.images is not None else 224)
     ours = image_loader(
         dataset,
