@@ -54,7 +54,7 @@ def check(datasets: list[Dataset], *, threads: int, damaged: bool) -> list[BadFi
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train check-data",
-        description="Decode every image of a data set, those for training and those for validation, and list the bad"
+        description="Decode every image under a folder, those for training and those for validation, and list the bad"
         " ones with the reason. undecodable: a run stumbles on it. damaged: it is decoded, to a picture that is wrong"
         " at least in part. Exit status: 0 where there are none, 1 where there are some, 2 where the check was not"
         " possible.",

@@ -85,3 +85,12 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_folder_without_a_run_or_boxes(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([str(tmp_path)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_options_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(tmp_path), "--json", str(tmp_path / "no" / "shares.json")]) == 2
+    assert f"there is no folder {tmp_path / 'no'} to write it in" in capsys.readouterr().err
+    for wrong in ("0", "1.5"):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), "--repeats", wrong])
+        assert f"argument --repeats: must be a whole number of at least 1; got {wrong}" in capsys.readouterr().err

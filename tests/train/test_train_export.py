@@ -120,6 +120,14 @@ def test_what_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "best.pt: no such checkpoint" in capsys.readouterr().err
 
 
+def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is nothing to resume."""
+    out = tmp_path / "small.safetensors"
+    out.mkdir()
+    assert main(["export", str(runs / "small"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.strip().endswith("give back the right to write there, and export again")
+
+
 @pytest.mark.parametrize("name", ["vit_b_16", "googlenet"])
 def test_models_with_options_of_their_own(name: str) -> None:
     """The constructor that is written down makes the model that was trained."""
