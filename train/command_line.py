@@ -75,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train",
         description="Train an image classifier with saliency-guided augmentation. python -m train show --help: what a"
-        " method does to your own images. python -m train check-data --help: are all images whole.",
+        " method does to your own images. python -m train export --help: the trained weights, for use elsewhere."
+        " python -m train check-data --help: are all images whole.",
         epilog=f"{names_of_methods()}\n\npresets: {presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

@@ -37,7 +37,8 @@ class Config:
 
     data: str | None = _option(
         None,
-        "the images: a folder with train/<class>/* and val/<class>/*, CIFAR's pickles, shards, lists; see docs/data.md",
+        "the images: a folder with train/<class>/* and val/<class>/*, CIFAR's pickles, shards, lists, s3://; see"
+        " docs/data.md",
         by_data="the embedded data set, generated on first use",
     )
     out: str | None = _option(None, "run folder, new unless --resume is given", by_data="runs/<time>-<model>-<method>")

@@ -36,7 +36,7 @@ FREE_OPTIONS = (
 
 
 def begin(config: Config, world: World) -> tuple[Run, Path]:
-    """A new run in a new folder. Together.
+    """A new run, in a folder that has no checkpoint of another. Together.
 
     Args:
         config: checked.

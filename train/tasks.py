@@ -18,6 +18,7 @@ from tqdm import tqdm
 from train.checkpoint import LAST
 from train.comparison import Condition, Outcome
 from train.config import Config, UserError
+from train.record import LOG
 from train.stopping import StopSignal
 
 OUTPUT = "output.txt"  # in a run's folder: what it printed
@@ -43,7 +44,7 @@ class Task(NamedTuple):
         Raises:
             UserError: the folder holds a run with other settings.
         """
-        path, log = self.folder / "config.yaml", self.folder / "log.jsonl"
+        path, log = self.folder / "config.yaml", self.folder / LOG
         if not path.is_file():
             return None
         stored, asked = Config.load(path).to_dict(), self.config.to_dict()

@@ -18,7 +18,7 @@ from train.models import FIRST_BLOCK, build_model
 HELP = "what the saliency stage adds to a training step"
 CLASSES = 1000
 WARM_UP = 2  # turns; the second compiles once more, for gradients that are there already
-# What KeepAugment's authors pay for an epoch more, on GPUs: ImageNet, ResNet-50, over CutMix and AutoAugment (spec §7).
+# What KeepAugment's authors pay for an epoch more, on GPUs: ImageNet, ResNet-50, over CutMix and AutoAugment.
 PUBLISHED = {"map, low resolution": "20.0 to 20.4 %", "map, early head": "18.3 to 19.0 %"}
 
 QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--methods", "keep_cutout")
