@@ -179,7 +179,7 @@ def test_a_step_is_that_of_training(shapes: Path, tmp_path: Path, capsys: pytest
     assert [ranges.count(name) for name in ("loader", "model", "optimizer")] == [4, 4, 2]
     capsys.readouterr()
     assert main([*options, *quick, "--batch-size", "5000"]) == 2
-    assert "--batch-size must be at most the" in capsys.readouterr().err
+    assert "48 images do not fill a batch of 5000: give a --batch-size that they fill" in capsys.readouterr().err
 
 
 def test_the_loader_is_compared_on_files_alone(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -123,7 +123,9 @@ class Full:
 
     def __init__(self, loader: Any, batch_size: int) -> None:
         if len(loader.dataset) < batch_size:
-            raise DataError(f"--batch-size must be at most the {len(loader.dataset)} images; got {batch_size}")
+            raise DataError(
+                f"{len(loader.dataset)} images do not fill a batch of {batch_size}: give a --batch-size that they fill"
+            )
         self.loader, self.batch_size = loader, batch_size
 
     def __iter__(self) -> Iterator[Any]:
