@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from .arguments import require
-from .operations import IDENTITY, PARAMETERS, WARP, Drawn, geometry, pick
+from .operations import IDENTITY, WARP, Drawn, geometry, pick
 
 # Those of the authors' augmentations.py that ImageNet-C has no corruption like, in their order.
 _OPERATIONS = (
     "auto_contrast", "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y",
 )  # fmt: skip
-_NAMES = ("auto_contrast", "equalize", IDENTITY, "posterize", "solarize", WARP)  # of the graph
+_NAMES = (IDENTITY, "auto_contrast", "equalize", "posterize", "solarize", WARP)  # of the graph
 _MAX_DEPTH = 3
 
 
@@ -72,18 +72,16 @@ class AugMix:
             stage = np.tile(np.arange(_MAX_DEPTH), width)
             kinds[stage > pick(depths, _MAX_DEPTH).repeat(_MAX_DEPTH, axis=1)] = -1
         levels = 0.1 + levels * (self.severity - 0.1)
-        operations = np.full(kinds.shape, _NAMES.index(IDENTITY), dtype=np.int32)
-        parameters = np.zeros((*kinds.shape, PARAMETERS), dtype=np.float32)
-        matrices = np.tile(np.eye(2, 3, dtype=np.float32), (*kinds.shape, 1, 1))
+        drawn = Drawn.nothing(*kinds.shape)
         for kind, name in enumerate(_OPERATIONS):
             here = kinds == kind
-            operations[here] = _NAMES.index(name if name in _NAMES else WARP)
+            drawn.operations[here] = _NAMES.index(name if name in _NAMES else WARP)
             amounts = _amounts(name, levels[here], size)
             if name in _NAMES:
-                parameters[here, 0] = amounts
+                drawn.parameters[here, 0] = amounts
             else:
-                matrices[here] = geometry(name, np.where(signs[here] < 0.5, amounts, -amounts), size)
-        return Drawn(operations, parameters, matrices, weights.astype(np.float32))
+                drawn.matrices[here] = geometry(name, np.where(signs[here] < 0.5, amounts, -amounts), size)
+        return drawn._replace(weights=weights.astype(np.float32))
 
 
 def _amounts(name: str, levels: np.ndarray, size: int) -> np.ndarray:

@@ -33,6 +33,15 @@ class Drawn(NamedTuple):
     matrices: np.ndarray
     weights: np.ndarray | None = None
 
+    @classmethod
+    def nothing(cls, count: int, stages: int) -> "Drawn":
+        """Operation 0 throughout, which is to be the identity; to be written into."""
+        return cls(
+            np.zeros((count, stages), dtype=np.int32),
+            np.zeros((count, stages, PARAMETERS), dtype=np.float32),
+            np.tile(np.eye(2, 3, dtype=np.float32), (count, stages, 1, 1)),
+        )
+
 
 class Entry(NamedTuple):
     """An operation at one magnitude, in its own units; None where it takes none."""

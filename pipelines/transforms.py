@@ -7,7 +7,7 @@ import numpy as np
 
 from .arguments import are_numbers, require
 from .draws import CROP_ATTEMPTS, random_resized_windows
-from .operations import COLOR_TWIST, CROP, IDENTITY, PARAMETERS, WARP, Drawn
+from .operations import COLOR_TWIST, CROP, IDENTITY, WARP, Drawn
 
 _CONTRAST = "contrast"
 _WINDOW_UNIFORMS = 2 * CROP_ATTEMPTS + 2
@@ -90,7 +90,7 @@ class Affine:
         linear *= (scale * flips).T[:, None]
         offset = size / 2 * (1 - linear.sum(axis=2)) + size * shift.T
         matrices = np.concatenate([linear, offset[:, :, None]], axis=2)
-        drawn = _nothing(len(numbers), self.stages)
+        drawn = Drawn.nothing(len(numbers), self.stages)
         names = self.operations(size)
         if _CONTRAST in names:
             drawn.operations[:, 0] = names.index(_CONTRAST) * applied[6]
@@ -143,7 +143,7 @@ class SimCLR:
     def draw(self, numbers: np.ndarray, size: int) -> Drawn:
         window, decisions, amounts = np.split(numbers, [_WINDOW_UNIFORMS, _WINDOW_UNIFORMS + 3], axis=1)
         flipped, jittered, grey = (decisions < (self.horizontal_flip, self.jitter, self.grayscale)).T
-        drawn = _nothing(len(numbers), self.stages)
+        drawn = Drawn.nothing(len(numbers), self.stages)
         _move(drawn, 0, _window_matrices(window, self.area, flipped, size), 1)
         drawn.operations[:, 1] = 2 * (jittered | grey)
         factors = np.where(jittered[:, None], self.strength * (2 * amounts - 1) * (0.8, 0.8, 0.8, 72), 0)
@@ -174,15 +174,6 @@ def _window_matrices(numbers: np.ndarray, area: tuple[float, float], flipped: np
 
 def _between(limits: tuple[float, float], numbers: np.ndarray) -> np.ndarray:
     return limits[0] + (limits[1] - limits[0]) * numbers
-
-
-def _nothing(count: int, stages: int) -> Drawn:
-    """Operation 0, the identity, throughout."""
-    return Drawn(
-        np.zeros((count, stages), dtype=np.int32),
-        np.zeros((count, stages, PARAMETERS), dtype=np.float32),
-        np.tile(np.eye(2, 3, dtype=np.float32), (count, stages, 1, 1)),
-    )
 
 
 def _move(drawn: Drawn, stage: int, matrices: np.ndarray, operation: int) -> None:
