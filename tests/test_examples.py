@@ -147,7 +147,7 @@ def test_lightning_casts_and_moves_our_batch(data: Path, tmp_path: Path) -> None
 
 
 def test_the_plain_loop_of_the_page_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+    code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)[0]
     code = code.replace("/data/imagenet", str(data)).replace("batch_size=256", "batch_size=8, image_size=32")
     code = code.replace("step % 1000 == 999", "step == 3")
     monkeypatch.chdir(tmp_path)

@@ -1,14 +1,16 @@
 """s3:// addresses, of a server on this machine, give the batches that the same files give in a folder."""
 
-import logging
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from pipelines import DataError, Dataset, ImageLoader, find_dataset, image_loader
 
@@ -16,16 +18,25 @@ from pipelines import DataError, Dataset, ImageLoader, find_dataset, image_loade
 @pytest.fixture(scope="module")
 def store(folders: Path) -> Iterator[str]:
     """s3://photos/small with train/ and val/ of the photographs of `folders`, and what is no image."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # In a process of its own: DALI's client soon gives up where this one is busy.
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_RETRY_MODE", "standard")
+        patch.setenv("AWS_MAX_ATTEMPTS", "10")
         patch.setenv("AWS_ACCESS_KEY_ID", "name")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        until = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.1)
         client = boto3.client("s3")
         client.create_bucket(Bucket="photos")
         for path in sorted(folders.rglob("*.jpg")):
@@ -37,7 +48,8 @@ def store(folders: Path) -> Iterator[str]:
         client.put_object(Bucket="photos", Key="bad/a b/text.jpg", Body=b"this is not an image")
         client.put_object(Bucket="photos", Key="bad/a b/good.jpg", Body=path.read_bytes())
         yield "s3://photos/small"
-    server.stop()
+    server.terminate()
+    server.wait()
 
 
 def _loader(root: str | Path | Dataset, **changes: object) -> ImageLoader:

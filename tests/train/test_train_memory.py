@@ -1,6 +1,7 @@
 """The resident set stays flat over a thousand batches: of the loader, and of training with the stage."""
 
 import itertools
+import mmap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,5 +71,10 @@ def test_a_thousand_steps_with_a_policy_the_stage_and_a_bad_file(photos: Path) -
 
 
 def test_the_measure_sees_growth() -> None:
-    held: list[torch.Tensor] = []
-    assert growth(itertools.repeat(None), lambda _: held.append(torch.ones(10_000))) > GROWTH
+    held: list[mmap.mmap] = []
+
+    def hold(_: None) -> None:  # pages of its own: what earlier tests have freed is not taken for it
+        held.append(mmap.mmap(-1, 200_000))
+        held[-1].write(bytes(200_000))
+
+    assert growth(itertools.repeat(None), hold) > GROWTH
