@@ -8,24 +8,24 @@ Knows PyTorch only, and works with any loader. Three papers are cited by name:
 - "Saliency Map Based Data Augmentation": Al-afandi et al. 2022, arXiv:2205.14686.
 """
 
-from .attentive_cutmix import AttentiveCutMix
-from .consistency import ConsistencyLoss, SaliencyConsistency
-from .cutmix import CutMix, KeepCutMix
-from .cutout import Cutout, KeepCutout, selective_cut
-from .early_head import EarlyLogits, WithEarlyHead
-from .hybrid_mix import HybridMix
-from .masking import FenceMask, GridMask, HideAndSeek
-from .method import Augmented, Clean, Draw, Method
-from .mixup import Mixup
-from .paste import KeepPaste, selective_paste
-from .puzzlemix import PuzzleMix
-from .random_erasing import KeepRandomErasing, RandomErasing
-from .resizemix import ResizeMix
-from .salfmix import SalfMix, salfmix
-from .saliency import saliency_map
-from .saliency_cutout import SaliencyCutout
-from .saliency_mix import SaliencyMix
-from .snapmix import SnapMix
+from .consistency.loss import ConsistencyLoss, SaliencyConsistency
+from .methods.attentive_cutmix import AttentiveCutMix
+from .methods.base import Augmented, Clean, Draw, Method
+from .methods.cutmix import CutMix, KeepCutMix
+from .methods.cutout import Cutout, KeepCutout, selective_cut
+from .methods.hybridmix import HybridMix
+from .methods.keep_paste import KeepPaste, selective_paste
+from .methods.masking import FenceMask, GridMask, HideAndSeek
+from .methods.mixup import Mixup
+from .methods.puzzlemix import PuzzleMix
+from .methods.random_erasing import KeepRandomErasing, RandomErasing
+from .methods.resizemix import ResizeMix
+from .methods.salfmix import SalfMix, salfmix
+from .methods.saliency_cutout import SaliencyCutout
+from .methods.saliencymix import SaliencyMix
+from .methods.snapmix import SnapMix
+from .saliency.early_head import EarlyLogits, WithEarlyHead
+from .saliency.maps import saliency_map
 from .stage import SaliencyStage, StageTrace
 
 __version__ = "0.1.0"  # of the whole distribution; pyproject.toml reads it here

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .method import Draw
+from .methods.base import Draw
 
 
 def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ._checks import check_choice, check_images, check_labels, check_like_images, check_whole_number
-from .method import Draw, Method
-from .saliency import METHODS, check_saliency_options, saliency_map
+from .methods.base import Draw, Method
+from .saliency.maps import METHODS, check_saliency_options, saliency_map
 
 
 class StageTrace(NamedTuple):

@@ -24,7 +24,7 @@ from torchvision.models import get_model
 # - from torchvision.transforms import v2
 from dali_salaug import KeepPaste, SaliencyStage  # +
 from pipelines import image_loader  # +
-from train.shapes import embedded_data
+from train.data.shapes import embedded_data
 
 
 class Classifier(lightning.LightningModule):

@@ -21,7 +21,7 @@ from timm.utils import AverageMeter, ModelEmaV3, accuracy
 # - from timm.data import Mixup, create_dataset, create_loader
 from dali_salaug import KeepCutMix, SaliencyStage  # +
 from pipelines import image_loader  # +
-from train.shapes import embedded_data
+from train.data.shapes import embedded_data
 
 
 def build_parser() -> argparse.ArgumentParser:

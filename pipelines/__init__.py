@@ -1,13 +1,13 @@
 """Images from disk to the device: one decode, one crop, one flip, clean and augmented, by NVIDIA DALI."""
 
-from .augmix import AugMix
 from .build import image_loader
 from .datasets import DataError, Dataset
 from .loader import Batch, ImageLoader
-from .policies import POLICIES, Policy, RandAugment, TrivialAugment, find_policy
+from .policies.augmix import AugMix
+from .policies.registry import POLICIES, Policy, RandAugment, TrivialAugment, find_policy
+from .policies.sub_policies import AutoAugment, SubPolicies
+from .policies.transforms import Affine, SimCLR
 from .sources import find_dataset
-from .sub_policies import AutoAugment, SubPolicies
-from .transforms import Affine, SimCLR
 
 __all__ = [
     "POLICIES", "Affine", "AugMix", "AutoAugment", "Batch", "DataError", "Dataset", "ImageLoader", "Policy",

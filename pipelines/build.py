@@ -7,9 +7,9 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
 from .arguments import are_numbers, require, require_one
 from .datasets import Dataset
-from .graph import Recipe
+from .graph.pipeline import Recipe
 from .loader import ImageLoader
-from .policies import Policy, find_policy
+from .policies.registry import Policy, find_policy
 from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -8,9 +8,9 @@ import numpy as np
 
 from . import draws
 from .datasets import Dataset
-from .graph import Recipe
-from .operations import compose, mirrored
-from .policies import Policy
+from .graph.pipeline import Recipe
+from .policies.operations import compose, mirrored
+from .policies.registry import Policy
 from .sources import records
 
 PADDING = 4  # pixels, of pad-and-crop

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from . import draws
+from .bad_files.probe import Probe, contiguous
+from .bad_files.substitutes import Substitutes
 from .datasets import DataError, Dataset
-from .faults import Probe, contiguous
-from .graph import Recipe, image_pipeline
+from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
-from .policies import Policy
-from .substitutes import Substitutes
+from .policies.registry import Policy
 
 PREFETCH = 2  # batches made ahead
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from train.models import build_model
-from train.shapes import SHAPES, write_shapes
+from train.data.shapes import SHAPES, write_shapes
+from train.models.registry import build_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PAGE = (EXAMPLES.parent / "docs" / "your-own-loop.md").read_text()

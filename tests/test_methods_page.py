@@ -13,13 +13,23 @@ from PIL import Image
 from dali_salaug import Augmented
 from pipelines import find_policy
 from train.config import Config
-from train.methods import KINDS, METHODS
+from train.engine.methods import KINDS, METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 README = (ROOT / "README.md").read_text()
 SECTIONS = dict(re.findall(r"^##+ (.+?)\n(.*?)(?=^##|\Z)", PAGE, flags=re.S | re.M))
-OPTIONS = ("size", "tau", "policy", "interpolation", "saliency", "target", "scale", "early_head", "warmup_epochs")
+OPTIONS = (
+    "region_size",
+    "tau",
+    "policy",
+    "interpolation",
+    "saliency",
+    "saliency_target",
+    "saliency_scale",
+    "early_head",
+    "warmup_epochs",
+)
 
 
 def default_text(value: Any) -> str:
@@ -49,7 +59,11 @@ def facts(name: str) -> dict[str, str]:
         return repr(entry.build(Config(image_size=64, **options), 10))
 
     method = entry.build(Config(image_size=64), 10)
-    options = [f"`--{key}`" for key, value in {"size": 7, "tau": 0.3}.items() if built(**{key: value}) != built()]
+    options = [
+        f"`--{key.replace('_', '-')}`"
+        for key, value in {"region_size": 7, "tau": 0.3}.items()
+        if built(**{key: value}) != built()
+    ]
     maps = [f"`{entry.saliency}` (of the `{entry.target}`, side {entry.scale:g})"] * method.uses_saliency
     maps += [f"`{entry.own_map}` of the partner, by the method itself"] * bool(entry.own_map)
     rows = {"class": f"`{signature(type(method))}`"}

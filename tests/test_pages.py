@@ -22,10 +22,10 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import dali_salaug
 import pipelines
-from train import command_line
-from train.command_line import PRESETS
+from train.cli import parser as command_line
+from train.cli.parser import PRESETS
 from train.config import Config
-from train.shapes import SHAPES, write_shapes
+from train.data.shapes import SHAPES, write_shapes
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -149,7 +149,7 @@ def test_python_that_is_not_run_is_well_typed(tmp_path: Path) -> None:
 # The programs outside of the project that pages may call; their words are not looked into.
 OTHERS = {"cd", "export", "git", "mypy", "nvidia-smi", "pre-commit", "ruff", "sed", ".ci/run"}
 # Where the parser is not in the module that is run.
-MODULES = {"train": "train.command_line", "train.benchmark": "train.benchmarks.program"}
+MODULES = {"train": "train.cli.parser", "train.benchmarks.__main__": "train.benchmarks.program"}
 
 
 def parser_of(module: str) -> argparse.ArgumentParser:

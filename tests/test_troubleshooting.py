@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from train.command_line import build_parser
-from train.program import FREE_OPTIONS
+from train.cli.parser import build_parser
+from train.programs.train import FREE_OPTIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("troubleshooting", "resuming")}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dali_salaug
-from train.shapes import write_shapes
+from train.data.shapes import write_shapes
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dali_salaug", "pipelines", "train")
@@ -50,7 +50,7 @@ def test_it_has_the_packages_whole_and_nothing_else(wheel: Path) -> None:
 
 def test_it_trains_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     installed, data, elsewhere = (tmp_path / name for name in ("installed", "data", "elsewhere"))
-    pip("install", "--no-deps", "--no-index", "--target", str(installed), str(wheel))
+    pip("install", "--no-deps", "--no-index", "--saliency-target", str(installed), str(wheel))
     write_shapes(data, train_per_class=2, val_per_class=1)
     elsewhere.mkdir()
 
@@ -64,7 +64,7 @@ def test_it_trains_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     assert all(Path(line).is_relative_to(installed) for line in where.splitlines())
     assert "keep_randaugment" in run("-m", "train", "--list-methods")
     # The preset is a file of the package; what is given beside it comes first.
-    small = ["--model=small", "--image-size=32", "--size=8", "--batch-size=8", "--epochs=1", "--warmup-epochs=0"]
+    small = ["--model=small", "--image-size=32", "--region-size=8", "--batch-size=8", "--epochs=1", "--warmup-epochs=0"]
     run("-m", "train", "--preset=keepaugment-cifar", f"--data={data}", "--out=run", *small)
     assert (elsewhere / "run" / "best.pt").is_file()
     assert "method: keep_cutout" in (elsewhere / "run" / "config.yaml").read_text()

@@ -6,25 +6,25 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     from pipelines import DataError
-    from train.command_line import parse
-    from train.config import UserError
+    from train.cli.parser import parse
+    from train.errors import UserError
 
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["show"]:
-            from train import show
+            from train.programs import show
 
             return show.main(arguments[1:])
         if arguments[:1] == ["export"]:
-            from train import export
+            from train.programs import export
 
             return export.main(arguments[1:])
         if arguments[:1] == ["check-data"]:
-            from train import check_data
+            from train.programs import check_data
 
             return check_data.main(arguments[1:])
         given, resuming = parse(arguments)
-        from train import program
+        from train.programs import train as program
 
         return program.main(given, resuming)
     except (UserError, DataError) as error:

@@ -7,12 +7,9 @@ from typing import Any
 
 import yaml
 
-from dali_salaug.saliency import METHODS as SALIENCY_METHODS
-from dali_salaug.saliency import TARGETS
-
-
-class UserError(Exception):
-    """Something the user can put right. The message is complete; no traceback is needed."""
+from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
+from dali_salaug.saliency.maps import TARGETS
+from train.errors import UserError
 
 
 def _option(
@@ -97,18 +94,18 @@ class Config:
         high=1,
     )
     tau: float = _option(0.6, "quantile τ that separates the salient regions from the others", low=0, high=1)
-    size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
+    region_size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
     saliency: str | None = _option(
         None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
     )
-    scale: float | None = _option(
+    saliency_scale: float | None = _option(
         None,
         "side of the saliency map over side of the image, in (0, 1]",
         low=0,
         high=1,
         by_data="the method's, 0.5 for most",
     )
-    target: str | None = _option(
+    saliency_target: str | None = _option(
         None, "what the saliency is the gradient of", choices=TARGETS, by_data="the method's, label for most"
     )
     early_head: str = _option(
@@ -190,9 +187,9 @@ class Config:
     def check(self) -> None:
         """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
         from pipelines import find_policy
-        from train.consistency import check_consistency
-        from train.methods import METHODS
-        from train.models import check_model
+        from train.engine.methods import METHODS
+        from train.engine.objective import check_consistency
+        from train.models.registry import check_model
 
         for option in dataclasses.fields(self):
             value, meta = getattr(self, option.name), option.metadata
@@ -217,8 +214,8 @@ class Config:
             except ValueError as error:
                 raise UserError(f"--{error}") from error
         check_model(self.model)
-        if self.scale == 0:
-            raise UserError("--scale must be in (0, 1]; got 0")
+        if self.saliency_scale == 0:
+            raise UserError("--saliency-scale must be in (0, 1]; got 0")
         if self.early_head == "off" and self.early_weight != Config.early_weight:
             raise UserError(f"--early-weight needs an --early-head; got {self.early_weight:g} with --early-head off")
         check_consistency(self)
@@ -241,7 +238,7 @@ class Config:
 
     def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "Config":
         """A copy without None where the data decides: `side` is the shorter side of its first image, in pixels."""
-        from train.methods import METHODS
+        from train.engine.methods import METHODS
 
         image_size = self.image_size or (48 if embedded else min(side, 224))
         photographs, entry = image_size > 96, METHODS[self.method]
@@ -255,8 +252,8 @@ class Config:
             batch_size=batch_size,
             policy=policy,
             saliency=self.saliency or entry.saliency,
-            target=self.target or entry.target,
-            scale=self.scale or entry.scale,
+            saliency_target=self.saliency_target or entry.target,
+            saliency_scale=self.saliency_scale or entry.scale,
             epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
             lr=self.lr or (self.lr_per_256 or (0.1 if photographs else 0.2)) * batch_size / 256,
             lr_per_256=None,
@@ -274,9 +271,9 @@ class Config:
         return cls(**plain)
 
     def save(self, path: Path) -> None:
-        from train.checkpoint import replacing
+        from train.engine.checkpoint import atomic_write
 
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(yaml.safe_dump(self.to_dict(), sort_keys=False).encode())
 
     @classmethod

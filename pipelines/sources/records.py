@@ -40,7 +40,7 @@ def _opener() -> Callable[[str], BinaryIO]:
 
 
 @dataclass(frozen=True, eq=False)
-class Stretches:
+class ByteRanges:
     """Images that are stretches of bytes of files.
 
     Not a memory map: a file that is cut short while it is read would end the process.
@@ -60,7 +60,7 @@ class Stretches:
     _open: Callable[[str], BinaryIO] = field(default_factory=_opener, repr=False)
 
     @classmethod
-    def of(cls, index: Index) -> "Stretches":
+    def of(cls, index: Index) -> "ByteRanges":
         shard = np.repeat(np.arange(len(index.files), dtype=np.int32), index.counts)
         return cls(index.files, index.path, shard, index.arrays["offset"], index.arrays["size"])
 
@@ -77,7 +77,7 @@ class Stretches:
     def name(self, index: int) -> str:
         return f"{self.files[self.shard[index]]}, byte {self.offset[index]}"
 
-    def take(self, chosen: np.ndarray) -> "Stretches":
+    def take(self, chosen: np.ndarray) -> "ByteRanges":
         return replace(self, shard=self.shard[chosen], offset=self.offset[chosen], size=self.size[chosen])
 
     def identity(self) -> Iterator[bytes]:

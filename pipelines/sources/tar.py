@@ -7,14 +7,14 @@ import tarfile
 import numpy as np
 
 from ..datasets import IMAGE_SUFFIXES, DataError
-from .records import Stretches
+from .records import ByteRanges
 from .splits import Source
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: key, then all from the first dot on
 _BLOCK = 512  # bytes of a header, right before the member's content
 
 
-class TarRecords(Stretches):
+class TarRecords(ByteRanges):
     def name(self, index: int) -> str:
         shard = self.files[self.shard[index]]
         try:

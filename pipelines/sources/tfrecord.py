@@ -9,7 +9,7 @@ import numpy as np
 
 from ..datasets import DataError
 from .protobuf import Buffer, fields, varint
-from .records import Stretches
+from .records import ByteRanges
 from .splits import Source
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
@@ -99,4 +99,4 @@ def _integer(data: Buffer, start: int, end: int) -> int:
     return number if number < 2**63 else number - 2**64
 
 
-SOURCE = Source("TFRecords", _matches, _scan, Stretches.of, from_one=True)
+SOURCE = Source("TFRecords", _matches, _scan, ByteRanges.of, from_one=True)

@@ -34,8 +34,8 @@ from dali_salaug import (
     selective_cut,
     selective_paste,
 )
-from dali_salaug.fine_grained import fine_grained_map
-from dali_salaug.saliency import METHODS as MAPS
+from dali_salaug.saliency.fine_grained import fine_grained_map
+from dali_salaug.saliency.maps import METHODS as MAPS
 
 METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
 METHODS += [HideAndSeek(), GridMask(), FenceMask()]

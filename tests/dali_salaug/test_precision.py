@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from dali_salaug import saliency_map, selective_cut, selective_paste
-from train.models import small
-from train.shapes import SHAPES, render
+from train.data.shapes import SHAPES, render
+from train.models.registry import small
 
 SIDE, LENGTH, TAU = 32, 12, 0.6
 STEPS = 80

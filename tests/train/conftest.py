@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from train.shapes import write_shapes
+from train.data.shapes import write_shapes
 
 # 48 training images at batch 8: six steps an epoch, quick enough for a test.
-TINY = ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--size", "8"]
+TINY = ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--region-size", "8"]
 
 
 @pytest.fixture(autouse=True, scope="session")

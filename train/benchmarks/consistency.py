@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_salaug import SaliencyConsistency
-from dali_salaug.map_geometry import carried_back, map_distance
-from train.benchmarks.measuring import medians_and_ranges, peak_memory, place_of, spread, turn_about
+from dali_salaug.consistency.map_geometry import map_distance, unwarp
+from train.benchmarks.measuring import interleaved, medians_and_ranges, peak_memory, place_of, spread
 from train.benchmarks.stage import CLASSES, WARM_UP, add_step_options
-from train.models import build_model
+from train.models.registry import build_model
 
 HELP = "what the saliency-consistency loss adds to a training step on images and their copies"
 
@@ -50,7 +50,7 @@ def consistency_costs(
     class loss alone, and with the other parts. The first WARM_UP turns are not counted.
 
     Args:
-        model_name: see `train.models.build_model`.
+        model_name: see `train.models.registry.build_model`.
         batch_size: images; a step is on as many copies too.
         amp: bfloat16 autocast.
 
@@ -89,7 +89,7 @@ def consistency_costs(
     }
     steps = {name: partial(step, loss) for name, loss in losses.items()}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
-        seconds = turn_about(steps, repeats, place, WARM_UP)
+        seconds = interleaved(steps, repeats, place, WARM_UP)
         memory = {name: peak_memory(part, place) for name, part in steps.items()}
     return {
         "steps": seconds,
@@ -108,7 +108,7 @@ def naive_loss(model: nn.Module, images: Tensor, copies: Tensor, labels: Tensor,
     logits = model(pixels)
     (gradient,) = torch.autograd.grad(logits.gather(1, both[:, None]).sum(), pixels, create_graph=True)
     own, other = gradient.abs().amax(1).chunk(2)
-    other, view = carried_back(other, matrices, (images.shape[-2], images.shape[-1]))
+    other, view = unwarp(other, matrices, (images.shape[-2], images.shape[-1]))
     return F.cross_entropy(logits, both) + map_distance(own, other, view)
 
 

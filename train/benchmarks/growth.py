@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dali_salaug import SaliencyStage
-from train.benchmarks.measuring import medians_and_ranges, peak_memory, place_of, turn_about
+from train.benchmarks.measuring import interleaved, medians_and_ranges, peak_memory, place_of
 from train.config import Config
-from train.methods import METHODS
-from train.models import build_model
-from train.run import make_stage
+from train.engine.methods import METHODS
+from train.engine.run import make_stage
+from train.models.registry import build_model
 
 HELP = "time and memory of a step and of the stage against batch size and resolution"
 CLASSES = 1000
@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for point in {point: None for pairs in points.values() for point in pairs}
         for part, function in make_parts(model, optimizer, stage, *point, place).items()
     }
-    seconds = turn_about(everything, options.repeats, place, WARM_UP)
+    seconds = interleaved(everything, options.repeats, place, WARM_UP)
     memory = {of: peak_memory(function, place) for of, function in everything.items()}
     rows = {
         name: [

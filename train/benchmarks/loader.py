@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pipelines import DataError, find_dataset, image_loader
 from train.benchmarks.measuring import medians_and_ranges, spread, summary
 from train.benchmarks.references import FORMS, POLICIES, TorchvisionImages, torchvision_loader
-from train.shapes import embedded_data
+from train.data.shapes import embedded_data
 
 HELP = "images/s of pipelines.image_loader against torchvision's transforms in a DataLoader"
 SKIP = 5  # batches before the clock starts: more than either loader makes ahead
@@ -84,7 +84,7 @@ def compare_loaders(
         batch_size=batch_size,
         device=device,
     )
-    loaders: dict[str, Any] = {"dali": Full(ours, batch_size)}
+    loaders: dict[str, Any] = {"dali": FullBatches(ours, batch_size)}
     for form in FORMS:
         images = TorchvisionImages(ours, size, policy, form)
         epoch = (SKIP + batches) * batch_size  # no end of an epoch within a run
@@ -118,7 +118,7 @@ def images_per_second(batches: Iterator[Any], count: int, batch_size: int) -> fl
     return count * batch_size / (time.perf_counter() - start)
 
 
-class Full:
+class FullBatches:
     """A loader without its last, shorter batches."""
 
     def __init__(self, loader: Any, batch_size: int) -> None:

@@ -22,7 +22,7 @@ def place_of(device: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
-def turn_about(
+def interleaved(
     parts: Mapping[Name, Callable[[], object]], turns: int, device: torch.device, warm_up: int = 0
 ) -> dict[Name, list[float]]:
     """The seconds of each part in every turn, one part after the other in each; the first `warm_up` do not count."""

@@ -12,7 +12,7 @@ from pipelines import DataError
 from train.benchmarks import consistency, growth, loader, stage, step
 from train.benchmarks.measuring import environment
 from train.benchmarks.page import write_page
-from train.config import UserError
+from train.errors import UserError
 
 BENCHMARKS = {"loader": loader, "stage": stage, "consistency": consistency, "step": step, "growth": growth}
 
@@ -67,7 +67,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
-    options.command = shlex.join(["python", "-m", "train.benchmark", *arguments])
+    options.command = shlex.join(["python", "-m", "train.benchmarks.__main__", *arguments])
     surroundings = environment()
     print("\n".join(f"{name:<12} {value}" for name, value in surroundings.items()), flush=True)
     try:

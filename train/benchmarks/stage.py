@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dali_salaug import KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
-from train.benchmarks.measuring import medians_and_ranges, operations, peak_memory, place_of, spread, turn_about
+from train.benchmarks.measuring import interleaved, medians_and_ranges, operations, peak_memory, place_of, spread
 from train.config import Config
-from train.methods import METHODS
-from train.models import FIRST_BLOCK, build_model
+from train.engine.methods import METHODS
+from train.models.registry import FIRST_BLOCK, build_model
 
 HELP = "what the saliency stage adds to a training step"
 CLASSES = 1000
@@ -71,10 +71,10 @@ def stage_costs(
     method all that comes after the map (at half resolution). The first WARM_UP turns are not counted.
 
     Args:
-        model_name: see `train.models.build_model`.
+        model_name: see `train.models.registry.build_model`.
         amp: bfloat16 autocast around step and stage.
         compiled: step and saliency pass by torch.compile.
-        methods: names of `train.methods.METHODS`.
+        methods: names of `train.engine.methods.METHODS`.
 
     Returns:
         "step", the seconds of every turn; "parts", the same for each part by its name; "shares", for each part, its
@@ -120,7 +120,7 @@ def stage_costs(
     }
     parts |= {name: partial(compositing, METHODS[name].build(Config(), CLASSES)) for name in methods}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
-        seconds = turn_about(parts, repeats, place, WARM_UP)
+        seconds = interleaved(parts, repeats, place, WARM_UP)
         stage = SaliencyStage(KeepPaste(), compiled=compiled)
         peaks = {
             "step": peak_memory(step, place),

@@ -12,13 +12,13 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, record_function
 from tqdm import tqdm
 
-from train.benchmarks.loader import Full, endless
+from train.benchmarks.loader import FullBatches, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
-from train.command_line import add_option
+from train.cli.parser import add_option
 from train.config import Config
-from train.data import resolve_for_data
-from train.run import Run
-from train.stall import Stall
+from train.data.loaders import resolve_for_data
+from train.engine.loader_wait import LoaderWait
+from train.engine.run import Run
 
 HELP = "a whole training step: images/s, share of waiting for the loader, and the parts, from a profiler's trace"
 PARTS = ("loader", "saliency", "compositing", "model", "optimizer")
@@ -45,9 +45,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         Of every timed step: "step", its seconds, and "wait", those of them in which the device had nothing to do
-        because a batch was not there, see `Stall`. Of every traced step, under "parts", the seconds in each of `PARTS`:
-        "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On the CPU
-        those of the host, on a GPU those of its kernels. "batch_size", images in a step; "settings", "trace".
+        because a batch was not there, see `LoaderWait`. Of every traced step, under "parts", the seconds in each of
+        `PARTS`: "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On
+        the CPU those of the host, on a GPU those of its kernels. "batch_size", images in a step; "settings", "trace".
     """
     given: dict[str, Any] = {}
     for option in dataclasses.fields(Config):
@@ -59,8 +59,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     run = Run(resolve_for_data(config))
     run.model.train()
     run.stage.set_epoch(run.stage.warmup_epochs)
-    stall = Stall(run.device)
-    batches = stall.timed(endless(Full(run.train_loader, run.train_loader.batch_size)))
+    loader_wait = LoaderWait(run.device)
+    batches = loader_wait.timed(endless(FullBatches(run.train_loader, run.train_loader.batch_size)))
 
     def step() -> None:
         run.step = 0  # the first of an epoch each time, in which no images are missing
@@ -71,11 +71,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"step": [], "wait": []}
     for _ in tqdm(range(options.steps), desc="steps", leave=False, disable=None):
         wait(run.device)
-        before, start = stall.read(), time.perf_counter()
+        before, start = loader_wait.read(), time.perf_counter()
         step()
         wait(run.device)
         seconds["step"].append(time.perf_counter() - start)
-        seconds["wait"].append(stall.read() - before)
+        seconds["wait"].append(loader_wait.read() - before)
     quiet_profiler()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.device.type == "cuda" else [])]
     with profile(activities=activities) as profiler:
@@ -137,12 +137,12 @@ def parts_of(events: list[dict[str, Any]]) -> dict[str, list[float]]:
 def table(result: dict[str, Any]) -> str:
     settings, total = result["settings"], [sum(parts) for parts in zip(*result["parts"].values(), strict=True)]
     speeds = [result["batch_size"] / seconds for seconds in result["step"]]
-    stalls = [wait / step for wait, step in zip(result["wait"], result["step"], strict=True)]
+    waits = [wait / step for wait, step in zip(result["wait"], result["step"], strict=True)]
     lines = [
         f"{settings['model']}, {settings['method']}, {result['batch_size']} images of {settings['image_size']} pixels",
         f"{'step':<12} {spread(result['step'], 1, 1e3)} ms",
         f"{'speed':<12} {spread(speeds, 0)} images/s",
-        f"{'stall':<12} {spread(stalls, 2, 100)} % of the step waiting for the loader",
+        f"{'loader wait':<12} {spread(waits, 2, 100)} % of the step waiting for the loader",
         f"\nparts, of the traced steps ({result['trace']}):",
     ]
     for name, values in result["parts"].items():

@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, jvp
 
-from dali_salaug.map_geometry import carried_back, map_distance
-from dali_salaug.second_order import TwiceDifferentiable
+from dali_salaug.consistency.map_geometry import carried_back, map_distance
+from dali_salaug.consistency.second_order import TwiceDifferentiable
 from pipelines import find_dataset, image_loader
+from train.analysis.trained import load_best
 from train.benchmarks.measuring import environment
-from train.models import build_model
-from train.trained import load_best
+from train.models.registry import build_model
 
 STEPS = (1e-4, 1e-3, 1e-2, 1e-1)
 

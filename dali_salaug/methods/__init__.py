@@ -1,0 +1,1 @@
+"""The augmentation methods, one file each."""

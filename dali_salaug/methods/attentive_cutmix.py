@@ -1,0 +1,74 @@
+"""Attentive CutMix: the cells of a partner that the network looks at most are pasted at their own places."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._checks import check_whole_number
+from ..compositing import replace
+from .base import Draw
+from .mixing import MixingMethod
+
+
+class AttentiveCutMix(MixingMethod):
+    """The most attentive cells of another image of the batch are pasted at their own places; labels by area.
+
+    Walawalkar et al. 2020, arXiv:2003.13048, "Proposed Approach": the attention of a network is put on a grid, and the
+    N cells where it is greatest are cut out of one image and pasted on the other.
+
+    The attention is the saliency map given to the stage, averaged over the cells. The authors take a feature map of a
+    network trained beforehand; ``saliency="grad_cam", scale=1.0, head=teacher`` of the stage, with ``teacher`` such a
+    network on the images' device, is nearest to it. Without ``head`` the live model attends. A map of half the size
+    comes from a feature map of 4×4 at 224×224, which the cells interpolate.
+
+    Among cells of equal attention those taken are random, so that a flat map favours no place. Where the grid does not
+    divide the side, cells differ by a pixel, and the labels' weights are those of the pixels really replaced.
+
+    Args:
+        cells: N, how many cells are pasted, at least 1; 6 by the authors.
+        grid: cells along a side.
+        num_classes, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    uses_saliency = True
+
+    def __init__(self, num_classes: int, *, cells: int = 6, grid: int = 7, partners: str = "permutation") -> None:
+        super().__init__(num_classes, partners=partners)
+        check_whole_number("grid", grid, 1, of=" of cells along a side")
+        check_whole_number("cells", cells, 1)
+        if cells > grid**2:
+            raise ValueError(f"cells must be at most the {grid**2} of a {grid}×{grid} grid; got {cells}")
+        self.cells = cells
+        self.grid = grid
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        assert saliency is not None
+        partners = self._draw_partners(images, generator)
+        finite = saliency.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).index_select(0, partners)
+        attention = F.adaptive_avg_pool2d(finite[:, None], self.grid).flatten(1)
+        # In a random order, from which the sort takes equal ones as they come.
+        uniforms = torch.rand(attention.shape, generator=generator, dtype=torch.float64, device=images.device)
+        order = uniforms.argsort(1)
+        ranked = order.gather(1, attention.gather(1, order).argsort(dim=1, descending=True, stable=True))
+        pasted = torch.zeros_like(attention, dtype=torch.bool).scatter(1, ranked[:, : self.cells], True)
+        masks = pasted.view(-1, 1, self.grid, self.grid)
+        for dim in (2, 3):
+            cell = torch.arange(images.shape[dim], device=images.device) * self.grid // images.shape[dim]
+            masks = masks.index_select(dim, cell)
+        return Draw(partners=partners, masks=masks)
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.masks is not None
+        assert drawn.partners is not None
+        return replace(images, drawn.masks, images.index_select(0, drawn.partners))
+
+    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
+        assert drawn.masks is not None
+        taken = drawn.masks.sum((1, 2, 3)) / (image_size[0] * image_size[1])
+        return torch.stack([1 - taken, taken], 1)
+
+    def __repr__(self) -> str:
+        return f"AttentiveCutMix({self.num_classes}, cells={self.cells}, grid={self.grid}, partners={self.partners!r})"

@@ -1,0 +1,54 @@
+"""CutMix and KeepCutMix: a box of each image is replaced by the same box of a partner, and the labels are mixed."""
+
+import torch
+from torch import Tensor
+
+from .._checks import check_number
+from .base import CuttingMethod, Draw
+from .mixing import MixingMethod
+
+
+class CutMix(MixingMethod, CuttingMethod):
+    """A box of each image is replaced by the same box of another image of the batch.
+
+    Yun et al. 2019, arXiv:1905.04899, §3.1. Each image has its own λ ~ Beta(α, α) and box: sides √(1 − λ) of the
+    image's, any pixel as its centre, clipped to the image. The weight of an image's own label is the share of its
+    pixels really left.
+
+    Args:
+        num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    border = "clip"
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        boxes = self._draw_boxes(images, self._draw_box_sizes(images, generator), saliency, generator)
+        return Draw(boxes, partners=self._draw_partners(images, generator))
+
+
+class KeepCutMix(CutMix):
+    """CutMix that cuts away only what is not salient, by selective-cut on each image's own map (KeepAugment §4.2).
+
+    Args:
+        tau: τ in [0, 1]: among all boxes of the size drawn for an image, one is cut only where its saliency is at most
+            the τ-quantile.
+        num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    uses_saliency = True
+
+    def __init__(
+        self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation", tau: float = 0.6
+    ) -> None:
+        super().__init__(num_classes, alpha=alpha, partners=partners)
+        check_number("tau", tau, 0, 1)
+        self.tau = tau
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, tau={self.tau:g})"

@@ -1,0 +1,82 @@
+"""KeepPaste: over any image-level augmentation, a salient square of the clean image is put back."""
+
+import torch
+from torch import Tensor
+
+from .._checks import check_images, check_like_images, check_number, check_region, check_saliency
+from ..compositing import replace_boxes
+from ..regions import draw_regions
+from .base import Draw, Method
+
+
+def selective_paste(
+    images: Tensor,
+    augmented: Tensor,
+    saliency: Tensor,
+    size: int | tuple[int, int],
+    *,
+    tau: float = 0.6,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Put one region of each clean image over its augmented copy, drawn uniformly among the salient ones.
+
+    KeepAugment, Algorithm 1(b), eq. 3 and "Remark". The region lies wholly in the image; it qualifies where its
+    saliency is at least the τ-quantile of all regions' of its size.
+
+    Args:
+        images: the clean images (B, C, H, W), floating point; not written to.
+        augmented: an augmented copy of the same crop, like ``images``; not written to.
+        saliency: of the clean images, (B, h, w), floating point, at any resolution; values that are not finite
+            count as 0.
+        size: side of the square, or (height, width), in image pixels; not larger than the image.
+        tau: τ in [0, 1], the quantile; 0 makes the draw blind to the saliency.
+        generator: on the images' device; the global one where none is given.
+
+    Returns:
+        The augmented images with the clean region, (B, C, H, W), and the boxes (B, 4), int64: top, left, bottom,
+        right in image pixels, half-open.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+    method = KeepPaste(size, tau=tau)
+    images = check_images("images", images)
+    augmented = check_like_images("augmented", augmented, images)
+    drawn = method.draw(images, check_saliency(saliency, images), generator)
+    assert drawn.boxes is not None
+    return method.apply(images, drawn, augmented), drawn.boxes
+
+
+class KeepPaste(Method):
+    """:func:`selective_paste` as an object, over whatever policy made the augmented images.
+
+    Over AutoAugment it is KeepAutoAugment, over RandAugment KeepRandAugment (KeepAugment §4).
+
+    Args:
+        size: side of the square, or (height, width), in pixels; by default 16 at 32×32 and 40 at 224×224.
+        tau: τ in [0, 1], as for :func:`selective_paste`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    uses_saliency = True
+    uses_augmented = True
+
+    def __init__(self, size: int | tuple[int, int] | None = None, *, tau: float = 0.6) -> None:
+        check_number("tau", tau, 0, 1)
+        self.size = None if size is None else check_region(size)
+        self.tau = tau
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        return Draw(
+            draw_regions(images, self.size, generator, border="inside", saliency=saliency, tau=self.tau, keep="high")
+        )
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.boxes is not None
+        assert augmented is not None
+        return replace_boxes(augmented, drawn.boxes, images)
+
+    def __repr__(self) -> str:
+        return f"KeepPaste(size={self.size}, tau={self.tau:g})"

@@ -1,0 +1,81 @@
+"""What the two-image methods have in common: partners within the batch, λ, and the mixing of labels."""
+
+import torch
+from torch import Tensor
+
+from .._checks import check_choice, check_number, check_whole_number
+from .._tensors import known_to_host
+from ..compositing import box_areas, replace_boxes
+from .base import Draw, Method
+
+PARTNERS = ("permutation", "replacement")
+
+
+class MixingMethod(Method):
+    """A method that makes each input from an image and a partner of the same batch, and mixes their labels likewise.
+
+    Args:
+        num_classes: K, the length of the soft targets.
+        alpha: α of λ ~ Beta(α, α), one λ for each image, in [0.05, 10⁶].
+        partners: "permutation", each image is the partner of one other, or of itself; "replacement", each partner is
+            drawn from the whole batch (as HybridMix's authors do).
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    def __init__(self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation") -> None:
+        check_whole_number("num_classes", num_classes, 1, of=" of classes")
+        check_number("alpha", alpha, 0.05, 1e6)  # below, both gamma variates may underflow to 0
+        check_choice("partners", partners, PARTNERS)
+        self.num_classes = num_classes
+        self.alpha = alpha
+        self.partners = partners
+
+    def _draw_partners(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B,), int64: the place in the batch of each image's partner."""
+        uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
+        if self.partners == "permutation":
+            return uniforms.argsort()
+        return (uniforms * len(images)).long()
+
+    def _draw_lambda(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """λ ~ Beta(α, α), (B,), float64 in [0, 1]."""
+        batch, device = len(images), images.device
+        if self.alpha == 1:
+            return torch.rand(batch, generator=generator, dtype=torch.float64, device=device)
+        # Two gamma variates over their sum; torch.distributions take no generator.
+        parameters = torch.full((2, batch), self.alpha, dtype=torch.float64, device=device)
+        gammas = torch._standard_gamma(parameters, generator=generator)
+        return gammas[0] / gammas.sum(0)
+
+    def _draw_box_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""
+        cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
+        image_size = known_to_host(images.shape[-2:], images.device)
+        # Half a side is rounded down, as CutMix's and SaliencyMix's authors and torchvision do, so that boxes are
+        # symmetric about the centre.
+        return 2 * (0.5 * cut * image_size).long()
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        """By default each image's box is replaced by the same box of its partner."""
+        assert drawn.boxes is not None
+        assert drawn.partners is not None
+        return replace_boxes(images, drawn.boxes, images[drawn.partners])
+
+    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
+        """The weights of the image's own label and of its partner's, (B, 2): by default the shares of the pixels."""
+        assert drawn.boxes is not None
+        taken = box_areas(drawn.boxes) / (image_size[0] * image_size[1])
+        return torch.stack([1 - taken, taken], 1)
+
+    def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
+        """(B, K), float32: each label's weight."""
+        assert drawn.partners is not None
+        own, other = self._weights(drawn, image_size).float().split(1, 1)
+        # Not one_hot(), which reads its smallest label back to check it.
+        one_hot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
+        return own * one_hot + other * one_hot.index_select(0, drawn.partners)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_classes}, alpha={self.alpha:g}, partners={self.partners!r})"

@@ -1,0 +1,76 @@
+"""SalfMix's cells and patches: the map averaged over a grid, and a patch placed around one of its cells."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._checks import check_number, check_whole_number
+from .base import Method
+
+
+class PatchMethod(Method):
+    """A method that places patches around cells of a grid over the image (SalfMix §4.3).
+
+    Cell i of an axis of so many pixels reaches from ⌊i · pixels / n⌋ to ⌈(i + 1) · pixels / n⌉, as in adaptive pooling:
+    the paper's cells where n divides the side, and always n of them.
+
+    Args:
+        grid: n, the cells along a side; by default 4 below 64 pixels and 8 from there on.
+        ratio: side of the patch over side of the image, in (0, 1]. A patch must cover a cell, so at least 1 / n.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    def __init__(self, grid: int | None, ratio: float) -> None:
+        if grid is not None:
+            check_whole_number("grid", grid, 1, of=" of cells along a side")
+        check_number("ratio", ratio, 0, 1, open_low=True)
+        finest = grid or 8
+        if ratio * finest < 1 - 1e-9:
+            raise ValueError(
+                f"ratio must make the patch cover a cell, at least 1/{finest} with a grid of {finest}×{finest} cells; "
+                f"got {ratio!r}"
+            )
+        self.grid = grid
+        self.ratio = ratio
+
+    def _cells_along(self, images: Tensor) -> int:
+        return self.grid or (4 if min(images.shape[-2:]) < 64 else 8)
+
+    def _cell_means(self, images: Tensor, saliency: Tensor) -> Tensor:
+        """The map's mean in each cell, (B, n²), float64, in which the cells of a flat map are equal.
+
+        Values that are not finite count as 0. Of equal cells argmax and argmin give the first.
+        """
+        finite = saliency.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return F.adaptive_avg_pool2d(finite[:, None], self._cells_along(images)).flatten(1)
+
+    def _draw_patches(self, images: Tensor, cells: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A patch for each image, (B, 4), uniform among those that contain its cell (B,) and lie in the image."""
+        grid, (height, width), patch = self._cells_along(images), images.shape[-2:], self._patch_size(images)
+        uniforms = torch.rand((2, len(images)), generator=generator, dtype=torch.float64, device=images.device)
+        top = self._draw_start(cells // grid, height, grid, patch[0], uniforms[0])
+        left = self._draw_start(cells % grid, width, grid, patch[1], uniforms[1])
+        return torch.stack([top, left, top + patch[0], left + patch[1]], 1)
+
+    def _patch_size(self, images: Tensor) -> tuple[int, int]:
+        height, width = images.shape[-2:]
+        # The tolerance: 0.29 · 100 is 29, in floats a little less.
+        return math.floor(height * self.ratio + 1e-9), math.floor(width * self.ratio + 1e-9)
+
+    def _draw_start(self, cell: Tensor, pixels: int, grid: int, patch: int, uniforms: Tensor) -> Tensor:
+        """Where the patch begins along one axis, given its cell there."""
+        largest = max(-(-(i + 1) * pixels // grid) - i * pixels // grid for i in range(grid))
+        if patch < largest:
+            raise ValueError(
+                f"ratio must make the patch cover a cell: with ratio={self.ratio:g} it has {patch} of {pixels} pixels, "
+                f"a cell of the {grid}×{grid} grid {largest}; give a larger ratio or grid"
+            )
+        cell_start = cell * pixels // grid
+        cell_stop = -(-(cell + 1) * pixels // grid)
+        first = (cell_stop - patch).clamp(min=0)
+        last = cell_start.clamp(max=pixels - patch)
+        return torch.minimum(first + (uniforms * (last - first + 1)).long(), last)

@@ -1,0 +1,213 @@
+"""PuzzleMix: the salient blocks of two images are moved to where they are shown together, by optimisation."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._checks import check_number
+from ..compositing import blend_blocks
+from .base import Draw
+from .mixing import MixingMethod
+from .puzzlemix_solvers import MaskEnergy, solve_mask, solve_transport
+
+STRIP = 4  # pixels to either side of a block's border whose means are compared ("neigh_size")
+TINY = 1e-37  # makes a map that is 0 everywhere a flat one
+LEAST_LAMBDA = 1e-4  # so that −2 log λ is at most the −log(1e-8) of the authors
+
+
+class PuzzleMix(MixingMethod):
+    """A mask and two transports, optimised for saliency and smoothness, mix each image and its partner.
+
+    Kim et al. 2020, ICML, arXiv:2009.06962, §4, and the authors' code (snu-mllab/PuzzleMix, ``mixup.py`` and
+    ``imagenet/mixup.py``). On a grid of n × n blocks with the saliency s of each image summing to 1, the mask m, 0, ½
+    or 1 in each block, makes least
+
+        Σ_p [m_p s_partner(p) + (1 − m_p) s(p)] + β' Σ_pq (m_p − m_q)² + β'γ Σ_pq φ(m_p, m_q) − η/n² Σ_p log P(m_p)
+
+    with β' = β / 16n, φ the difference of the pixels that meet at the border of the two blocks, and P(m) binomial with
+    mean λ ~ Beta(α, α). Then each image's blocks are permuted, to bring what is salient to where the image is shown and
+    no block far: least Σ over blocks of ξ · distance² / (n − 1)² − s · [shown]. The image's label weighs the mean of m.
+
+    Departures from the authors' code:
+
+    - Each image has its own λ, kept off 0 and 1 by 10⁻⁴, and its own n: the numbers in ``blocks`` fall to the images of
+      a batch at random, and evenly. The authors draw one λ and one n for a batch.
+    - The mask is found on the device, by :func:`~dali_salaug.methods.puzzlemix_solvers.solve_mask`; the authors swap
+      labels by graph cuts on the host.
+    - The transport is found by another heuristic, :func:`~dali_salaug.methods.puzzlemix_solvers.solve_transport`; its
+      blocks are the mask's, as by the authors at ImageNet's size.
+    - The saliency is the map given to the stage. The authors take the root mean square over the channels of the loss's
+      gradient, at full size; the stage's "gradient" is the largest absolute value, by default of the label's logit and
+      at half the size. ``target="loss", scale=1.0`` is nearest. A map that is 0 everywhere counts as flat.
+
+    Args:
+        blocks: numbers n of blocks along a side, each from 2 and dividing the largest, which divides the images' sides.
+        smoothness: β, of the mask.
+        data_smoothness: γ, of the pixels across the mask's borders.
+        prior: η, of the mask's distance from λ.
+        transport: ξ, the cost of moving blocks ("t_eps" in the code).
+        deviation: by which the images were divided when they were normalised, so that φ is in the pixels' 0..1.
+        num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    uses_saliency = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 1.0,
+        blocks: tuple[int, ...] = (2, 4, 8, 16),
+        smoothness: float = 1.2,
+        data_smoothness: float = 0.5,
+        prior: float = 0.2,
+        transport: float = 0.8,
+        deviation: float = 0.225,
+        partners: str = "permutation",
+    ) -> None:
+        super().__init__(num_classes, alpha=alpha, partners=partners)
+        numbers = isinstance(blocks, tuple | list) and len(blocks) > 0 and all(isinstance(n, int) for n in blocks)
+        if not numbers or not all(n >= 2 and max(blocks) % n == 0 for n in blocks):
+            raise ValueError(f"blocks must be whole numbers from 2, each dividing the largest; got {blocks!r}")
+        check_number("smoothness", smoothness, 0, math.inf)
+        check_number("data_smoothness", data_smoothness, 0, 1)  # up to 1 no edge's cost is negative
+        check_number("prior", prior, 0, math.inf)
+        check_number("transport", transport, 0, math.inf)
+        check_number("deviation", deviation, 0, math.inf, open_low=True)
+        self.blocks = tuple(blocks)
+        self.smoothness = smoothness
+        self.data_smoothness = data_smoothness
+        self.prior = prior
+        self.transport = transport
+        self.deviation = deviation
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        assert saliency is not None
+        finest = max(self.blocks)
+        height, width = images.shape[-2:]
+        if height % finest or width % finest:
+            raise ValueError(f"blocks must divide the images' sides, {height} and {width} here; got {self.blocks}")
+        lam = self._draw_lambda(images, generator).float()
+        partners = self._draw_partners(images, generator)
+        order = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device).argsort()
+
+        # The images with one n together; how many they are does not depend on the draw.
+        groups = [part for part in zip(self.blocks, order.tensor_split(len(self.blocks)), strict=True) if len(part[1])]
+        maps = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)[:, None]
+        salient: list[tuple[Tensor, Tensor]] = []
+        energies: list[MaskEnergy] = []
+        for n, which in groups:
+            other = partners.index_select(0, which)
+            sums = F.adaptive_avg_pool2d(maps, n).squeeze(1) + TINY
+            normalised = sums / sums.sum((1, 2), keepdim=True)
+            salient.append((normalised.index_select(0, which), normalised.index_select(0, other)))
+            pair = images.index_select(0, which), images.index_select(0, other)
+            energies.append(self.mask_energy(*pair, *salient[-1], lam.index_select(0, which)))
+        masks = solve_mask(_stacked(energies, finest))
+
+        # As one grid of the finest blocks: a block that moves takes the finer ones inside it along.
+        shares, moves = [], []
+        for (n, _), (own, others), mask in zip(groups, salient, masks.split([len(w) for _, w in groups]), strict=True):
+            mask = mask[:, :n, :n]
+            shown = torch.cat([mask > 0, mask < 1])
+            sources = solve_transport(torch.cat([own, others]), shown, self.transport)
+            shares.append(_spread(mask, finest // n))
+            moves.append(_refined(sources.view(-1, n, n), finest // n).view(2, -1, finest, finest).transpose(0, 1))
+        back = order.argsort()
+        return Draw(
+            partners=partners,
+            shares=torch.cat(shares).index_select(0, back),
+            moves=torch.cat(moves).index_select(0, back),
+        )
+
+    def mask_energy(
+        self, own: Tensor, other: Tensor, own_saliency: Tensor, other_saliency: Tensor, lam: Tensor
+    ) -> MaskEnergy:
+        """What a mask costs: n² times the objective, up to a constant.
+
+        Args:
+            own, other: images and their partners, (B, C, H, W), n dividing H and W.
+            own_saliency, other_saliency: theirs, (B, n, n), each summing to 1.
+            lam: λ, (B,).
+        """
+        n = own_saliency.shape[-1]
+        strips = [math.gcd(STRIP, side // n) for side in own.shape[-2:]]
+        seen = [F.avg_pool2d(image.float(), strips) * self.deviation for image in (own, other)]
+        beta, gamma = n * self.smoothness / 16, self.data_smoothness
+        costs = [n**2 * own_saliency, n**2 * other_saliency]  # in each block, of showing the partner, and the image
+        edges = []
+        for dim in (1, 2):
+            pixels = seen if dim == 2 else [image.mT for image in seen]  # along the last dimension
+            # φ[a][b]: of a pair of neighbours, the first showing a and the next b, 1 for the image, 0 for the partner.
+            image, partner = pixels
+            phi = [[_meeting(one, two, n) for two in (partner, image)] for one in (partner, image)]
+            if dim == 1:
+                phi = [[values.mT for values in row] for row in phi]
+            # As the authors: a pair's φ is split into costs of its blocks and a multiple of (m_p − m_q)².
+            for shows in (0, 1):
+                first = (phi[shows][0] + phi[shows][1]) / 2
+                following = (phi[0][shows] + phi[1][shows]) / 2
+                costs[shows] = costs[shows] + beta * gamma * (first + following.roll(1, dim))
+            apart = (phi[1][0] + phi[0][1] - phi[1][1] - phi[0][0]) / 2
+            inner = (torch.arange(n, device=own.device) < n - 1).view((-1, 1) if dim == 1 else (1, -1))
+            edges.append(beta * (1 + gamma * apart).clamp(min=0) * inner)
+        lam = lam.clamp(LEAST_LAMBDA, 1 - LEAST_LAMBDA)[:, None, None]
+        likely = [-2 * (1 - lam).log(), -(2 * lam * (1 - lam)).log(), -2 * lam.log()]
+        levels = [costs[0], (costs[0] + costs[1]) / 2, costs[1]]
+        unary = torch.stack([cost + self.prior * prior for cost, prior in zip(levels, likely, strict=True)], 1)
+        return MaskEnergy(unary, *edges)
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.partners is not None
+        assert drawn.shares is not None
+        assert drawn.moves is not None
+        return blend_blocks(images, drawn.partners, drawn.shares, drawn.moves)
+
+    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
+        assert drawn.shares is not None
+        own = drawn.shares.mean((1, 2))
+        return torch.stack([own, 1 - own], 1)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, blocks={self.blocks})"
+
+
+def _meeting(first: Tensor, following: Tensor, n: int) -> Tensor:
+    """How much the pixels differ that meet where each block of ``first`` ends and the next of ``following`` begins.
+
+    Args:
+        first, following: (B, C, h, w), pooled pixels; n divides h and w. Neighbours are so along the last dimension.
+
+    Returns:
+        (B, n, n): the mean over channels and the border, for each block and the next one; 0 for the last.
+    """
+    cells = first.shape[3] // n
+    ends, beginnings = first[..., cells - 1 :: cells][..., :-1], following[..., ::cells][..., 1:]
+    differences = (ends - beginnings).abs().mean(1)
+    return F.pad(F.avg_pool2d(differences, (first.shape[2] // n, 1)), (0, 1))
+
+
+def _stacked(energies: list[MaskEnergy], n: int) -> MaskEnergy:
+    """All in one, the smaller grids padded to n × n."""
+    parts = [[F.pad(part, (0, n - part.shape[-1], 0, n - part.shape[-1])) for part in energy] for energy in energies]
+    return MaskEnergy(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _spread(values: Tensor, times: int) -> Tensor:
+    """Each value of a grid (B, n, n) as times × times equal ones."""
+    batch, n, _ = values.shape
+    return values[:, :, None, :, None].expand(-1, -1, times, -1, times).reshape(batch, n * times, n * times)
+
+
+def _refined(sources: Tensor, times: int) -> Tensor:
+    """The numbers of blocks (B, n, n) as those of the times × times finer blocks inside them."""
+    n = sources.shape[-1]
+    inside = torch.arange(n * times, device=sources.device) % times
+    row = _spread(sources // n, times) * times + inside[:, None]
+    column = _spread(sources % n, times) * times + inside
+    return row * (n * times) + column

@@ -1,0 +1,47 @@
+"""Saliency-guided Cutout: the least salient patch is blanked, as SalfMix chooses it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .._checks import check_number
+from ..compositing import replace_boxes
+from .base import Draw
+from .patches import PatchMethod
+
+
+class SaliencyCutout(PatchMethod):
+    """A patch around the least salient cell of each image is blanked.
+
+    SalfMix §6.2, with the cells and patches of §4.3. The map is averaged over a grid of n × n cells; the patch,
+    ⌊side · ratio⌋ pixels in each direction, is placed uniformly among the positions that contain the least salient cell
+    and lie in the image.
+
+    Args:
+        grid: n; by default 4 below 64 pixels and 8 from there on.
+        ratio: side of the patch over side of the image, in (0, 1]. A patch must cover a cell.
+        fill: the value written; 0 is the mean of normalised images.
+
+    Raises:
+        ValueError: for an argument outside of what is said above; at the draw, for images of which ``ratio`` makes a
+            patch smaller than a cell.
+    """
+
+    uses_saliency = True
+
+    def __init__(self, grid: int | None = None, *, ratio: float = 0.3, fill: float = 0.0) -> None:
+        super().__init__(grid, ratio)
+        check_number("fill", fill, -math.inf, math.inf)
+        self.fill = fill
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        assert saliency is not None
+        return Draw(self._draw_patches(images, self._cell_means(images, saliency).argmin(1), generator))
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.boxes is not None
+        return replace_boxes(images, drawn.boxes, self.fill)
+
+    def __repr__(self) -> str:
+        return f"SaliencyCutout({self.grid}, ratio={self.ratio:g}, fill={self.fill:g})"

@@ -1,0 +1,55 @@
+"""SaliencyMix: a box around the most salient point of a partner is copied into each image."""
+
+import torch
+from torch import Tensor
+
+from .._checks import check_number
+from ..saliency.maps import saliency_map
+from .base import Draw
+from .mixing import MixingMethod
+
+
+class SaliencyMix(MixingMethod):
+    """A box around the peak of a partner's fine-grained map is copied to the same place of each image.
+
+    Uddin et al. 2021, arXiv:2006.01791, §3.1 and §3.2. Each image has its own λ ~ Beta(α, α), partner and box: sides
+    √(1 − λ) of the image's, the centre where the partner's map is highest (of equal peaks the first in reading order),
+    clipped to the image. The weight of an image's own label is the share of its pixels really left. No model is
+    looked at.
+
+    The authors' code has one λ and one box for the batch, from one image's map; OpenCV cuts that off at 1, and of the
+    pixels that reach it the first counts, where here it is the highest.
+
+    Args:
+        scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224 half takes a sixth of
+            the time, on two CPU cores.
+        num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    def __init__(
+        self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation", scale: float = 0.5
+    ) -> None:
+        super().__init__(num_classes, alpha=alpha, partners=partners)
+        check_number("scale", scale, 0, 1, open_low=True)
+        self.scale = scale
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        sizes = self._draw_box_sizes(images, generator)
+        partners = self._draw_partners(images, generator)
+        fine_grained = saliency_map(None, images, method="fine_grained", scale=self.scale)
+        rows, columns = fine_grained.shape[-2:]
+        peaks = fine_grained.flatten(1).argmax(1)[partners]
+        boxes = []
+        for cell, cells, size, pixels in (
+            (peaks // columns, rows, sizes[:, 0], images.shape[-2]),
+            (peaks % columns, columns, sizes[:, 1], images.shape[-1]),
+        ):
+            centre = (2 * cell + 1) * pixels // (2 * cells)  # of the map's pixel
+            boxes.append(torch.stack([centre - size // 2, centre + size // 2]).clamp(0, pixels))
+        return Draw(torch.stack(boxes, 1).flatten(0, 1).T, partners=partners)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, scale={self.scale:g})"

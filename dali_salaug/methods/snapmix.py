@@ -1,0 +1,95 @@
+"""SnapMix: a box of a partner goes into another box of each image, and labels weigh what the maps say was moved."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._checks import check_number
+from ..compositing import box_areas, box_mask, paste_resized
+from ..regions import draw_regions
+from .base import Draw
+from .cutmix import CutMix
+
+
+class SnapMix(CutMix):
+    """A box of another image of the batch is resized into a box of each image; labels weigh the evidence inside.
+
+    Huang et al. 2021, AAAI, arXiv:2012.04846, and the authors' code (Shaoli-Huang/SnapMix, ``utils/mixmethod.py``): the
+    two boxes have each their own λ ~ Beta(α, α) and place, both drawn as CutMix's. With S the semantic percent map of
+    an image, its class activation map less its minimum, divided by its sum, the image's label weighs ρ_a = 1 − Σ S_a
+    inside its box, the partner's ρ_b = Σ S_b inside its own.
+
+    ρ_a + ρ_b need not be 1. The authors' loss, ρ_a · CE(a) + ρ_b · CE(b), is what ``F.cross_entropy`` computes for such
+    targets. Give the stage saliency "grad_cam": for a network that ends in global average pooling and a linear layer
+    that is the label's class activation map up to a factor and the layer's bias, cut off at 0 (by the authors it is not
+    cut off, which matters where evidence speaks against the label).
+
+    As in the authors' code, the shares of the pixels stand in for ρ where a map is flat, and an image where either box
+    is empty stays as it is, with its label. Departures: each image has its own λ and boxes; a box is resized from pixel
+    centres (``align_corners=False``); and where both images have one label, it weighs ρ_a + ρ_b, while the authors'
+    code comes to count that loss twice.
+
+    Args:
+        alpha: α of both λ; the authors use 5 from pre-trained weights.
+        probability: that an image is mixed at all, in [0, 1]; the authors use 0.5 when they train from scratch.
+        num_classes, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
+
+    Raises:
+        ValueError: for an argument outside of what is said above.
+    """
+
+    uses_saliency = True
+
+    def __init__(
+        self, num_classes: int, *, alpha: float = 5.0, probability: float = 1.0, partners: str = "permutation"
+    ) -> None:
+        super().__init__(num_classes, alpha=alpha, partners=partners)
+        check_number("probability", probability, 0, 1)
+        self.probability = probability
+
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+        assert saliency is not None
+        image_size = (images.shape[-2], images.shape[-1])
+        boxes, sources = (
+            draw_regions(images, self._draw_box_sizes(images, generator), generator, border=self.border)
+            for _ in range(2)
+        )
+        partners = self._draw_partners(images, generator)
+        uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
+        mixed = (box_areas(boxes) > 0) & (box_areas(sources) > 0) & (uniforms < self.probability)
+        boxes, sources = boxes * mixed[:, None], sources * mixed[:, None]
+
+        evidence = _evidence(saliency, image_size)
+        share = box_areas(boxes) / (image_size[0] * image_size[1])
+        covered = _inside(evidence, boxes, share)
+        brought = _inside(evidence.index_select(0, partners), sources, share)
+        return Draw(boxes, partners=partners, sources=sources, weights=torch.stack([1 - covered, brought], 1))
+
+    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
+        assert drawn.boxes is not None
+        assert drawn.partners is not None
+        assert drawn.sources is not None
+        return paste_resized(images, drawn.boxes, images.index_select(0, drawn.partners), drawn.sources)
+
+    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
+        assert drawn.weights is not None
+        return drawn.weights
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, probability={self.probability:g})"
+
+
+def _evidence(saliency: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The map at the image's resolution, less its minimum: (B, H, W), float32; exactly 0 for a flat map."""
+    finite = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    # Less the minimum before as well as after: of a flat map nothing may be left, not even the rounding.
+    finite = finite - finite.amin((1, 2), keepdim=True)
+    evidence = F.interpolate(finite[:, None], image_size, mode="bilinear").squeeze(1)
+    return evidence - evidence.amin((1, 2), keepdim=True)
+
+
+def _inside(evidence: Tensor, boxes: Tensor, share: Tensor) -> Tensor:
+    """The semantic percent of each map inside its box, (B,), float64; ``share`` where the map is flat."""
+    mask = box_mask(boxes, (evidence.shape[1], evidence.shape[2])).squeeze(1)
+    inside = (evidence * mask).sum((1, 2)).double() / evidence.sum((1, 2))
+    return torch.where(inside.isnan(), share.double(), inside)

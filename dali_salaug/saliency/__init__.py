@@ -1,0 +1,1 @@
+"""Saliency maps of the live model, which is only observed."""

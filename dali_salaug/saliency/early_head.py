@@ -1,0 +1,212 @@
+"""The early classification head: saliency from the first block of the network alone (KeepAugment §3.1)."""
+
+import difflib
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from .._checks import check_whole_number
+from .observer import observing, unwrap
+
+# Where the first block ends: ResNet, PreActResNet, PyramidNet and torchvision's wide ones; CIFAR's WideResNet;
+# DenseNet; RegNet (torchvision's, timm's); timm's PreActResNet (resnetv2) and what else it builds of stages. VGG has
+# no name for it: there it ends with the first pooling.
+FIRST_BLOCKS = ("layer1", "block1", "features.denseblock1", "denseblock1", "trunk_output.block1", "s1", "stages.0")
+_PROBES = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
+
+
+class WithEarlyHead(nn.Module):
+    """A network with a second classifier after its first block: global average pooling and a linear layer.
+
+    KeepAugment §3.1 trains both, total loss = loss + 0.3 × loss of the head (§4, "Settings"), and takes the saliency
+    map from the head: its pass runs the network no further than the first block. Wrap and compile this module
+    (DistributedDataParallel must see the head's parameters), and give them to the optimizer.
+
+    In training mode a call returns the network's logits and the head's, from the same forward pass; in eval mode
+    the network's alone. What is exported is :attr:`model`, the module that was given, to which only a forward hook
+    was added; :meth:`detach` takes it away again.
+
+    Args:
+        model: images (B, C, H, W) to logits; its class is not touched. Not wrapped in DistributedDataParallel.
+        num_classes: K, 1 or more.
+        after: the module whose output (B, channels, h, w) the head reads, by its name in ``model.named_modules()``;
+            it must run once in a forward pass. By default the end of the first block in the families of
+            ``FIRST_BLOCKS``, and the first pooling of a VGG.
+
+    Attributes:
+        model: the network.
+        classifier: the head's linear layer, channels to K, on the device and in the dtype of the network's weights.
+        after: the module's name.
+
+    Raises:
+        ValueError: for an argument outside of what is said above; an unknown name is answered with the closest.
+
+    Example:
+        >>> network = WithEarlyHead(resnet50(), 1000)
+        >>> optimizer = SGD(network.parameters(), lr=0.1)
+        >>> stage = SaliencyStage(KeepCutout(), head=network.early)
+        >>> for images, labels in loader:
+        ...     inputs, targets = stage(network, images, labels)
+        ...     logits, early = network(inputs)
+        ...     loss = F.cross_entropy(logits, targets) + 0.3 * F.cross_entropy(early, targets)
+        ...     loss.backward()
+        >>> torch.save(network.model.state_dict(), "resnet50.pt")
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, after: str | None = None) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module) or isinstance(model, DistributedDataParallel | DataParallel):
+            raise ValueError(
+                f"model must be a torch.nn.Module, to be wrapped in DistributedDataParallel together with its head "
+                f"(DistributedDataParallel(WithEarlyHead(model, ...))); got {type(model).__name__}"
+            )
+        check_whole_number("num_classes", num_classes, 1)
+        network = unwrap(model)
+        self.after = _first_block(network) if after is None else _checked_name(network, after)
+        weight = next(network.parameters(), torch.empty(0))
+        channels = _channels(network, self.after, weight.device)
+        self.model = model
+        self.classifier = nn.Linear(channels, num_classes, device=weight.device, dtype=weight.dtype)
+        # A hook for good, which does nothing but in a training pass: torch.compile keeps the hooks that it saw first.
+        self._tap = _Tap()
+        self._handle = network.get_submodule(self.after).register_forward_hook(self._tap, prepend=True)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (B, K) of the network in eval mode; in training mode those and the head's, (B, num_classes).
+
+        Raises:
+            RuntimeError: in training mode, where the module of the head did not run once, or its hook is gone.
+        """
+        if not self.training:
+            return self.model(images)
+        self._tap.wants = "all"
+        try:
+            logits = self.model(images)
+        finally:
+            pooled = self._tap.take()
+        if len(pooled) != 1:
+            raise RuntimeError(
+                f"{self.after!r} must run once in a forward pass of the model, with the hook of its early head; it was "
+                f"seen {len(pooled)} times (after detach, in DataParallel, or with the model compiled and run before?)"
+            )
+        return logits, self.classifier(pooled[0])
+
+    @property
+    def early(self) -> "EarlyLogits":
+        """The head's logits alone, for the ``head`` of :func:`saliency_map` and :class:`SaliencyStage`.
+
+        It shares the weights of this network, as they are at each call.
+        """
+        return EarlyLogits(unwrap(self.model), self.classifier, self._tap)
+
+    def detach(self) -> nn.Module:
+        """Take the hook off :attr:`model`, for good, and return the model, as it was before the head came."""
+        self._handle.remove()
+        return self.model
+
+
+class EarlyLogits(nn.Module):
+    """Images (B, C, H, W) to the logits (B, K) of an early head. Nothing behind the head's module is run.
+
+    Raises:
+        RuntimeError: at a call, where the head's hook is gone.
+    """
+
+    def __init__(self, model: nn.Module, classifier: nn.Module, tap: "_Tap") -> None:
+        super().__init__()
+        self.model, self.classifier, self._tap = model, classifier, tap
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._tap.wants = "first"
+        try:
+            self.model(images)
+        except _Reached:
+            pass
+        finally:
+            pooled = self._tap.take()
+        if not pooled:
+            raise RuntimeError("the hook of the early head is no longer on the model (after detach?)")
+        return self.classifier(pooled[0])
+
+
+class _Tap:
+    """A forward hook that pools the outputs of its module while they are wanted: "all", or the "first", to stop there.
+
+    Pooled at once: the layer that follows may overwrite the output in place.
+    """
+
+    def __init__(self) -> None:
+        self.wants = "none"
+        self.pooled: list[Tensor] = []
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        if self.wants == "none":
+            return
+        self.pooled.append(output.mean((2, 3)))
+        if self.wants == "first":
+            raise _Reached
+
+    def take(self) -> list[Tensor]:
+        """What was pooled; nothing is kept or wanted any more."""
+        pooled, self.pooled, self.wants = self.pooled, [], "none"
+        return pooled
+
+
+class _Reached(Exception):
+    """Ends a forward pass that need not go on."""
+
+
+def _channels(model: nn.Module, after: str, device: torch.device) -> int:
+    """The channels of the feature map that a module puts out; the model is only observed."""
+    in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    shapes: list[tuple[int, ...]] = []
+
+    def look(module: nn.Module, args: tuple, output: object) -> None:
+        shapes.append(tuple(output.shape) if isinstance(output, Tensor) else ())
+        raise _Reached
+
+    handle = model.get_submodule(after).register_forward_hook(look, prepend=True)
+    try:
+        for size in _PROBES:
+            with suppress(_Reached), observing(model, device) as forward:
+                forward(torch.zeros(1, in_channels, *size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"model must take images of any size as far as {after!r}; it does not take {size} pixels: {error}"
+        ) from error
+    finally:
+        handle.remove()
+    if len(shapes) < len(_PROBES):
+        raise ValueError(f"after must name a module that the model's forward pass runs; it does not run {after!r}")
+    first, second = shapes
+    if len(first) != 4 or first[1] != second[1]:
+        raise ValueError(
+            f"after must name a module that puts out a feature map (B, channels, h, w); {after!r} puts out "
+            f"{first or 'no tensor'} for an image of {_PROBES[0]} pixels, {second or 'none'} for one of {_PROBES[1]}"
+        )
+    return first[1]
+
+
+def _checked_name(model: nn.Module, after: str) -> str:
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    if after in names:
+        return after
+    close = difflib.get_close_matches(str(after), names, n=5, cutoff=0.4) or [
+        name for name, _ in model.named_children()
+    ]
+    raise ValueError(f"after must name a module of the model, such as {', '.join(close)}; got {after!r}")
+
+
+def _first_block(model: nn.Module) -> str:
+    modules = dict(model.named_modules())
+    vgg = "vgg" in type(model).__name__.lower()  # elsewhere the first pooling may end a stem
+    poolings = [name for name, module in modules.items() if isinstance(module, nn.MaxPool2d)] if vgg else []
+    for name in (*FIRST_BLOCKS, *poolings):
+        if name in modules:
+            return name
+    raise ValueError(
+        f"after must name the module that ends the first block, which is not known for {type(model).__name__} with its "
+        f"{', '.join(name for name, _ in model.named_children())}; got None"
+    )

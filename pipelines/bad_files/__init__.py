@@ -1,0 +1,1 @@
+"""Files that cannot be decoded: found, named, and replaced by other samples."""

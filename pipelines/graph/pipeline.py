@@ -1,0 +1,226 @@
+# DALI's type stubs lack its enumerations and sub-modules, and say "a node, several or None" of every operator.
+# mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
+"""The one DALI pipeline: files or arrays in, clean and augmented images out, on the CPU or the GPU.
+
+DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py` and its like) with the samples.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, math, pipeline_def, types
+from nvidia.dali.auto_aug.core import select
+from nvidia.dali.data_node import DataNode
+
+from ..draws import CROP_ATTEMPTS, JITTER_FACTORS
+from .operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES, beside
+from .resize import resize_on_cpu
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the pipeline does; the same for every batch.
+
+    reads: "files" (their paths come in), "records" (encoded images) or "pixels".
+    crop: "random_resized" or "pad" (training), "center" or "none" (validation).
+    resize_to: Side after resizing, before the crop ("center": of the shorter side); None where no resizing is
+        needed, or where the crop sees to it ("random_resized").
+    color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
+    operations: The names that the drawn numbers index; empty without a policy.
+    chains, stages: Of the policy: chains of so many operations; no chain without a policy.
+    interpolation: "nearest" or "linear", of the geometric operations.
+    mean, std: Of the channels, in [0, 1] units.
+    hw_decoder_load, decode_size_hint: See `image_loader`; without effect on the CPU.
+    """
+
+    reads: str
+    device: str
+    image_size: int
+    crop: str
+    resize_to: int | None
+    ratio: tuple[float, float]
+    color_jitter: float
+    operations: tuple[str, ...]
+    chains: int
+    stages: int
+    interpolation: str
+    with_matrices: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dtype: str
+    hw_decoder_load: float = 0.65
+    decode_size_hint: tuple[int, int] | None = None
+
+    @cached_property
+    def choices(self) -> list[Callable[..., DataNode]]:
+        """The functions that do the operations, in their order."""
+        operations = OPERATIONS | GEOMETRIC[self.interpolation]
+        return [operations[name] for name in self.operations]
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Those of `PARAMETER_NAMES` that the operations take. DALI warns of inputs that nobody uses."""
+        taken = {name for choice in self.choices for name in signature(choice).parameters}
+        return [name for name in PARAMETER_NAMES if name in taken]
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that the source gives for each batch, in their order."""
+        names = ["index", "image", "flip"]
+        names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
+        names += JITTER_FACTORS if self.color_jitter else ()
+        for stage in range(self.chains * self.stages):
+            names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
+        names += ["weights"] if self.chains > 1 else []
+        return (*names, "total_matrix") if self.with_matrices else tuple(names)
+
+
+def random_resized_window(
+    image_shape: DataNode, sides: DataNode, positions: DataNode, ratio: tuple[float, float]
+) -> tuple[DataNode, DataNode]:
+    """The crop window of torchvision's RandomResizedCrop: of ten attempts the first that fits in the image,
+    or else the largest central window whose aspect is in `ratio`.
+
+    Args:
+        image_shape: (height, width, channels).
+        sides, positions: See `draws.random_resized_windows`.
+        ratio: Least and greatest aspect (width / height).
+
+    Returns:
+        Top-left corner and shape of the window, (y, x) and (height, width), int32 pixels.
+    """
+    image = fn.cast(image_shape[:2], dtype=types.FLOAT)
+    height, width = image[0], image[1]
+    attempts = math.floor(sides * math.sqrt(height * width) + 0.5)
+    limits = types.Constant(np.array([1 / ratio[0], ratio[1]], dtype=np.float32))
+    central = math.min(math.floor(fn.stack(width, height) * limits + 0.5), image)
+    windows = math.max(fn.cat(attempts, fn.expand_dims(central, axes=0), axis=0), 1)
+    fits = fn.reductions.max(windows / image, axes=1) <= 1
+    # The first that fits has the highest rank; the central window, last, always fits.
+    ranks = types.Constant(np.arange(CROP_ATTEMPTS + 1, 0, -1, dtype=np.int32))
+    first = CROP_ATTEMPTS + 1 - fn.reductions.max(fits * ranks)
+    window = windows[first]
+    room = image - window
+    corner = math.min(math.floor(positions[first] * (room + 1)), room)
+    return fn.cast(corner, dtype=types.INT32), fn.cast(window, dtype=types.INT32)
+
+
+def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
+    """What is needed of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
+    if recipe.reads != "pixels":
+        encoded = given["image"]
+        if recipe.reads == "files":
+            # Mapped into memory, a file that shrinks while it is read would end the process by a bus error. Reading
+            # costs no more: 1.24 ms of a core (AMD EPYC) for a photograph, read and decoded, and 1.25 ms mapped.
+            encoded = fn.io.file.read(encoded, dont_use_mmap=True)
+        if recipe.crop != "random_resized":
+            return fn.decoders.image(encoded, **_decoding(recipe))
+        corner, window = _window(recipe, fn.peek_image_shape(encoded), given)
+        # Decodes little more than the window.
+        return fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
+    images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+    if recipe.crop != "random_resized":
+        return images
+    corner, window = _window(recipe, given["image"].shape(), given)
+    return fn.slice(images, start=corner, shape=window, axes=[0, 1])
+
+
+def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -> tuple[DataNode, DataNode]:
+    return random_resized_window(image_shape, given["sides"], given["positions"], recipe.ratio)
+
+
+def _view(recipe: Recipe, images: DataNode, given: dict[str, DataNode]) -> DataNode:
+    """Decoded images to one size, cropped: uint8 HWC."""
+    size = [recipe.image_size] * 2
+    if recipe.crop == "random_resized":
+        return _resize(recipe, images, recipe.image_size)
+    if recipe.crop == "center":
+        return fn.crop(fn.resize(images, resize_shorter=recipe.resize_to), crop=size)
+    if recipe.resize_to is not None:
+        images = _resize(recipe, images, recipe.resize_to)
+    if recipe.crop == "pad":
+        images = fn.slice(images, start=given["offset"], shape=size, axes=[0, 1], out_of_bounds_policy="pad")
+    return images
+
+
+def _resize(recipe: Recipe, images: DataNode, size: int) -> DataNode:
+    return fn.resize(images, size=[size] * 2) if recipe.device == "gpu" else resize_on_cpu(images, size)
+
+
+def _decoding(recipe: Recipe) -> dict[str, Any]:
+    if recipe.device == "cpu":
+        return {"device": "cpu", "output_type": types.RGB}
+    width, height = recipe.decode_size_hint or (0, 0)  # 0: DALI's word for none
+    return {
+        "device": "mixed",
+        "output_type": types.RGB,
+        "hw_decoder_load": recipe.hw_decoder_load,
+        "preallocate_width_hint": width,
+        "preallocate_height_hint": height,
+    }
+
+
+def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
+    return fn.crop_mirror_normalize(
+        images,
+        mirror=flip,
+        mean=[255 * value for value in recipe.mean],
+        std=[255 * value for value in recipe.std],
+        dtype=types.FLOAT16 if recipe.dtype == "float16" else types.FLOAT,
+        output_layout="HWC",
+    )
+
+
+def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> DataNode:
+    """Uint8 of one chain; of several the weighted sum with the view itself, float in 0 … 255."""
+    chains = []
+    for chain in range(recipe.chains):
+        data = view
+        for stage in range(chain * recipe.stages, (chain + 1) * recipe.stages):
+            parameters = {name: given[f"{name}{stage}"] for name in recipe.parameters}
+            data = select(recipe.choices, given[f"operation{stage}"], data=data, **parameters)
+        chains.append(data)
+    if recipe.chains == 1:
+        return chains[0]
+    mixture = view * beside(given["weights"][0], view)
+    for place, data in enumerate(chains, start=1):
+        mixture += data * beside(given["weights"][place], data)
+    return mixture
+
+
+@pipeline_def(enable_conditionals=True)
+def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
+    """Outputs: images, indices, then, where the recipe has them, augmented images and matrices."""
+    names = recipe.inputs
+    layouts = ["HWC" if name == "image" and recipe.reads == "pixels" else "" for name in names]
+    nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
+    given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
+    view = _view(recipe, _decoded(recipe, given), given)
+    if recipe.color_jitter:
+        view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
+    outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
+    if recipe.chains:
+        outputs.append(_normalise(recipe, _augment(recipe, view, given), given["flip"]))
+    if recipe.with_matrices:
+        outputs.append(given["total_matrix"])
+    if recipe.device == "gpu":
+        outputs = [output.gpu() for output in outputs]
+    return tuple(outputs)
+
+
+_DECODED = {"image", "sides", "positions"}  # what `_decoded` takes of the recipe's inputs
+
+
+# One sample, nothing made ahead: what comes next is not known yet.
+@pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
+def view_pipeline(recipe: Recipe) -> DataNode:
+    """The same reading and decoding of the same part, of inputs that are fed by their names in `view_inputs`."""
+    return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
+
+
+def view_inputs(recipe: Recipe) -> list[str]:
+    return [name for name in recipe.inputs if name in _DECODED]

@@ -1,0 +1,1 @@
+"""Image-level augmentation policies as data: what is drawn on the host."""

@@ -1,0 +1,99 @@
+"""AugMix: a weighted sum of the image and of several chains of operations applied to it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arguments import require
+from .operations import IDENTITY, WARP, PolicyDraw, geometry, pick
+
+# Those of the authors' augmentations.py that ImageNet-C has no corruption like, in their order.
+_OPERATIONS = (
+    "auto_contrast", "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y",
+)  # fmt: skip
+_NAMES = (IDENTITY, "auto_contrast", "equalize", "posterize", "solarize", WARP)  # of the graph
+_MAX_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class AugMix:
+    """AugMix (Hendrycks et al., 2020, arXiv:1912.02781, §3 and Algorithm 1; google-research/augmix).
+
+    (1 − m) · image + m · Σ wᵢ · chainᵢ(image), with w ~ Dirichlet(1, …, 1), m ~ Beta(1, 1), and chains of one to three
+    operations, each uniform over nine, of a magnitude uniform up to `severity`, of random sign where it has one. The
+    chains' pixels are whole numbers, their sum is not rounded. As for all policies, what geometry lays bare is grey
+    (the authors' is black), and it takes the nearest pixel unless the loader's `interpolation` is "linear" (as the
+    authors'). The sum of images moved in several ways has no one matrix: `with_matrices` is refused.
+
+    Args:
+        severity: Of 10, at least 1.
+        width: Number of chains, at least 1.
+        depth: Operations in each chain, at least 1; by default drawn from 1, 2, 3 for each chain.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    severity: int = 3
+    width: int = 3
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        severity, width, depth = self.severity, self.width, self.depth
+        require("severity", severity, "an integer from 1 to 10", isinstance(severity, int) and 1 <= severity <= 10)
+        require("width", width, "an integer of at least 1", isinstance(width, int) and width >= 1)
+        is_depth = depth is None or (isinstance(depth, int) and depth >= 1)
+        require("depth", depth, "None or an integer of at least 1", is_depth)
+
+    @property
+    def chains(self) -> int:
+        return self.width
+
+    @property
+    def stages(self) -> int:
+        return self.depth or _MAX_DEPTH
+
+    @property
+    def uniforms(self) -> int:
+        return 1 + 2 * self.width + 3 * self.width * self.stages
+
+    def operations(self, size: int) -> tuple[str, ...]:
+        return _NAMES
+
+    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+        width = self.width
+        mix, shares, depths = np.split(numbers[:, : 1 + 2 * width], [1, 1 + width], axis=1)
+        chosen, levels, signs = np.split(numbers[:, 1 + 2 * width :], 3, axis=1)
+        # Exponential variates over their sum are Dirichlet(1, …, 1).
+        shares = -np.log1p(-shares)
+        weights = np.concatenate([1 - mix, mix * shares / shares.sum(axis=1, keepdims=True)], axis=1)
+        kinds = pick(chosen, len(_OPERATIONS))
+        if self.depth is None:
+            stage = np.tile(np.arange(_MAX_DEPTH), width)
+            kinds[stage > pick(depths, _MAX_DEPTH).repeat(_MAX_DEPTH, axis=1)] = -1
+        levels = 0.1 + levels * (self.severity - 0.1)
+        drawn = PolicyDraw.nothing(*kinds.shape)
+        for kind, name in enumerate(_OPERATIONS):
+            here = kinds == kind
+            drawn.operations[here] = _NAMES.index(name if name in _NAMES else WARP)
+            amounts = _amounts(name, levels[here], size)
+            if name in _NAMES:
+                drawn.parameters[here, 0] = amounts
+            else:
+                drawn.matrices[here] = geometry(name, np.where(signs[here] < 0.5, amounts, -amounts), size)
+        return drawn._replace(weights=weights.astype(np.float32))
+
+
+def _amounts(name: str, levels: np.ndarray, size: int) -> np.ndarray:
+    """The authors' magnitudes of levels in [0.1, 10], in the units of the graph's operations."""
+    if name == "posterize":  # bits to a mask
+        return 256 - 2 ** (4 + np.floor(levels * 4 / 10))
+    if name == "rotate":
+        return np.floor(levels * 30 / 10)
+    if name == "solarize":
+        return 256 - np.floor(levels * 256 / 10)
+    if name.startswith("shear"):
+        return levels * 0.3 / 10
+    if name.startswith("translate"):
+        return np.floor(levels * size / 3 / 10)
+    return np.zeros_like(levels)  # the others take none

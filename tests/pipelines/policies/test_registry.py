@@ -1,0 +1,240 @@
+"""Policies: what they draw, and that the graph's operations are DALI's."""
+
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.auto_aug import auto_augment, rand_augment, trivial_augment
+from nvidia.dali.auto_aug.core import signed_bin
+from scipy import stats
+
+from pipelines import POLICIES, AutoAugment, Policy, RandAugment, TrivialAugment
+from pipelines.graph.pipeline import Recipe, image_pipeline
+from pipelines.policies.operations import compose, mirrored
+
+SIZE = 96
+GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
+
+
+def _recipe(policy: Policy, size: int = SIZE) -> Recipe:
+    return Recipe(
+        reads="pixels", device="cpu", image_size=size, crop="none", resize_to=None, ratio=(1, 1),
+        color_jitter=0.0, operations=policy.operations(size), chains=1, stages=policy.stages,
+        interpolation="nearest", with_matrices=False, mean=(0, 0, 0), std=(1 / 255,) * 3, dtype="float32",
+    )  # fmt: skip
+
+
+def _apply(policy: Policy, picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The graph's augmented copies of one picture: (B, size, size, 3), pixel values."""
+    drawn = policy.draw(numbers, len(picture))
+    count = len(numbers)
+    arrays = {
+        "index": np.arange(count),
+        "image": np.tile(picture, (count, 1, 1, 1)),
+        "flip": np.zeros(count, np.int32),
+    }
+    for stage in range(policy.stages):
+        arrays[f"operation{stage}"] = drawn.operations[:, stage]
+        arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
+        arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
+        arrays[f"matrix{stage}"] = drawn.matrices[:, stage]
+        arrays[f"window{stage}"] = drawn.parameters[:, stage, :4]
+    recipe = _recipe(policy, len(picture))
+    given = tuple(np.ascontiguousarray(arrays[name]) for name in recipe.inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of deprecated operators, or inputs that are given and not used
+        pipeline = image_pipeline(
+            recipe, lambda: given, batch_size=count, num_threads=2, device_id=None, prefetch_queue_depth=1
+        )
+        return np.asarray(pipeline.run()[2].as_tensor())
+
+
+@pipeline_def(enable_conditionals=True)
+def _stock_pipeline(picture: np.ndarray, chain: list, num_bins: int, given: dict[str, np.ndarray]):
+    """DALI's own augmentations one after the other; the signs come in from outside."""
+    data = types.Constant(picture, layout="HWC", dtype=types.UINT8, device="cpu")
+    signs = fn.external_source(lambda: given["signs"])
+    bins = fn.external_source(lambda: given["bins"])
+    for position, (augmentation, magnitude_bin) in enumerate(chain):
+        data = augmentation(
+            data,
+            magnitude_bin=signed_bin(bins if magnitude_bin is None else magnitude_bin, random_sign=signs[position]),
+            num_magnitude_bins=num_bins,
+            fill_value=128,
+            interp_type=types.INTERP_NN,
+            shape=list(picture.shape),
+        )
+    return data
+
+
+def _stock(picture: np.ndarray, chain: list, num_bins: int, signs: list, bins: list[int]) -> np.ndarray:
+    """`chain`: pairs of augmentation and magnitude bin, None for the bins given per image."""
+    given = {
+        "signs": np.array(signs, np.int32).reshape(len(signs), -1),
+        "bins": np.array(bins, np.int32),
+    }
+    with warnings.catch_warnings():
+        # Two of the stock operations call deprecated names: the reason why ours do not.
+        warnings.simplefilter("ignore")
+        pipeline = _stock_pipeline(
+            picture, chain, num_bins, given, batch_size=len(signs), num_threads=2, device_id=None,
+            prefetch_queue_depth=1,
+        )  # fmt: skip
+        [output] = pipeline.run()
+    return np.asarray(output.as_tensor()).astype(np.float32)
+
+
+def _assert_same_pixels(ours: np.ndarray, stock: np.ndarray, name: str) -> None:
+    for mine, theirs in zip(ours, stock, strict=True):
+        # A picture's row or two may fall on the other side where the nearest pixel is a tie.
+        allowed = 0.02 if name in GEOMETRIC else 0.0
+        assert (np.abs(mine - theirs).max(axis=-1) > 1).mean() <= allowed, name
+
+
+@pytest.fixture(scope="module")
+def picture(make_photo) -> np.ndarray:
+    return np.asarray(make_photo(SIZE, SIZE, seed=3))
+
+
+@pytest.mark.parametrize("place", range(14))
+def test_trivial_augment_operations_are_dalis_at_every_magnitude(picture: np.ndarray, place: int) -> None:
+    policy = TrivialAugment()
+    stock = trivial_augment.get_trivial_augment_wide_suite()[place]
+    bins = [i for i in range(31) for _ in range(2)]
+    signs = [0, 1] * 31
+    numbers = np.array([[(place + 0.5) / 14, (i + 0.5) / 31, s / 2] for i, s in zip(bins, signs, strict=True)])
+    ours = _apply(policy, picture, numbers)
+    _assert_same_pixels(ours, _stock(picture, [(stock, None)], 31, signs, bins), stock.name)
+
+
+def test_rand_augment_operations_are_dalis(picture: np.ndarray) -> None:
+    suite = rand_augment.get_rand_augment_suite(use_shape=True, max_translate_rel=150 / 331)
+    policy = RandAugment(n=2, m=13)
+    for first, second in [(0, 11), (2, 7), (4, 5), (8, 1), (10, 6), (3, 9), (12, 13)]:
+        signs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        numbers = np.array([[(first + 0.5) / 14, (second + 0.5) / 14, a / 2, b / 2] for a, b in signs])
+        chain = [(suite[first], 13), (suite[second], 13)]
+        names = {suite[first].name, suite[second].name}
+        ours = _apply(policy, picture, numbers)
+        name = next(iter(names & GEOMETRIC), "")
+        _assert_same_pixels(ours, _stock(picture, chain, 31, signs, [0] * 4), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "stock"),
+    [
+        ("imagenet", auto_augment.get_image_net_policy),
+        ("cifar10", auto_augment.get_reduced_cifar10_policy),
+        ("svhn", auto_augment.get_svhn_policy),
+    ],
+)
+def test_auto_augment_sub_policies_are_dalis(picture: np.ndarray, name: str, stock: Any) -> None:
+    policy = AutoAugment(name)
+    reference = stock(use_shape=True, max_translate_rel=150 / 331)
+    signs = [(0, 0), (1, 1)]
+    for place, sub_policy in enumerate(reference.sub_policies):
+        # 0 is below every probability: both operations are applied.
+        numbers = np.array([[(place + 0.5) / 25, 0, 0, a / 2, b / 2] for a, b in signs])
+        chain = [(augmentation, magnitude or 0) for augmentation, _, magnitude in sub_policy]
+        ours = _apply(policy, picture, numbers)
+        geometric = next((aug.name for aug, _ in chain if aug.name in GEOMETRIC), "")
+        _assert_same_pixels(ours, _stock(picture, chain, 11, signs, [0, 0]), geometric)
+
+
+def _uniforms(count: int, policy: Policy) -> np.ndarray:
+    return np.random.default_rng(0).random((count, policy.uniforms))
+
+
+@pytest.mark.parametrize("policy", [RandAugment(n=3, m=9), TrivialAugment()], ids=repr)
+def test_operations_are_uniform_and_signs_balanced(policy: Policy) -> None:
+    count = 14_000
+    drawn = policy.draw(_uniforms(count, policy), SIZE)
+    assert drawn.operations.shape == (count, policy.stages)
+    assert drawn.parameters.shape == (count, policy.stages, 9)
+    assert drawn.matrices.shape == (count, policy.stages, 2, 3)
+    names = policy.operations(SIZE)
+    for stage in range(policy.stages):
+        seen = Counter(names[i] for i in drawn.operations[:, stage])
+        # Five of the fourteen are geometric: one operation of the graph.
+        expected = {name: count / 14 * (5 if name == "warp" else 1) for name in names}
+        assert len(names) == 10
+        assert stats.chisquare([seen[name] for name in names], list(expected.values())).pvalue > 1e-3
+        for name in ("color", "brightness"):
+            strength = drawn.parameters[drawn.operations[:, stage] == names.index(name), stage, 0]
+            assert stats.binomtest(int((strength > 1).sum()), len(strength)).pvalue > 1e-3
+        # Of matrices that shear in x: the sign of the shear.
+        shear = drawn.matrices[:, stage, 0, 1]
+        shear = shear[(drawn.matrices[:, stage, 1, 0] == 0) & (shear != 0)]
+        assert stats.binomtest(int((shear > 0).sum()), len(shear)).pvalue > 1e-3
+    if policy.stages > 1:
+        table = np.zeros((10, 10))
+        np.add.at(table, (drawn.operations[:, 0], drawn.operations[:, 1]), 1)
+        assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_auto_augment_applies_with_the_published_probabilities() -> None:
+    policy = AutoAugment("cifar10")
+    reference = auto_augment.get_reduced_cifar10_policy()
+    count = 50_000
+    numbers = _uniforms(count, policy)
+    drawn = policy.draw(numbers, SIZE)
+    names = policy.operations(SIZE)
+    chosen = (numbers[:, 0] * 25).astype(int)
+    for place, sub_policy in enumerate(reference.sub_policies):
+        for stage, (augmentation, probability, _) in enumerate(sub_policy):
+            name = "warp" if augmentation.name in GEOMETRIC else augmentation.name
+            applied = drawn.operations[chosen == place, stage]
+            assert set(applied) <= {names.index("identity"), names.index(name)}
+            hits = int((applied == names.index(name)).sum())
+            assert stats.binomtest(hits, len(applied), probability).pvalue > 1e-4, (place, stage)
+
+
+def test_stages_compose_first_applied_first() -> None:
+    policy = RandAugment(n=3, m=20)
+    drawn = policy.draw(_uniforms(200, policy), SIZE)
+    points = np.random.default_rng(1).uniform(0, SIZE, (200, 2))
+    moved = points
+    for stage in range(3):
+        matrix = drawn.matrices[:, stage].astype(np.float64)
+        moved = np.einsum("bij,bj->bi", matrix[:, :, :2], moved) + matrix[:, :, 2]
+    total = compose(drawn.matrices)
+    assert total.dtype == np.float32
+    np.testing.assert_allclose(np.einsum("bij,bj->bi", total[:, :, :2], points) + total[:, :, 2], moved, atol=1e-3)
+
+
+def test_mirrored_is_the_map_between_mirrors() -> None:
+    policy = RandAugment(n=2, m=20)
+    matrices = policy.draw(_uniforms(50, policy), SIZE).matrices
+    mirror = np.array([[-1, 0, SIZE], [0, 1, 0], [0, 0, 1]])
+    square = np.concatenate([matrices, np.tile([[[0, 0, 1]]], (50, 2, 1, 1))], axis=2)
+    flips = np.arange(50) % 2
+    seen = mirrored(matrices, flips, SIZE)
+    np.testing.assert_allclose(seen[1::2], (mirror @ square @ mirror)[1::2, :, :2], atol=1e-4)
+    np.testing.assert_array_equal(seen[::2], matrices[::2])
+
+
+def test_translations_scale_with_the_image_but_for_trivial_augment() -> None:
+    def furthest(policy: Policy, size: int) -> float:
+        matrices = policy.draw(_uniforms(5000, policy), size).matrices
+        linear = np.abs(matrices[..., :2] - np.eye(2)).max(axis=(-1, -2))
+        return float(np.abs(matrices[..., 2][linear == 0]).max())
+
+    for size in (32, 224):
+        assert furthest(RandAugment(n=1, m=30), size) == pytest.approx(size * 150 / 331)
+        assert furthest(TrivialAugment(), size) == pytest.approx(32)
+
+
+def test_bad_arguments_are_named() -> None:
+    for arguments, name in [({"n": 0}, "n"), ({"m": 31}, "m"), ({"m": -1}, "m"), ({"m": 2.5}, "m")]:
+        with pytest.raises(ValueError, match=rf"^{name} must be .*got"):
+            RandAugment(**arguments)
+    with pytest.raises(ValueError, match="imagenet, cifar10, svhn, got 'mnist'"):
+        AutoAugment("mnist")
+
+
+def test_reprs_tell_policies_apart() -> None:
+    policies = [*POLICIES.values(), RandAugment(n=3), RandAugment(m=10)]
+    assert len({repr(policy) for policy in policies}) == len(policies)

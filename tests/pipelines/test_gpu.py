@@ -1,0 +1,141 @@
+"""The GPU form: rehearsed without one by building its graph, run where there is one."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nvidia.dali.data_node import DataNode
+
+from pipelines import POLICIES, ImageLoader, Policy, SubPolicies, image_loader
+from pipelines.graph import pipeline as graph
+from pipelines.graph.pipeline import image_pipeline
+
+CUTOUT = SubPolicies([[["Cutout", 0.9, 0.8], ["ShearX", 0.5, 0.8]], [["Cutout", 0.9, 0.3]]])
+
+
+def _outputs(root: Path, **options: Any) -> tuple[DataNode, ...]:
+    """The outputs of the graph for the GPU, put together but not built."""
+    loader = image_loader(root, batch_size=4, image_size=48, device="cpu", **options)
+    recipe = replace(loader.recipe, device="gpu")
+    pipeline = image_pipeline(recipe, lambda: (), batch_size=4, num_threads=1, device_id=None)
+    return pipeline._graph_out
+
+
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+@pytest.mark.parametrize("policy", [None, *POLICIES, CUTOUT], ids=str)
+@pytest.mark.parametrize("interpolation", ["nearest", "linear"])
+def test_the_graph_for_the_gpu_can_be_put_together(
+    layout: str, policy: str | Policy | None, interpolation: str, request: pytest.FixtureRequest
+) -> None:
+    outputs = _outputs(
+        request.getfixturevalue(layout), policy=policy, interpolation=interpolation,
+        with_matrices=policy not in (None, "augmix"),
+    )  # fmt: skip
+    assert [node.device for node in outputs] == ["gpu"] * (2 if policy is None else 3 if policy == "augmix" else 4)
+
+
+def test_sharpness_kernels_are_taken_to_the_gpu(cifar: Path) -> None:
+    # DALI puts a filter with its kernel on the host together without a word, and fails when it runs.
+    outputs = _outputs(cifar, policy="randaugment")
+    filters, todo, seen = [], list(outputs), set()
+    while todo:
+        operator = todo.pop().source
+        if operator.id not in seen:
+            seen.add(operator.id)
+            todo += operator.inputs
+            if "Filter" in operator.name:
+                filters.append([node.device for node in operator.inputs])
+    assert filters == [["gpu", "gpu"]] * 2
+
+
+@pytest.mark.parametrize(("crop", "decoder"), [("random_resized", "image_slice"), ("pad", "image")])
+def test_how_a_gpu_decodes_is_told_to_its_decoder(
+    crop: str, decoder: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    real = getattr(graph.fn.decoders, decoder)
+
+    def decoding(*inputs: DataNode, **options: Any) -> DataNode:
+        told.append(options)
+        return real(*inputs, **options)
+
+    monkeypatch.setattr(graph.fn.decoders, decoder, decoding)
+    for options in ({}, {"hw_decoder_load": 0.9, "decode_size_hint": (640, 480)}):
+        _outputs(folders, crop=crop, **options)
+    names = ("device", "hw_decoder_load", "preallocate_width_hint", "preallocate_height_hint")
+    assert [tuple(options[name] for name in names) for options in told] == [
+        ("mixed", 0.65, 0, 0),
+        ("mixed", 0.9, 640, 480),
+    ]
+
+
+def test_how_a_gpu_decodes_may_change_before_resuming(folders: Path) -> None:
+    def loader(**options: Any) -> ImageLoader:
+        return image_loader(folders, batch_size=4, image_size=48, device="cpu", seed=1, **options)
+
+    plain, other = loader(), loader(hw_decoder_load=0.0, decode_size_hint=(640, 480))
+    batches = iter(plain)
+    next(batches)
+    other.load_state_dict(plain.state_dict())
+    assert torch.equal(next(iter(other)).images, next(batches).images)
+
+
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+@pytest.mark.parametrize(
+    "options", [{"train": False}, {"crop": "pad"}, {"crop": "random_resized"}, {"crop": "pad", "color_jitter": 0.3}]
+)
+def test_each_crop_for_the_gpu_can_be_put_together(layout: str, options: dict, request: pytest.FixtureRequest) -> None:
+    outputs = _outputs(request.getfixturevalue(layout), **options)
+    assert [node.device for node in outputs] == ["gpu", "gpu"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+@pytest.mark.parametrize("policy", [*POLICIES, CUTOUT], ids=str)
+def test_gpu_batches_are_the_cpus(layout: str, policy: str | Policy, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue(layout)
+    with_matrices = policy != "augmix"
+    options: dict[str, Any] = {"batch_size": 8, "image_size": 64, "policy": policy, "with_matrices": with_matrices}
+    loaders = [image_loader(root, device=device, **options) for device in ("cpu", "cuda")]
+    for one, other in zip(*loaders, strict=True):
+        assert other.augmented is not None
+        for tensor in (other.images, other.augmented, other.labels, other.indices):
+            assert tensor.is_cuda
+        assert other.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(one.indices, other.indices.cpu())
+        assert torch.equal(one.labels, other.labels.cpu())
+        if with_matrices:
+            assert torch.equal(one.matrices, other.matrices.cpu())
+        # Normalised units. Another decoder; and an equalized or posterized pixel may leap.
+        assert (one.images - other.images.cpu()).abs().mean() < 0.05
+        assert (one.augmented - other.augmented.cpu()).abs().mean() < 0.15
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("train", [True, False])
+def test_gpu_reads_and_resumes(folders: Path, train: bool) -> None:
+    options: dict[str, Any] = {
+        "batch_size": 8, "image_size": 64, "train": train, "device": "cuda", "dtype": "float16",
+    }  # fmt: skip
+    loader = image_loader(folders, **options)
+    batches = [(batch.images.clone(), batch.indices.clone()) for batch in loader]
+    resumed = image_loader(folders, **options)
+    resumed.load_state_dict({**loader.state_dict(), "epoch": 0, "batch": 2})
+    for (images, indices), batch in zip(batches[2:], resumed, strict=True):
+        assert batch.images.dtype == torch.float16
+        assert torch.equal(indices, batch.indices)
+        torch.testing.assert_close(images, batch.images)
+
+
+@pytest.mark.gpu
+def test_held_gpu_batches_are_never_overwritten(cifar: Path) -> None:
+    loader = image_loader(cifar, batch_size=5, image_size=32, policy="randaugment", device="cuda")
+    held = list(loader)
+    copies = [(batch.images.clone(), batch.augmented.clone()) for batch in held]
+    for _ in range(3):
+        list(loader)
+    for batch, (images, augmented) in zip(held, copies, strict=True):
+        assert torch.equal(batch.images, images)
+        assert torch.equal(batch.augmented, augmented)

@@ -1,0 +1,96 @@
+"""The share of the object's box, against loops over pixels; the boxes' way through the resize; the program."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train.__main__ import main as program
+from train.analysis.coverage import box_shares, main, read_boxes, view
+from train.errors import UserError
+
+
+def test_shares_against_counting_pixels() -> None:
+    generator = np.random.default_rng(0)
+
+    def boxes(count: int) -> np.ndarray:
+        corners = np.sort(generator.integers(0, 20, (count, 2, 2)), axis=1)
+        corners[:, 1] += 1
+        return corners.reshape(count, 4)
+
+    regions, objects = boxes(200), boxes(200)
+    expected = []
+    for region, thing in zip(regions, objects, strict=True):
+        inside = total = 0
+        for y in range(thing[0], thing[2]):
+            for x in range(thing[1], thing[3]):
+                total += 1
+                inside += region[0] <= y < region[2] and region[1] <= x < region[3]
+        expected.append(inside / total)
+    assert 0 in expected
+    assert 1 in expected
+    shares = box_shares(torch.from_numpy(regions), torch.from_numpy(objects))
+    assert shares.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (90, 60), (60, 90), (48, 200)])
+def test_the_box_goes_with_its_object_through_the_resize(width: int, height: int, tmp_path: Path) -> None:
+    """Oracle: paint the box white on black, resize, and look where it is."""
+    y0, x0, y1, x1 = height // 2 - 9, width // 2 - 13, height // 2 + 12, width // 2 + 10
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[y0:y1, x0:x1] = 255
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    seen, box = view(str(tmp_path / "x.png"), (y0, x0, y1, x1), 96)
+    assert seen.shape == (96, 96, 3)
+    rows, columns = np.nonzero(seen[:, :, 0] > 127)
+    assert box == pytest.approx([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1], abs=1)
+
+
+def test_a_box_outside_of_the_central_crop_is_empty(tmp_path: Path) -> None:
+    Image.new("RGB", (200, 50)).save(tmp_path / "x.png")
+    _, (top, left, bottom, right) = view(str(tmp_path / "x.png"), (0, 0, 50, 20), 50)
+    assert (bottom - top) * (right - left) == 0
+
+
+def test_boxes_are_inclusive_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "boxes.tsv").write_text("path\tx0\ty0\tx1\ty1\nval/a/1.jpg\t3\t5\t7\t6\n")
+    assert read_boxes(tmp_path / "boxes.tsv") == {"val/a/1.jpg": (5, 3, 7, 8)}
+    (tmp_path / "bad.tsv").write_text("path\tx0\nval/a/1.jpg\t3\n")
+    with pytest.raises(UserError, match="needs the tab-separated columns"):
+        read_boxes(tmp_path / "bad.tsv")
+
+
+def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    options = ["--image-size", "32", "--batch-size", "24", "--epochs", "1", "--method", "keep_cutout"]
+    assert program(["--data", str(shapes), "--out", str(run), *options]) == 0
+    assert main([str(run), "--images", "10", "--repeats", "3", "--json", str(tmp_path / "shares.json")]) == 0
+    result: dict[str, Any] = json.loads((tmp_path / "shares.json").read_text())
+    assert (result["images"], result["repeats"]) == (10, 3)
+    for what in ("cut", "paste"):
+        random, salient, difference = (result[what][k] for k in ("random", "salient", "difference"))
+        assert 0 < random["mean"] < 1
+        assert difference["mean"] == pytest.approx(salient["mean"] - random["mean"])
+        low, high = difference["ci95"]
+        assert high - low == pytest.approx(2 * 1.96 * difference["error"])
+    text = capsys.readouterr().out
+    assert "KeepCutout" in text
+    assert "paired by image" in text
+
+
+def test_a_folder_without_a_run_or_boxes(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_options_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(tmp_path), "--json", str(tmp_path / "no" / "shares.json")]) == 2
+    assert f"there is no folder {tmp_path / 'no'} to write it in" in capsys.readouterr().err
+    for wrong in ("0", "1.5"):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), "--repeats", wrong])
+        assert f"argument --repeats: must be a whole number of at least 1; got {wrong}" in capsys.readouterr().err

@@ -1,0 +1,53 @@
+"""python -m train on a network of its own, with an accident at a step; for torchrun, see test_train_distributed.py.
+
+Arguments: a folder for what each process notes, "signal:rank:step" or "-", and the program's own.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from train.__main__ import main
+from train.engine import run
+
+
+def without_batch_norm(name: str, classes: int, image_size: int) -> nn.Module:
+    layers = nn.Conv2d(3, 8, 3, stride=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+
+
+def noting(notes: Path, accident: str) -> None:
+    """Let each process note the samples of each step, and have an accident."""
+    losses, step_of = run.Run.losses, run.Run.train_step
+    number, rank, at = accident.split(":") if accident != "-" else ("SIGKILL", "-1", "-1")
+
+    def noted(self: run.Run, batch: Any, **options: Any) -> Any:
+        with open(notes / f"{self.world.rank}.jsonl", "a") as file:
+            file.write(json.dumps([self.epoch * self.steps + self.step, batch.indices.tolist()]) + "\n")
+        return losses(self, batch, **options)
+
+    def train_step(self: run.Run, batches: Any) -> Any:
+        place = self.epoch * self.steps + self.step
+        if (
+            self.world.rank == int(rank)
+            and place == int(at)
+            and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        ):
+            os.kill(os.getpid(), getattr(signal, number))
+        return step_of(self, batches)
+
+    run.Run.losses, run.Run.train_step = noted, train_step  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    noting(Path(sys.argv[1]), sys.argv[2])
+    options = sys.argv[3:]
+    if "--plain-net" in options:
+        options.remove("--plain-net")
+        run.build_model = without_batch_norm  # type: ignore[assignment]
+    sys.exit(main(options))

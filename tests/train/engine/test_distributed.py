@@ -1,0 +1,149 @@
+"""Two processes, started by torchrun, beside one: the same samples, steps and figures; stopped, killed, resumed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train.engine import checkpoint
+from train.errors import UserError
+from train.programs.train import main
+
+SCRIPT = str(Path(__file__).parent / "in_processes.py")
+
+
+class Launch:
+    """The program by torchrun, or by itself where `processes` is 0. Each launch notes the samples of its steps."""
+
+    def __init__(self, data: Path, folder: Path) -> None:
+        self.data, self.folder = data, folder
+
+    def __call__(
+        self, name: str, processes: int, *options: str, accident: str = "-", restarts: int = 0, new: bool = True
+    ) -> subprocess.CompletedProcess:
+        notes = self.folder / f"{name}-notes"
+        notes.mkdir(exist_ok=True)
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        torchrun += [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
+        data = ["--data", str(self.data), "--image-size", "16", "--region-size", "6"] if new else ["--resume"]
+        command = [*(torchrun if processes else ()), SCRIPT, str(notes), accident, *data, "--out", name, *options]
+        return subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            timeout=200,
+        )
+
+    def samples(self, name: str) -> dict[int, list[int]]:
+        """Of each step, from all processes; none of a process that only lent a hand."""
+        seen: dict[int, list[int]] = {}
+        for path in sorted((self.folder / f"{name}-notes").glob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                step, indices = json.loads(line)
+                seen.setdefault(step, []).extend(indices)
+        return seen
+
+
+@pytest.fixture(scope="module")
+def launch(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    return Launch(shapes, tmp_path_factory.mktemp("processes"))
+
+
+def test_two_processes_take_the_steps_of_one(launch: Launch) -> None:
+    """In parts too; of the last batch, of one image, the second process has none."""
+    options = ["--plain-net", "--method", "randaugment", "--batch-size", "8", "--train-images", "41", "--epochs", "2"]
+    one = launch("one", 0, *options)
+    assert one.returncode == 0, one.stderr
+    two = launch("two", 2, *options, "--accumulate", "2")
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("epoch 1/2") == two.stdout.count("run folder") == 1  # of the first process alone
+
+    alone, together = launch.samples("one"), launch.samples("two")
+    assert sorted(alone) == sorted(together) == list(range(12))
+    for step in range(12):
+        if step % 6 == 5:  # the second process takes part with two black images, that count for nothing
+            assert together[step] == [*alone[step], 0, 0]
+        else:
+            assert sorted(together[step]) == sorted(alone[step])
+    for epoch in (0, 1):
+        assert sorted(i for step in range(6 * epoch, 6 * epoch + 6) for i in alone[step]) == list(range(41))
+
+    a, b = (checkpoint.load(launch.folder / name / "last.pt") for name in ("one", "two"))
+    for key, value in a["model"].items():
+        torch.testing.assert_close(b["model"][key], value, rtol=1e-4, atol=1e-5)
+    logs = ((launch.folder / name / "log.jsonl").read_text().splitlines() for name in ("one", "two"))
+    for own, other in zip(*(map(json.loads, log) for log in logs), strict=True):
+        for name in ("train_loss", "val_loss", "val_top1", "val_top5", "lr"):
+            assert other[name] == pytest.approx(own[name], rel=1e-4), name
+
+
+KEEP = [
+    "--method",
+    "keep_cutout",
+    "--early-head",
+    "layer1",
+    "--model",
+    "resnet18",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "2",
+]
+KEEP += ["--train-images", "32", "--checkpoint-every", "3", "--ema", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def whole(launch: Launch) -> dict[str, Any]:
+    """The last checkpoint of a run of two processes that nothing happened to; eight steps."""
+    done = launch("whole", 2, *KEEP)
+    assert done.returncode == 0, done.stderr
+    return checkpoint.load(launch.folder / "whole" / "last.pt")
+
+
+PARTS = ("model", "averaged", "early_head", "optimizer", "scheduler", "processes")
+
+
+def test_each_process_draws_its_own_regions(whole: dict[str, Any]) -> None:
+    first, second = (own["stage"]["generator"] for own in whole["processes"])
+    assert not torch.equal(first, second)
+
+
+def test_a_signal_to_one_stops_all_at_the_same_step(launch: Launch, whole: dict[str, Any], same: Any) -> None:
+    stopped = launch("stopped", 2, *KEEP, accident="SIGTERM:1:4")
+    assert stopped.returncode != 0
+    assert "Interrupted; the state is in stopped/last.pt" in stopped.stderr
+    state = checkpoint.load(launch.folder / "stopped" / "last.pt")
+    assert (state["progress"]["epoch"], state["progress"]["step"]) in [(1, 1), (1, 2)]
+    again = launch("stopped", 2, new=False)
+    assert again.returncode == 0, again.stderr
+    state = checkpoint.load(launch.folder / "stopped" / "last.pt")
+    assert [part for part in PARTS if not same(state[part], whole[part])] == []
+
+    alone = launch("stopped", 0, new=False)
+    assert alone.returncode == 2
+    assert "the checkpoint is of 2 process(es), and 1 are running" in alone.stderr
+
+
+def test_one_is_killed_and_torchrun_starts_all_anew(launch: Launch, whole: dict[str, Any], same: Any) -> None:
+    """From the last checkpoint, after step 3 of the second epoch's four."""
+    killed = launch("killed", 2, *KEEP, accident="SIGKILL:1:7", restarts=1)
+    assert killed.returncode == 0, killed.stderr
+    assert "going on in epoch 2 after step 3 of 4" in killed.stdout
+    state = checkpoint.load(launch.folder / "killed" / "last.pt")
+    assert [part for part in PARTS if not same(state[part], whole[part])] == []
+
+
+def test_what_cannot_be_shared_out(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"data": str(shapes), "image_size": 16, "method": "none"}
+    with pytest.raises(UserError, match=r"--batch-size.* multiple of .* 1 × 3; got 8"):
+        main(given | {"out": str(tmp_path / "a"), "batch_size": 8, "accumulate": 3}, resuming=False)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    with pytest.raises(UserError, match=r"--max-restarts needs --out"):
+        main(dict(given), resuming=False)

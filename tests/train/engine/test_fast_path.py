@@ -1,0 +1,214 @@
+"""What makes a step faster or steadier, each beside the same computed plainly, and all of it through a resume."""
+
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from train.config import Config
+from train.data.loaders import resolve_for_data
+from train.engine import checkpoint, run
+from train.engine.ema import AveragedWeights
+from train.engine.run import Run
+from train.errors import UserError
+from train.programs.train import main
+
+GIVEN: dict[str, Any] = {
+    "method": "keep_cutout", "image_size": 16, "region_size": 6, "batch_size": 8, "epochs": 2, "label_smoothing": 0.0,
+}  # fmt: skip
+
+
+def make_run(shapes: Path, **options: Any) -> Run:
+    config = Config(**(GIVEN | {"data": str(shapes)} | options))
+    config.check()
+    begun = Run(resolve_for_data(config))
+    begun.model.train()
+    begun.train_loader.set_epoch(0)
+    begun.stage.set_epoch(0)
+    return begun
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
+
+
+@pytest.mark.parametrize("amp", ["bfloat16", "float16"])
+def test_mixed_precision_takes_about_the_same_step(shapes: Path, amp: str) -> None:
+    # Of a map of reduced precision another region may be drawn; that it is one as good is test_precision's.
+    plain, mixed = (make_run(shapes, method="cutout", amp=precision) for precision in ("off", amp))
+    assert mixed.scaler.is_enabled() == (amp == "float16")
+    before = weights(plain.model)
+    losses = [r.train_step(iter(r.train_loader))["loss"].item() for r in (plain, mixed)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[0] != losses[1]
+    steps = [weights(r.model) - before for r in (plain, mixed)]
+    assert nn.functional.cosine_similarity(steps[0], steps[1], dim=0) > 0.9
+    assert all(p.dtype == torch.float32 for p in mixed.model.parameters())
+
+
+@pytest.mark.parametrize("amp", ["bfloat16", "float16"])
+def test_mixed_precision_with_the_stage(shapes: Path, amp: str) -> None:
+    mixed = make_run(shapes, amp=amp, early_head="auto")
+    traces = []
+    real = mixed.stage.trace
+    mixed.stage.trace = lambda *args: traces.append(real(*args)) or traces[-1]  # type: ignore[method-assign, func-returns-value]
+    before = weights(mixed.model)
+    losses = mixed.train_step(iter(mixed.train_loader))
+    assert traces[0].saliency.dtype == traces[0].inputs.dtype == torch.float32
+    assert bool((traces[0].saliency.amax((1, 2)) > 0).all())
+    assert losses["loss"].isfinite()
+    assert not torch.equal(weights(mixed.model), before)
+
+
+def test_a_step_in_parts_is_the_step(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one of the epoch too, which has fewer images than the others: 44 = 5 · 8 + 4, in parts of 2."""
+
+    def without_batch_norm(*_: Any) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+
+    monkeypatch.setattr(run, "build_model", without_batch_norm)
+    options = {"method": "randaugment", "train_images": 44}
+    whole, parts = make_run(shapes, **options), make_run(shapes, accumulate=4, **options)
+    for r in (whole, parts):
+        batches = iter(r.train_loader)
+        for _ in range(r.steps):
+            r.train_step(batches)
+        assert next(batches, None) is None
+    assert (whole.step, parts.step, len(parts.train_loader)) == (6, 6, 22)
+    torch.testing.assert_close(weights(parts.model), weights(whole.model), rtol=1e-4, atol=1e-6)
+    assert parts.meter.means()["loss"] == pytest.approx(whole.meter.means()["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("amp", ["off", "float16"])
+def test_gradients_are_scaled_down_to_the_norm(shapes: Path, amp: str) -> None:
+    options = {"momentum": 0.0, "weight_decay": 0.0, "lr": 0.5, "lr_warmup_epochs": 0.0, "amp": amp}
+    clipped = make_run(shapes, clip_grad=0.01, **options)
+    before = weights(clipped.model)
+    clipped.train_step(iter(clipped.train_loader))
+    assert (weights(clipped.model) - before).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
+def test_the_average_is_that_of_a_loop(shapes: Path, tmp_path: Path) -> None:
+    averaged = make_run(shapes, ema=0.75)
+    assert averaged.validated is averaged.averaged.model  # type: ignore[union-attr]
+    expected = {name: value.double() for name, value in averaged.model.state_dict().items()}
+    batches = iter(averaged.train_loader)
+    for _ in range(3):
+        averaged.train_step(batches)
+        for name, value in averaged.model.state_dict().items():
+            expected[name] = 0.75 * expected[name] + 0.25 * value.double()
+    state = averaged.validated.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point():  # BatchNorm's statistics among them; its counts of batches say nothing here
+            torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-6)
+    assert not averaged.validated.training
+    assert not any(p.requires_grad for p in averaged.validated.parameters())
+
+
+def test_the_average_is_what_is_validated_and_kept(shapes: Path, tmp_path: Path) -> None:
+    given = GIVEN | {"data": str(shapes), "out": str(tmp_path / "run"), "ema": 0.9}
+    assert main(given, resuming=False) == 0
+    last, best = (checkpoint.load(tmp_path / "run" / name) for name in ("last.pt", "best.pt"))
+    if best["epoch"] == 2:
+        assert all(torch.equal(best["model"][name], value) for name, value in last["averaged"].items())
+    assert any(not torch.equal(last["model"][name], value) for name, value in last["averaged"].items())
+
+
+def test_averaged_weights_do_not_wait() -> None:
+    """Of PyTorch's AveragedModel that cannot be said; meta tensors raise where a value is read."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        AveragedWeights(model, 0.9).update(model)
+
+
+def test_the_fused_optimizer_takes_the_same_step(shapes: Path) -> None:
+    plain, fused = make_run(shapes), make_run(shapes, fused=True)
+    assert fused.optimizer.param_groups[0]["fused"]
+    for r in (plain, fused):
+        r.train_step(iter(r.train_loader))
+    torch.testing.assert_close(weights(fused.model), weights(plain.model), rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiled_step_is_the_step(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saliency pass compiled too; weights have their own names in the checkpoint."""
+
+    def tiny(*_: Any) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)
+        )
+
+    monkeypatch.setattr(run, "build_model", tiny)
+    plain, compiled = make_run(shapes), make_run(shapes, compile=True)
+    for r in (plain, compiled):
+        r.train_step(iter(r.train_loader))
+    torch.testing.assert_close(weights(compiled.model), weights(plain.model), rtol=1e-3, atol=1e-5)
+    assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
+
+
+def test_channels_last_throughout(shapes: Path) -> None:
+    begun = make_run(shapes)
+    seen = []
+    begun.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    begun.train_step(iter(begun.train_loader))
+    assert seen
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+    convolutions = [m for m in begun.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
+
+
+def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: Any) -> None:
+    given = GIVEN | {
+        "data": str(shapes),
+        "amp": "float16",
+        "accumulate": 2,
+        "clip_grad": 1.0,
+        "ema": 0.9,
+        "fused": True,
+    }
+    assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
+    real = Run.train_step
+
+    def stopping(self: Run, batches: Any) -> Any:
+        if (self.epoch, self.step) == (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, batches)
+
+    monkeypatch.setattr(Run, "train_step", stopping)
+    assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
+    monkeypatch.setattr(Run, "train_step", real)
+    assert checkpoint.load(tmp_path / "parts" / "last.pt")["progress"]["step"] == 3
+    assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    for part in ("model", "averaged", "optimizer", "scheduler", "scaler", "processes"):
+        assert same(a[part], b[part]), part
+
+
+def test_the_rate_in_proportion_to_the_batch(shapes: Path) -> None:
+    for batch_size, lr in ((64, 0.1), (256, 0.4)):
+        config = resolve_for_data(Config(data=str(shapes), batch_size=batch_size, lr_per_256=0.4))
+        assert config.lr is not None
+        assert math.isclose(config.lr, lr)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.1, "lr_per_256": 0.1}, "in place of --lr"),
+        ({"lr_per_256": 0.0}, "--lr-per-256 must be above 0"),
+        ({"clip_grad": 0.0}, "--clip-grad must be above 0"),
+        ({"ema": 1.0}, r"--ema must be in \[0, 1\)"),
+        ({"accumulate": 0}, "--accumulate must be at least 1"),
+        ({"amp": "half"}, "--amp must be one of off, bfloat16, float16"),
+        ({"consistency": (1, 0, 1), "method": "cutout", "amp": "float16"}, "too small for --amp float16"),
+        ({"consistency": (1, 0, 1), "method": "cutout", "compile": True}, "no second derivatives"),
+        ({"decode_size_hint": (0, 4)}, "--decode-size-hint must be at least 1"),
+    ],
+)
+def test_what_is_illegal(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Config(**options).check()

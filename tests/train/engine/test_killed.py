@@ -1,0 +1,82 @@
+"""A run killed 20 times with SIGKILL, inside the writing of checkpoints too, ends as one that nobody disturbed."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.engine import checkpoint
+
+SCRIPT = Path(__file__).with_name("kill_and_resume.py")
+POINTS = ("begun", "half", "written", "flushed", "renamed")
+# 24 steps an epoch, 120 in all, and a checkpoint after each.
+OPTIONS = "--image-size 16 --batch-size 2 --epochs 5 --region-size 6 --method keep_cutout --ema 0.9 --device cpu"
+OPTIONS += " --checkpoint-every 1"
+
+
+def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
+    """What `kill_and_resume.py` says of each start."""
+    arguments = ["--data", str(data), *OPTIONS.split(), "--out", str(folder)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), json.dumps(plan), str(folder.with_suffix(".txt")), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    starts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert starts[-1]["ended"] == 0, folder.with_suffix(".txt").read_text()
+    return starts
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_killed_twenty_times(shapes: Path, tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed of the moments: {seed}")  # shown where the test fails
+    drawn = random.Random(seed)
+    (whole,) = execute([], shapes, tmp_path / "whole")
+    step = whole["seconds"] / 120  # more than that, for the start is in it
+    plan: list[Any] = [drawn.uniform(0, 12 * step) for _ in range(3)]
+    plan += [{"progress": drawn.uniform(0, 4 * step)} for _ in range(7)]
+    plan += [{"write": drawn.randint(1, 4), "at": point} for point in 2 * POINTS]
+    drawn.shuffle(plan)
+    starts = execute(plan, shapes, tmp_path / "parts")
+    assert [start["ended"] for start in starts] == ["killed"] * 20 + [0]
+    in_writing = [start for start in starts if start["planned"] and "write" in str(start["planned"])]
+    assert all(start["left"] or start["planned"]["at"] == "renamed" for start in in_writing), "none was half-written"
+    assert not starts[-1]["left"], "removed by the next start"
+
+    output = (tmp_path / "parts.txt").read_text()
+    assert "removed .last.pt-" in output
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    a["config"].pop("out"), b["config"].pop("out")
+    for state in (a, b):
+        state["progress"].pop("seconds")
+        for process in state["processes"]:
+            process.pop("stalled")
+    assert a.keys() == b.keys()
+    for part in a:
+        assert same(a[part], b[part]), part
+    best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("whole", "parts")]
+    assert same(best[0]["model"], best[1]["model"])
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    timed = {"seconds", "images_per_second", "loader_wait_share"}
+    untimed = [[{k: v for k, v in json.loads(line).items() if k not in timed} for line in log] for log in logs]
+    assert untimed[0] == untimed[1]
+    assert [record["epoch"] for record in untimed[1]] == [1, 2, 3, 4, 5]

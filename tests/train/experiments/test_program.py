@@ -1,0 +1,217 @@
+"""The program of the tables on tiny runs: stopped, gone on with, failed, changed; and its registry."""
+
+import fcntl
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.config import Config
+from train.engine import checkpoint
+from train.engine.run import Run
+from train.experiments.program import EXPERIMENTS, main
+
+TINY = ["--epochs", "2", "--train-images", "16", "--seeds", "2", "--jobs", "2"]
+PAIR = ["--only", "none", "cutout-16"]
+CONTROL = "cutout-16-early-head"
+
+
+@pytest.fixture(scope="module")
+def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an experiment with two conditions, both seeds of each done."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert main(["keepaugment", "--data", str(shapes), "--out", str(folder), *TINY, *PAIR]) == 0
+    return folder
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+@pytest.fixture
+def options(shapes: Path, out: Path) -> list[str]:
+    return ["keepaugment", "--data", str(shapes), "--out", str(out), *TINY]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_a_table_and_what_stands_under_it(
+    options: list[str], out: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, text = results(out), (out / "table.md").read_text()
+    assert [*result["conditions"]] == ["none", "cutout-16"]
+    for name, condition in result["conditions"].items():
+        for seed in (0, 1):
+            lines = (out / name / f"seed{seed}" / "log.jsonl").read_text().splitlines()
+            first, last = map(json.loads, lines)
+            assert "val_top1" not in first
+            assert condition["runs"][str(seed)] == {
+                "top1": last["val_top1"],
+                "seconds": pytest.approx(first["seconds"] + last["seconds"]),
+                "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
+                "maps": None,
+            }
+            config = Config.load(out / name / f"seed{seed}" / "config.yaml")
+            assert (config.seed, config.epochs, config.train_images) == (seed, 2, 16)
+            assert (config.method, config.region_size) == (("none", None) if name == "none" else ("cutout", 16))
+    assert result["environment"]["python"]
+    assert result["settings"]["validation_images"] == 16
+    assert "| cutout-16 | " in text
+    assert "1 comparison, without a correction" in text
+    assert str(out.parent) not in text
+    assert result["command"] == (
+        f"python -m train.experiments keepaugment --data {Path(options[2]).name} --model small --epochs 2 "
+        "--train-images 16 --seeds 2 --jobs 2 --only none cutout-16"
+    )
+    assert f"`{result['command']}`" in text
+
+    # again: nothing is left to run
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert main([*options, *PAIR]) == 0
+    assert results(out)["conditions"] == result["conditions"]
+    assert (out / "table.md").read_text() in capsys.readouterr().out
+
+
+def test_stopped_and_gone_on_with(options: list[str], tmp_path: Path) -> None:
+    """A signal to the program alone: it stops the runs, and the same command ends them."""
+    folder = tmp_path / "stopped"
+    many = [*options, "--out", str(folder), "--seeds", "1", "--epochs", "40", *PAIR]
+    logs = [folder / name / "seed0" / "log.jsonl" for name in PAIR[1:]]
+    command = [sys.executable, "-m", "train.experiments.program", *many]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not any(log.exists() for log in logs) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "To go on, give the same command again" in errors
+    assert "| none | missing | missing |" in output
+    begun = [log.parent for log in logs if log.exists()]
+    epochs = [checkpoint.load(run / "last.pt")["progress"]["epoch"] for run in begun]
+    assert all(0 < epoch < 40 for epoch in epochs)
+    assert all("Interrupted; the state is in" in (run / "output.txt").read_text() for run in begun)
+
+    assert main(many) == 0
+    for run, epoch in zip(begun, epochs, strict=True):
+        assert f"going on in epoch {epoch + 1} after" in (run / "output.txt").read_text()
+    for log in logs:
+        assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [*range(1, 41)]
+    assert all(condition["runs"] for condition in results(folder)["conditions"].values())
+
+
+def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A run that is finished and was not measured is measured alone, one that is begun anew is measured again."""
+    options = ["consistency", "--data", str(shapes), "--out", str(tmp_path), *TINY, "--seeds", "1"]
+    assert main([*options, "--only", "cutout-*"]) == 0
+    folders = [tmp_path / name / "seed0" for name in ("cutout-class", "cutout-saliency")]
+    measured = [json.loads((folder / "agreement.json").read_text()) for folder in folders]
+    rows = results(tmp_path)["conditions"]
+    for folder, result in zip(folders, measured, strict=True):
+        assert (result["method"], result["policy"], result["images"]) == ("cutout", None, 16)
+        maps = rows[folder.parent.name]["runs"]["0"]["maps"]
+        assert maps == [result[name]["mean"] for name in ("own", "unrelated")]
+        assert 0 < maps[0] < maps[1]
+        config = Config.load(folder / "config.yaml")
+        assert config.consistency == ((1, 0, 0) if folder is folders[0] else (1, 0, 1))
+        assert ("train_saliency_loss" in (folder / "log.jsonl").read_text()) == (folder is folders[1])
+    text = (tmp_path / "table.md").read_text()
+    assert f"| {1e3 * measured[1]['own']['mean']:.2f} | {1e3 * measured[1]['unrelated']['mean']:.2f} |\n" in text
+    assert "Disagreement: the saliency loss" in text
+
+    log = (folders[0] / "log.jsonl").read_text()
+    (folders[0] / "agreement.json").unlink()
+    shutil.rmtree(folders[1])
+    (folders[1]).mkdir()
+    (folders[1] / "agreement.json").write_text("{}")
+    assert main([*options, "--only", "cutout-*"]) == 0
+    assert (folders[0] / "log.jsonl").read_text() == log
+    assert [json.loads((folder / "agreement.json").read_text()) for folder in folders] == measured
+
+
+def test_a_run_that_fails(options: list[str], out: Path, capsys: pytest.CaptureFixture) -> None:
+    """The other goes on, and joins the table of what was there before."""
+    folder = out / "none" / "seed0"
+    (folder / "log.jsonl").unlink()
+    shutil.copy(out / "cutout-16" / "seed0" / "last.pt", folder / "last.pt")
+    assert main([*options, "--seeds", "1", "--only", "none", "*-early-head"]) == 1
+    failure = "cannot resume: --method is cutout in the checkpoint, none on the command line"
+    assert f"none seed 0 failed (exit status 2): error: {failure}" in capsys.readouterr().err
+    text = (out / "table.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| ")]
+    top1 = [f"{results(out)['conditions'][name]['runs']['0']['top1']:.2f}" for name in (PAIR[2], CONTROL)]
+    assert rows[2:] == [["none", "missing", "missing"], [PAIR[2], top1[0], top1[0]], [CONTROL, top1[1], top1[1]]]
+    assert "the data supports no difference" in text
+    # the head of the control is trained, though its map is not used
+    state = checkpoint.load(out / CONTROL / "seed0" / "last.pt")
+    begun = Run(Config.from_dict(state["config"])).state_dict()["early_head"]
+    assert all((begun[name] != trained).any() for name, trained in state["early_head"].items())
+
+
+def test_changed_settings_and_wrong_ones(
+    options: list[str], out: Path, capsys: pytest.CaptureFixture, shapes: Path
+) -> None:
+    one = [*options, "--seeds", "1", "--only", "none"]
+    assert main(one) == 0
+    before = results(out)
+    assert main([*one, "--train-images", "24"]) == 2
+    message = capsys.readouterr().err
+    assert f"{out}/none/seed0 holds a run with other settings (train_images was 16, is 24)" in message
+    assert main([*one, "--jobs", "1"]) == 0  # another number of threads is the same run
+    assert results(out)["conditions"] == before["conditions"]
+
+    assert main([*one, "--train-images", "49"]) == 2
+    assert "must be from 8 to 48, got 49" in capsys.readouterr().err
+    assert main([*one, "--data", str(shapes / "train")]) == 2
+    assert "images that were not trained on" in capsys.readouterr().err
+    assert main([*one, "--model", "smal"]) == 2
+    assert "the closest names are small" in capsys.readouterr().err
+    for wrong, text in ((["--only", "cutut*"], "no such condition"), (["--seeds", "0"], "at least 1")):
+        with pytest.raises(SystemExit):
+            main([*one, *wrong])
+        assert text in capsys.readouterr().err
+
+
+def test_a_run_is_not_begun_twice_at_once(options: list[str], out: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = out / "none" / "seed0"
+    (folder / "log.jsonl").unlink()
+    with open(folder / "output.txt", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main([*options, "--only", "none"]) == 2
+    assert f"{folder}: this run is still under way in another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_registry(name: str) -> None:
+    """Every condition is a legal run, no two are the same, and each baseline is there, above what it is for."""
+    conditions = EXPERIMENTS[name].conditions
+    names = [c.name for c in conditions]
+    assert len(set(names)) == len(names)
+    configs = [Config(**c.options) for c in conditions]
+    for config in configs:
+        config.check()
+    assert not any(a == b for i, a in enumerate(configs) for b in configs[:i])
+    for place, condition in enumerate(conditions):
+        assert condition.baseline is None or condition.baseline in names[:place]
+
+
+def test_keepaugment_has_the_published_figures() -> None:
+    conditions = {c.name: c for c in EXPERIMENTS["keepaugment"].conditions}
+    assert len(conditions) == 15
+    assert {name: c.published for name, c in conditions.items() if c.published} == {
+        "cutout-16": 95.6, "cutout-20": 95.5, "keep_cutout-full-16": 96.1, "keep_cutout-full-20": 96.0,
+        "keep_cutout-low-16": 96.2, "keep_cutout-early-16": 96.0,
+    }  # fmt: skip
+    assert {name: c.baseline for name, c in conditions.items() if c.baseline != "none"} == {
+        "none": None, "cutout-16-early-head": "cutout-16",
+        **{f"keep_cutout-{p}-{s}": f"cutout-{s}" for p in ("full", "low", "early", "both") for s in (16, 20)},
+        "keep_randaugment-low-16": "randaugment", "keep_randaugment-low-20": "randaugment",
+    }  # fmt: skip

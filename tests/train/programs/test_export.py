@@ -1,0 +1,143 @@
+"""Exported weights: they load where this project cannot be imported, and the network answers the same."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from train.__main__ import main
+from train.analysis.trained import load_best
+from train.models.registry import build_model
+
+MODELS = {
+    "resnet18": ("--method=cutout",),
+    "timm/test_resnet": ("--method=cutout",),
+    "resnet18_cifar": ("--method=cutout", "--early-head=auto"),
+    "small": ("--method=cutout", "--early-head=auto"),
+}
+INPUTS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+ELSEWHERE = """
+import sys
+import torch
+for name in ("dali_salaug", "pipelines", "train"):
+    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+from safetensors import safe_open
+for path in sys.argv[1:]:
+    with safe_open(path, "pt") as file:
+        names = {}
+        exec(file.metadata()["load"], names)
+    inputs = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.save(names["model"](inputs), path + ".logits")
+"""
+
+
+def file_of(runs: Path, model: str) -> Path:
+    return runs / model / f"{model.removeprefix('timm/')}.safetensors"
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+@pytest.fixture(scope="module")
+def runs(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of each model in the folder of its name, and exported."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model, options in MODELS.items():
+        small = ["--image-size=32", "--batch-size=8", "--region-size=8", "--train-images=16", "--epochs=1"]
+        assert main([f"--data={shapes}", f"--model={model}", f"--out={folder / model}", *small, *options]) == 0
+        assert main(["export", str(folder / model)]) == 0
+    return folder
+
+
+def logits_here(runs: Path, model: str) -> torch.Tensor:
+    with torch.no_grad():
+        return load_best(runs / model).model.cpu().eval()(INPUTS)
+
+
+def test_they_load_without_this_project(runs: Path) -> None:
+    others = [model for model in MODELS if model != "small"]
+    files = [file_of(runs, model) for model in others]
+    names = [str(path.relative_to(runs)) for path in files]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for path in files:  # the code in the header names the file alone
+        (runs / path.name).symlink_to(path)
+    subprocess.run([sys.executable, "-c", ELSEWHERE, *names], cwd=runs, env=environment, check=True)
+    for model, path in zip(others, files, strict=True):
+        logits = torch.load(f"{path}.logits", weights_only=True)
+        assert logits.std() > 0
+        torch.testing.assert_close(logits, logits_here(runs, model))
+
+
+def test_a_model_of_our_own_loads_into_its_constructor(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs / "small")
+    names: dict = {}
+    exec(header(file_of(runs, "small"))["load"], names)
+    with torch.no_grad():
+        assert torch.equal(names["model"](INPUTS), logits_here(runs, "small"))
+
+
+def test_the_header_says_what_one_has_to_know(runs: Path, shapes: Path) -> None:
+    said = header(file_of(runs, "timm/test_resnet"))
+    classes = sorted(path.name for path in (shapes / "train").iterdir())
+    assert (said["format"], said["model"], said["library"]) == ("pt", "test_resnet", "timm")
+    values = {name: json.loads(said[name]) for name in ("classes", "num_classes", "image_size", "resize_to", "epoch")}
+    assert values == {"classes": classes, "num_classes": 8, "image_size": 32, "resize_to": 32, "epoch": 1}
+    best = load_best(runs / "timm/test_resnet")
+    for name in ("mean", "std"):
+        assert json.loads(said[name]) == getattr(best, name).flatten().tolist()
+    logged = json.loads((runs / "timm/test_resnet" / "log.jsonl").read_text())
+    assert json.loads(said["val_top1"]) == pytest.approx(logged["val_top1"], abs=1e-5)
+
+
+def test_the_page_explains_the_header(runs: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \|", page, flags=re.M)
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert explained == set(header(file_of(runs, "resnet18"))) - {"format"}
+
+
+def test_from_the_file_to_a_file(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "mine.safetensors"
+    assert main(["export", str(runs / "small" / "best.pt"), "--out", str(out)]) == 0
+    assert 'load_file("mine.safetensors")' in header(out)["load"].replace("'", '"')
+    assert header(out)["load"] in capsys.readouterr().out
+
+
+def test_what_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(runs / "small"), "--out", "mine.pt"]) == 2
+    assert "--out must end in .safetensors; got mine.pt" in capsys.readouterr().err
+    assert main(["export", str(tmp_path)]) == 2
+    assert "best.pt: no such checkpoint" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is nothing to resume."""
+    out = tmp_path / "small.safetensors"
+    out.mkdir()
+    assert main(["export", str(runs / "small"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.strip().endswith("give back the right to write there, and export again")
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "googlenet"])
+def test_models_with_options_of_their_own(name: str) -> None:
+    """The constructor that is written down makes the model that was trained."""
+    import torchvision
+
+    from train.models.registry import origin
+
+    library, own_name, options = origin(name, 3, 64)
+    assert library == "torchvision"
+    there = torchvision.models.get_model(own_name, **options)
+    assert {k: v.shape for k, v in there.state_dict().items()} == {
+        k: v.shape for k, v in build_model(name, 3, 64).state_dict().items()
+    }

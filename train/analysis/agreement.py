@@ -1,0 +1,142 @@
+"""Does the network look at the same pixels after an augmentation? python -m train.agreement RUN_DIR --help.
+
+With the best checkpoint of a run, on validation images: the disagreement of each image's saliency map with that of its
+augmented copy, as the saliency-consistency loss measures it; beside it the disagreement with another image's copy,
+which is what maps come to that have nothing to do with one another; and the accuracy on both.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_salaug.consistency.map_geometry import composed, map_distance, scaled, unwarp
+from pipelines import find_dataset
+from train.analysis.report import measuring_parser, report
+from train.analysis.trained import check_classes, load_best, loader_of
+from train.data.loaders import data_folder
+from train.engine.objective import check_traceable, transform
+from train.engine.run import make_stage
+from train.programs.show import configure
+
+BATCH = 64
+ANY_POLICY = "randaugment"  # the method that --policy goes with: it gives the network the policy's images
+
+
+class Measured(NamedTuple):
+    """Of each image of a batch, (B,); floating point."""
+
+    own: Tensor  # the disagreement of its map and its copy's
+    unrelated: Tensor  # the disagreement of another image's map and its copy's
+    clean_hit: Tensor  # 1 where the image's class is found, else 0
+    transformed_hit: Tensor  # the same of the copy; where labels are mixed, of the weightiest
+
+
+def compare(
+    model: nn.Module, images: Tensor, transformed: Tensor, labels: Tensor, targets: Tensor, how: dict[str, Any]
+) -> Measured:
+    """The maps of images and of their copies, by the model as it is, and what it takes them for.
+
+    Args:
+        images, transformed: (B, 3, H, W).
+        labels: (B,), int64, of the images.
+        targets: of the copies, (B,), int64, or (B, K), floating point.
+        how: what was done, as `SaliencyConsistency` is told: matrices, or method and drawn.
+    """
+    pixels = torch.cat([images, transformed]).requires_grad_()
+    logits = model(pixels)
+    of_copies = targets if targets.ndim == 2 else F.one_hot(targets, logits.shape[1])
+    weights = torch.cat([F.one_hot(labels, logits.shape[1]), of_copies]).to(logits)
+    (gradient,) = torch.autograd.grad((weights * logits).sum(), pixels)
+    own, other = gradient.abs().amax(1).chunk(2)
+    view = torch.ones_like(own, dtype=torch.bool)
+    size = (images.shape[-2], images.shape[-1])
+    if "matrices" in how:
+        other, view = unwarp(other, how["matrices"], size)
+    else:
+        own = composed(scaled(own, view), **how, image_size=size)
+
+    def distances(own: Tensor) -> Tensor:
+        one_by_one = zip(own.split(1), other.split(1), view.split(1), strict=True)
+        return torch.stack([map_distance(*maps) for maps in one_by_one])
+
+    clean_hit, transformed_hit = (logits.argmax(1) == weights.argmax(1)).double().chunk(2)
+    return Measured(distances(own), distances(own.roll(1, 0)), clean_hit, transformed_hit)
+
+
+def measure(run: Path, given: dict[str, Any], data: Path | None, limit: int, seed: int) -> dict[str, Any]:
+    """The agreement for the best checkpoint of a run.
+
+    Args:
+        given: "method" and "policy" in place of the run's, where given.
+        limit: images at most; they are drawn at random, and so are their transformations, the same for every run.
+
+    Returns:
+        "run", "method", "policy", "images"; and of "own", "unrelated", "clean_hit" and "transformed_hit", see
+        `Measured`, the "mean" over the images and its standard "error".
+    """
+    trained = load_best(run)
+    dataset = find_dataset(data or data_folder(trained.config), train=False)
+    check_classes(trained, dataset, run)
+    config = configure(trained, {"interpolation": "linear"} | given, dataset)
+    check_traceable(config, "the agreement")
+    dataset = dataset.take(np.random.default_rng(seed).permutation(len(dataset))[:limit])
+    with_matrices = config.policy is not None
+    loader = loader_of(trained, config, dataset, with_matrices=with_matrices, batch_size=BATCH, seed=seed)
+    stage = make_stage(config, len(trained.classes), seed, warmup_epochs=0)
+    model, parts = trained.model.eval().requires_grad_(False), []
+    for batch in loader:
+        if len(batch.labels) > 1:  # one alone has no other beside it
+            trace, how = transform(stage, model, batch)
+            parts.append(compare(model, batch.images, trace.inputs, batch.labels, trace.targets, how))
+    values = {name: torch.cat(part) for name, part in zip(Measured._fields, zip(*parts, strict=True), strict=True)}
+    return {
+        "run": str(run),
+        "method": config.method,
+        "policy": config.policy,
+        "images": len(values["own"]),
+        **{
+            name: {"mean": part.mean().item(), "error": part.std().item() / math.sqrt(len(part))}
+            for name, part in values.items()
+        },
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    done = result["method"] if result["policy"] is None else result["policy"]
+    print(f"{result['images']} images, transformed by {done}; mean ± standard error over images")
+    for name, title, form, factor in (
+        ("own", "disagreement of an image's map and its copy's", ".5f", 1),
+        ("unrelated", "of another image's map and that copy's", ".5f", 1),
+        ("clean_hit", "top-1 of the images, %", ".2f", 100),
+        ("transformed_hit", "top-1 of the copies, %", ".2f", 100),
+    ):
+        mean, error = (f"{factor * result[name][key]:{form}}" for key in ("mean", "error"))
+        print(f"  {title:<46} {mean:>8} ± {error}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = measuring_parser("train.analysis.agreement", __doc__, least=2)
+    done = parser.add_mutually_exclusive_group()
+    done.add_argument("--policy", help="transform by this policy, as for python -m train (default: the run's)")
+    done.add_argument("--method", help="transform by this method, as for python -m train (default: the run's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the images and transformations (default: %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    given = {} if options.method is None else {"method": options.method}
+    if options.policy is not None:
+        given = {"method": ANY_POLICY, "policy": options.policy}
+    return report(options, lambda: measure(options.run_dir, given, options.data, options.images, options.seed), _print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""How much of the object do the methods destroy or keep? python -m train.coverage RUN_DIR --help.
+
+On validation images whose object has a known box, with the best checkpoint of a run: the share of the box that
+Cutout and KeepCutout remove, and the share that a random clean square and KeepPaste's keep.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
+from dali_salaug.methods.base import Method
+from pipelines import Dataset, find_dataset
+from train.analysis.report import measuring_parser, report
+from train.analysis.trained import check_classes, load_best, spread_evenly
+from train.cli.parser import at_least
+from train.data.loaders import data_folder
+from train.errors import UserError
+
+BATCH = 64
+
+
+class Share(NamedTuple):
+    """A mean over images, in [0, 1], and its standard error."""
+
+    mean: float
+    error: float
+
+
+def box_shares(regions: Tensor, objects: Tensor) -> Tensor:
+    """The share of each object's box that lies in the region: (B,) float64 in [0, 1].
+
+    Args:
+        regions: (B, 4), top, left, bottom, right in pixels, half-open.
+        objects: (B, 4), likewise; whole pixels or not, of positive area.
+    """
+    objects = objects.double()
+    low = torch.maximum(regions[:, :2].double(), objects[:, :2])
+    high = torch.minimum(regions[:, 2:].double(), objects[:, 2:])
+    areas = (objects[:, 2:] - objects[:, :2]).prod(1)
+    return (high - low).clamp(min=0).prod(1) / areas
+
+
+def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """boxes.tsv (path, x0, y0, x1, y1 in pixels, inclusive) as path: top, left, bottom, right, half-open."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give --boxes, a table with the columns path, x0, y0, x1, y1")
+    with open(path, newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        try:
+            return {r["path"]: (int(r["y0"]), int(r["x0"]), int(r["y1"]) + 1, int(r["x1"]) + 1) for r in rows}
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: needs the tab-separated columns path, x0, y0, x1, y1 ({error!r})") from error
+
+
+def view(path: str, box: tuple[int, int, int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image and its box as the network sees them: shorter side to `size`, central square.
+
+    A square image is taken whole. The box is clipped to what is seen and may be empty.
+
+    Returns:
+        (size, size, 3) uint8, and top, left, bottom, right, float64, in its pixels.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        ratio = size / min(width, height)
+        new_width, new_height = max(size, round(width * ratio)), max(size, round(height * ratio))
+        left, top = (new_width - size) // 2, (new_height - size) // 2
+        resized = image.convert("RGB").resize((new_width, new_height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
+    scaled = np.array(box) * np.tile((new_height / height, new_width / width), 2) - np.tile((top, left), 2)
+    return pixels, scaled.clip(0, size)
+
+
+def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Images (B, 3, size, size) uint8, labels (B,) and boxes (B, 4) of the images whose box is known and in view.
+
+    At most `limit` images, spread evenly over the data set.
+    """
+    assert dataset.paths is not None
+    prefix = f"{dataset.root}/"  # a list may have paths of other folders: as they are
+    names = [path.removeprefix(prefix) for path in dataset.paths]
+    known = [i for i, name in enumerate(names) if name in boxes]
+    if not known:
+        raise UserError("boxes.tsv has none of the validation images; its paths are relative to the data folder")
+    kept = []
+    for i in (known[k] for k in spread_evenly(len(known), limit)):
+        pixels, box = view(dataset.paths[i], boxes[names[i]], size)
+        if box[2] > box[0] and box[3] > box[1]:
+            kept.append(
+                (
+                    torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+                    torch.tensor(dataset.labels[i]),
+                    torch.from_numpy(box),
+                )
+            )
+    for first in range(0, len(kept), BATCH):
+        images, labels, objects = (torch.stack(part) for part in zip(*kept[first : first + BATCH], strict=True))
+        yield images, labels, objects
+
+
+def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, repeats: int) -> dict:
+    """The shares for the best checkpoint of a run.
+
+    Returns:
+        "images", "repeats", and for "cut" (share removed) and "paste" (share kept): "random" and "salient",
+        each mean and standard error over images, and "difference" (salient − random, paired by image) with its
+        95 % interval "ci95".
+    """
+    trained = load_best(run_dir)
+    config, model, device = trained.config, trained.model, trained.device
+    assert config.image_size is not None
+    root = data or data_folder(config)
+    dataset = find_dataset(root, train=False)
+    if dataset.paths is None:
+        raise UserError(f"{root}: boxes belong to image files, of which it has none; give --data")
+    if any("://" in path for path in dataset.paths):
+        raise UserError(f"{root}: images are read from files on this machine only, not from s3://; give --data")
+    check_classes(trained, dataset, run_dir)
+
+    methods: dict[tuple[str, str], Method] = {
+        ("cut", "random"): Cutout(config.region_size),
+        ("cut", "salient"): KeepCutout(config.region_size, tau=config.tau),
+        ("paste", "random"): KeepPaste(config.region_size, tau=0.0),  # every square qualifies
+        ("paste", "salient"): KeepPaste(config.region_size, tau=config.tau),
+    }
+    stages = {
+        key: SaliencyStage(
+            m,
+            saliency=config.saliency or "gradient",
+            scale=config.saliency_scale or 0.5,
+            target=config.saliency_target or "label",
+        )
+        for key, m in methods.items()
+    }
+    shares: dict[tuple[str, str], list[Tensor]] = {key: [] for key in methods}
+    for batch in batches(dataset, read_boxes(boxes or Path(dataset.root) / "boxes.tsv"), config.image_size, limit):
+        pixels, labels, objects = (part.to(device) for part in batch)
+        images = (pixels / 255 - trained.mean) / trained.std
+        for key, stage in stages.items():
+            drawn = [stage.trace(model, images, labels, images).boxes for _ in range(repeats)]
+            shares[key].append(torch.stack([box_shares(b, objects) for b in drawn if b is not None]).mean(0).cpu())
+    per_image = {key: torch.cat(parts) for key, parts in shares.items()}
+
+    result: dict = {"run": str(run_dir), "images": len(per_image["cut", "random"]), "repeats": repeats}
+    for what in ("cut", "paste"):
+        random, salient = per_image[what, "random"], per_image[what, "salient"]
+        difference = _share(salient - random)
+        interval = [difference.mean - 1.96 * difference.error, difference.mean + 1.96 * difference.error]
+        result[what] = {
+            "random": _share(random)._asdict(),
+            "salient": _share(salient)._asdict(),
+            "difference": difference._asdict() | {"ci95": interval},
+        }
+    return result
+
+
+def _share(values: Tensor) -> Share:
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return Share(values.mean().item(), error)
+
+
+def _print(result: dict) -> None:
+    print(f"{result['images']} images, {result['repeats']} draws each; share of the object's box, per cent")
+    for what, title, names in (
+        ("cut", "removed by", ("Cutout", "KeepCutout")),
+        ("paste", "kept clean by", ("random square", "KeepPaste")),
+    ):
+        for key, name in zip(("random", "salient"), names, strict=True):
+            share = result[what][key]
+            print(f"  {title:<14} {name:<14} {100 * share['mean']:6.2f} ± {100 * share['error']:.2f} (standard error)")
+        d = result[what]["difference"]
+        low, high = (100 * v for v in d["ci95"])
+        print(
+            f"  {'':<14} {'difference':<14} {100 * d['mean']:+6.2f}, 95 % in [{low:+.2f}, {high:+.2f}], paired by image"
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = measuring_parser("train.analysis.coverage", __doc__)
+    parser.add_argument(
+        "--boxes", type=Path, help="table of the objects' boxes (default: boxes.tsv in the data folder)"
+    )
+    parser.add_argument("--repeats", type=at_least(1), default=8, help="draws for each image (default: %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    return report(
+        options,
+        lambda: measure(options.run_dir, options.boxes, options.data, options.images, options.repeats),
+        _print,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Do maps of reduced precision choose as float32's do? python -m train.precision RUN_DIR --help.
+
+With the best checkpoint of a run and its validation images: the regions that KeepCutout and KeepPaste draw on maps
+computed in reduced precision, beside those that they draw on the float32 map by the same random numbers.
+"""
+
+import argparse
+import copy
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dali_salaug import saliency_map
+from dali_salaug.regions import admitted, candidate_axis, default_length, draw_candidates, region_scores
+from pipelines import ImageLoader
+from train.analysis.report import measuring_parser, report
+from train.analysis.trained import check_classes, load_best, spread_evenly
+from train.data.loaders import make_loader
+
+BATCH = 64
+
+
+class Precision(NamedTuple):
+    """How a model is run in reduced precision."""
+
+    weights: torch.dtype  # of the model and of the images that it is given
+    autocast: torch.dtype | None
+
+
+class Rule(NamedTuple):
+    """What a method's region may be; the terms of :mod:`dali_salaug.regions`."""
+
+    border: str
+    keep: str
+
+
+PRECISIONS = {
+    "bfloat16 autocast": Precision(torch.float32, torch.bfloat16),
+    "float16 autocast": Precision(torch.float32, torch.float16),
+    "bfloat16 weights": Precision(torch.bfloat16, None),
+    "float16 weights": Precision(torch.float16, None),
+}
+RULES = {"KeepCutout": Rule("clip", "low"), "KeepPaste": Rule("inside", "high")}
+
+
+class Agreement(NamedTuple):
+    """For each image, the region drawn on another map beside the one drawn on the reference."""
+
+    same: Tensor  # (B,), bool: it is the same region
+    allowed: Tensor  # (B,), bool: it is one that the reference admits too
+    # (B,), float64: else, how far beyond the reference's threshold it lies, as a share of all candidates
+    beyond: Tensor
+
+
+def agreement(
+    reference: Tensor,
+    other: Tensor,
+    uniforms: Tensor,
+    *,
+    image_size: tuple[int, int],
+    length: int,
+    tau: float,
+    rule: Rule,
+) -> Agreement:
+    """Draw a square for each image on two maps by the same random numbers, and compare.
+
+    Args:
+        reference, other: maps (B, h, w).
+        uniforms: (B,), float64 in [0, 1): the draw.
+        image_size: (H, W) in pixels.
+        length: the square's side in pixels.
+        tau: the quantile.
+        rule: where the square may lie, and on which side of the quantile.
+    """
+    side = torch.full((1,), length, device=reference.device)
+    rows = candidate_axis(reference.shape[1], image_size[0], side, rule.border)
+    columns = candidate_axis(reference.shape[2], image_size[1], side, rule.border)
+    valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+    scores, other_scores = (region_scores(m, rows, columns).flatten(1) for m in (reference, other))
+    expected = draw_candidates(scores, valid, uniforms, tau=tau, keep=rule.keep)
+    drawn = draw_candidates(other_scores, valid, uniforms, tau=tau, keep=rule.keep)
+
+    allowed = admitted(scores, valid, tau=tau, keep=rule.keep)
+    score = scores.gather(1, drawn[:, None])
+    # To the threshold, from where it is not allowed.
+    nearer = scores <= score if rule.keep == "low" else scores >= score
+    beyond = (valid & ~allowed & nearer).sum(1) / valid.sum(1).double()
+    return Agreement(drawn == expected, allowed.gather(1, drawn[:, None]).squeeze(1), beyond)
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by Wilson's score: it holds where all or none of few are counted too."""
+    z, share = NormalDist().inv_cdf(0.975), count / total
+    centre = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
+    return (centre - half) / (1 + z * z / total), (centre + half) / (1 + z * z / total)
+
+
+def images_of(loader: ImageLoader, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (B, 3, H, W) and labels (B,): at most `limit`, spread evenly over the loader's."""
+    chosen, first = spread_evenly(len(loader.dataset), limit), 0
+    for batch in loader:
+        last = first + len(batch.labels)
+        here = torch.from_numpy(chosen[(first <= chosen) & (chosen < last)] - first).to(batch.labels.device)
+        if len(here):
+            yield batch.images[here], batch.labels[here]
+        first = last
+
+
+def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str, Any]:
+    """The agreement for the best checkpoint of a run, at the run's size, τ, and way to make the map.
+
+    Returns:
+        "run", "images", "size" (pixels), "scale", "tau", and under "precisions", by the names of PRECISIONS and RULES:
+        "same" and "allowed" as shares of the images, "allowed_ci95", and for the regions that are not allowed
+        "beyond_median" and "beyond_most" as shares of all candidates, None where there is no such region.
+    """
+    trained = load_best(run_dir)
+    config = trained.config if data is None else dataclasses.replace(trained.config, data=str(data))
+    loader = make_loader(config, train=False, batch_size=BATCH, device=trained.device)
+    check_classes(trained, loader.dataset, run_dir)
+    models = {dtype: copy.deepcopy(trained.model).to(dtype) for dtype in {p.weights for p in PRECISIONS.values()}}
+
+    def saliency(precision: Precision, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=precision.autocast, enabled=precision.autocast is not None):
+            return saliency_map(
+                models[precision.weights],
+                images.to(precision.weights),
+                labels,
+                method=config.saliency or "gradient",
+                target=config.saliency_target or "label",
+                scale=config.saliency_scale or 0.5,
+                generator=torch.Generator(images.device).manual_seed(seed),  # smoothgrad's noise, the same for all
+            )
+
+    generator = torch.Generator(trained.device).manual_seed(seed)
+    assert config.image_size is not None
+    image_size = (config.image_size, config.image_size)
+    length = config.region_size or default_length(image_size)
+    count = 0
+    found: dict[tuple[str, str], list[Agreement]] = {(name, rule): [] for name in PRECISIONS for rule in RULES}
+    for images, labels in images_of(loader, limit):
+        count += len(images)
+        uniforms = torch.rand((len(RULES), len(images)), generator=generator, dtype=torch.float64, device=images.device)
+        reference = saliency(Precision(torch.float32, None), images, labels)
+        for name, precision in PRECISIONS.items():
+            other = saliency(precision, images, labels)
+            for (rule_name, rule), draw in zip(RULES.items(), uniforms, strict=True):
+                found[name, rule_name].append(
+                    agreement(reference, other, draw, image_size=image_size, length=length, tau=config.tau, rule=rule)
+                )
+    return {
+        "run": str(run_dir),
+        "images": count,
+        "size": length,
+        "scale": config.saliency_scale,
+        "tau": config.tau,
+        "precisions": {name: {rule: _summary(found[name, rule]) for rule in RULES} for name in PRECISIONS},
+    }
+
+
+def _summary(parts: list[Agreement]) -> dict[str, Any]:
+    same, allowed, beyond = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
+    offending = beyond[~allowed]
+    return {
+        "same": same.double().mean().item(),
+        "allowed": allowed.double().mean().item(),
+        "allowed_ci95": wilson(int(allowed.sum()), len(allowed)),
+        "beyond_median": offending.median().item() if len(offending) else None,
+        "beyond_most": offending.max().item() if len(offending) else None,
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(
+        f"{result['images']} images, squares of {result['size']} pixels, map at scale {result['scale']:g},"
+        f" tau {result['tau']:g}; beside the float32 map, per cent"
+    )
+    print(f"{'':<18} {'':<11} {'same':>6} {'allowed':>8} {'95 % interval':>16}   beyond the threshold: median, most")
+    for name, rules in result["precisions"].items():
+        for rule, row in rules.items():
+            low, high = (100 * end for end in row["allowed_ci95"])
+            shares = f"{100 * row['same']:6.1f} {100 * row['allowed']:8.2f}   [{low:5.2f}, {high:6.2f}]"
+            beyond = [row[key] for key in ("beyond_median", "beyond_most") if row[key] is not None]
+            ranks = "".join(f"{100 * rank:8.2f}" for rank in beyond)
+            print(f"{name:<18} {rule:<11} {shares}   {ranks}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = measuring_parser("train.analysis.precision", __doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    return report(options, lambda: measure(options.run_dir, options.data, options.images, options.seed), _print)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

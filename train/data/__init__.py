@@ -1,0 +1,1 @@
+"""The images of a run: its loaders, and the embedded data set."""

@@ -1,0 +1,97 @@
+"""The images of a run: where they are, what they decide of its options, and its loaders."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import Batch, Dataset, ImageLoader, find_dataset, image_loader
+from train.config import Config
+from train.data.shapes import embedded_data
+from train.engine.distributed import ALONE, World
+from train.errors import UserError
+
+
+def data_folder(config: Config) -> Path:
+    """The folder of the images; generates the embedded data on its first use."""
+    return Path(config.data) if config.data else embedded_data()
+
+
+def absolute(data: str) -> str:
+    """The absolute path of a folder of images; an s3:// address as it is."""
+    return data if data.startswith("s3://") else os.path.abspath(data)
+
+
+def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
+    """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
+    dataset = dataset or find_dataset(data_folder(config))
+    side = _first_side(dataset, replace=config.on_bad_file == "replace")
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.images is not None)
+
+
+def shares_images(train: Dataset, validation: Dataset) -> bool:
+    """Whether some files are in both: `find_dataset` gives a folder without train/ and val/ for both."""
+    return train.shares_files(validation)
+
+
+def _first_side(dataset: Dataset, *, replace: bool) -> int:
+    """The shorter side of the first image; with `replace`, of the first that can be read."""
+    from PIL import Image
+
+    if dataset.images is not None:
+        return min(dataset.images.shape[1:3])
+    for index in range(len(dataset)):
+        try:
+            with Image.open(io.BytesIO(dataset.encoded(index))) as image:
+                return min(image.size)
+        except OSError as error:
+            if not replace:
+                name = dataset.name(index)
+                raise UserError(f"{name}: cannot be read ({error}); remove it, or give --image-size") from error
+    raise UserError(f"{dataset.root}: none of its {len(dataset)} images can be read")
+
+
+def make_loader(
+    config: Config, *, train: bool, dataset: Dataset | None = None, world: World = ALONE, **changes: Any
+) -> ImageLoader:
+    """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
+    assert config.batch_size is not None
+    root = data_folder(config) if dataset is None else dataset
+    options: dict[str, Any] = {
+        "batch_size": config.batch_size // world.size // config.accumulate,
+        "image_size": config.image_size,
+        "policy": config.policy if train else None,
+        "device": config.device,
+        "seed": config.seed,
+        "rank": world.rank,
+        "world_size": world.size,
+        "num_threads": config.workers or max(1, len(os.sched_getaffinity(0)) // world.local_size),
+        "interpolation": config.interpolation,
+        "crop": config.crop,
+        "crop_scale": config.crop_scale,
+        "color_jitter": config.color_jitter,
+        "on_bad_file": config.on_bad_file,
+        "max_bad_share": config.max_bad_share,
+        "hw_decoder_load": config.hw_decoder_load,
+        "decode_size_hint": config.decode_size_hint,
+    }
+    if train:
+        options["images"] = config.train_images
+        options["with_matrices"] = config.consistency is not None and config.policy is not None
+    return image_loader(root, train=train, **(options | changes))
+
+
+def empty_batch(loader: ImageLoader) -> Batch:
+    """Two black images of the form that the loader gives: for a process that has none left where others have."""
+    side, device = loader.recipe.image_size, loader.device
+    images = torch.zeros(2, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    numbers = torch.zeros(2, dtype=torch.int64, device=device)
+    return Batch(
+        images=images,
+        augmented=images if loader.recipe.chains else None,
+        labels=numbers,
+        indices=numbers,
+        matrices=torch.eye(2, 3, device=device).expand(2, 2, 3) if loader.recipe.with_matrices else None,
+    )

@@ -1,0 +1,117 @@
+"""The saliency-consistency loss in a run: what it goes with, and how it is told what was done to a batch."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dali_salaug import Augmented, Clean, Method, RandomErasing, SaliencyConsistency, SaliencyStage, StageTrace
+from dali_salaug.consistency.activations import layer_outputs
+from pipelines import POLICIES, Batch, find_policy
+from train.config import Config
+from train.engine.methods import METHODS
+from train.errors import UserError
+
+
+def make_consistency(config: Config) -> SaliencyConsistency | None:
+    """The loss of a configuration; None where it asks for none."""
+    if config.consistency is None:
+        return None
+    return SaliencyConsistency(
+        *config.consistency,
+        scale=config.consistency_scale,
+        layers=config.consistency_layers,
+        label_smoothing=config.label_smoothing,
+    )
+
+
+def check_consistency(config: Config) -> None:
+    """Raise UserError where the options of the loss are illegal, or do not go with the others."""
+    if config.consistency is None:
+        for name in ("consistency_scale", "consistency_layers"):
+            if (value := getattr(config, name)) != getattr(Config, name):
+                raise UserError(f"--{name.replace('_', '-')} needs --consistency ALPHA BETA GAMMA; got {value} without")
+        return
+    try:
+        make_consistency(config)
+    except ValueError as error:
+        raise UserError(f"--consistency: {error}") from error
+    if not any(config.consistency):
+        raise UserError("--consistency must have a weight above 0; got 0 0 0")
+    if config.consistency_layers and not config.consistency[1]:
+        raise UserError(
+            f"--consistency-layers needs a BETA above 0; got {' '.join(f'{w:g}' for w in config.consistency)}"
+        )
+    if config.early_head != "off":
+        raise UserError(f"--consistency trains no early head; got --early-head {config.early_head}")
+    check_traceable(config, "--consistency")
+
+
+def check_traceable(config: Config, asked_by: str) -> None:
+    """Raise UserError where a map cannot be followed through what the method does; `asked_by` begins the message."""
+    if not _traceable(METHODS[config.method].build(config, 2)):
+        methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(Config(), 2)))
+        raise UserError(
+            f"{asked_by} needs a method that moves, cuts or mixes the images alone, {methods}; got --method"
+            f" {config.method} (noise has no map, an image that is pasted over its augmented copy two, and clean images"
+            " are no transformation)"
+        )
+    policy = config.policy or METHODS[config.method].policy
+    if policy is not None and find_policy(policy).chains > 1:
+        policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
+        raise UserError(
+            f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
+            f" {policy}, a mixture of several images"
+        )
+
+
+def _traceable(method: Method) -> bool:
+    if method.uses_augmented:
+        return isinstance(method, Augmented)
+    return not isinstance(method, Clean | RandomErasing)
+
+
+def check_layers(consistency: SaliencyConsistency | None, model: nn.Module, image_size: int) -> None:
+    """Raise UserError where the model has no such layers; leaves it in eval mode."""
+    if consistency is None or not consistency.layers:
+        return
+    images = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad(), layer_outputs(model, consistency.layers):
+            model.eval()(images)
+    except ValueError as error:
+        raise UserError(f"--consistency-{error}") from error
+
+
+def transform(stage: SaliencyStage, model: nn.Module, batch: Batch) -> tuple[StageTrace, dict[str, Any]]:
+    """What the stage makes of a batch, and what was done to the images, as `SaliencyConsistency` is told.
+
+    Args:
+        batch: of a loader with matrices, where it has a policy.
+    """
+    trace = stage.trace(model, batch.images, batch.labels, batch.augmented)
+    if trace.inputs is batch.images:  # in warm-up nothing is done
+        return trace, {}
+    if stage.method.uses_augmented:
+        return trace, {"matrices": batch.matrices}
+    return trace, {"method": stage.method, "drawn": trace.drawn}
+
+
+def names_of_losses(consistency: SaliencyConsistency | None) -> tuple[str, ...]:
+    """ "loss", and after it the parts that are computed."""
+    if consistency is None:
+        return ("loss",)
+    computed = (True, True, consistency.beta > 0, consistency.gamma > 0)
+    return tuple(itertools.compress(("loss", "class_loss", "invariance_loss", "saliency_loss"), computed))
+
+
+def losses_of(
+    consistency: SaliencyConsistency, stage: SaliencyStage, model: nn.Module, batch: Batch
+) -> tuple[dict[str, Tensor], StageTrace]:
+    """Those of a step by their names: the total, with the graph, and its parts without their weights. And what the
+    stage made."""
+    trace, how = transform(stage, model, batch)
+    losses = consistency(model, batch.images, trace.inputs, batch.labels, **how)
+    parts = (loss for loss in losses if loss is not None)
+    return dict(zip(names_of_losses(consistency), parts, strict=True)), trace

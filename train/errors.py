@@ -1,0 +1,5 @@
+"""The error of the programs."""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is complete; no traceback is needed."""

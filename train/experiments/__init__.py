@@ -1,0 +1,1 @@
+"""Experiments: conditions over several seeds, and the table of them."""

@@ -1,0 +1,171 @@
+"""Runs of `python -m train` as tasks: begun or gone on with, several side by side, stopped together."""
+
+import fcntl
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from train.config import Config
+from train.engine.checkpoint import LAST
+from train.engine.log import LOG
+from train.engine.stopping import StopSignal
+from train.errors import UserError
+from train.experiments.comparison import Condition, Outcome
+
+OUTPUT = "output.txt"  # in a run's folder: what it printed
+AGREEMENT = "agreement.json"  # there too: what train.agreement measured
+MAY_DIFFER = ("out", "workers")  # between a run that is there and the one asked for
+
+
+class Task(NamedTuple):
+    """One run of an experiment."""
+
+    condition: Condition
+    seed: int
+    folder: Path
+    options: dict[str, Any]  # of `python -m train`
+    config: Config  # what they come to on this data
+
+    def __str__(self) -> str:
+        return f"{self.condition.name} seed {self.seed}"
+
+    def log(self) -> list[dict[str, Any]] | None:
+        """That of the finished run in the folder; None where there is none, or it is not finished.
+
+        Raises:
+            UserError: the folder holds a run with other settings.
+        """
+        path, log = self.folder / "config.yaml", self.folder / LOG
+        if not path.is_file():
+            return None
+        stored, asked = Config.load(path).to_dict(), self.config.to_dict()
+        differing = [
+            f"{name} was {stored[name]}, is {asked[name]}"
+            for name in asked
+            if name not in MAY_DIFFER and stored[name] != asked[name]
+        ]
+        if differing:
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({'; '.join(differing)}): give another --out, or"
+                " remove that folder"
+            )
+        records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        return records if records and records[-1]["epoch"] == self.config.epochs else None
+
+    def to_measure(self) -> bool:
+        """Whether the run is finished, and its condition's agreement is still to be measured."""
+        if self.condition.agreement is None or (self.folder / AGREEMENT).is_file():
+            return False
+        return self.log() is not None
+
+    def outcome(self) -> Outcome | None:
+        """That of the run in the folder; None where it is not finished and measured.
+
+        Raises:
+            UserError: the folder holds a run with other settings.
+        """
+        records = self.log()
+        if records is None or self.to_measure():
+            return None
+        seconds = [record["seconds"] for record in records]
+        outcome = Outcome(records[-1]["val_top1"], sum(seconds), statistics.median(seconds))
+        if self.condition.agreement is None:
+            return outcome
+        maps = json.loads((self.folder / AGREEMENT).read_text())
+        return outcome._replace(maps=(maps["own"]["mean"], maps["unrelated"]["mean"]))
+
+    def start(self, threads: int) -> subprocess.Popen:
+        """Begin the run, go on with it where it has a checkpoint, or measure it where it is finished.
+
+        Args:
+            threads: of the process.
+
+        Raises:
+            UserError: it is still under way in another process.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / OUTPUT, "ab") as output:
+            try:  # the run holds the lock by its stdout, as long as it lives
+                fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.folder}: this run is still under way in another process") from None
+            command = self._measuring() if self.to_measure() else self._training(threads)
+            return subprocess.Popen(
+                [sys.executable, "-m", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                start_new_session=True,  # Ctrl-C comes to this program alone, which passes it on, once
+            )
+
+    def _measuring(self) -> list[str]:
+        assert self.condition.agreement is not None
+        kind, name = self.condition.agreement
+        return ["train.analysis.agreement", str(self.folder), f"--{kind}={name}", f"--json={self.folder / AGREEMENT}"]
+
+    def _training(self, threads: int) -> list[str]:
+        flags = []
+        for name, value in self.options.items():
+            flag = f"--{name.replace('_', '-')}"
+            flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+        if (self.folder / LAST).is_file():
+            flags.append("--resume")
+        (self.folder / AGREEMENT).unlink(missing_ok=True)
+        return ["train", *flags, f"--workers={threads}", f"--out={self.folder}"]
+
+
+def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task], None]) -> int:
+    """Run the tasks, `jobs` at a time.
+
+    Args:
+        total: of the progress bar, with the runs that were finished before.
+        finished: called after each run that ends well.
+
+    Returns:
+        Exit status: 0, 1 where a run failed, or 130 when interrupted; the runs under way have then left checkpoints.
+    """
+    waiting, status = deque(tasks), 0
+    running: dict[subprocess.Popen, Task] = {}
+    bar = tqdm(total=total, initial=total - len(tasks), unit="run", disable=None)
+    with StopSignal() as stop, bar:
+        passed_on = False
+        try:
+            while running or (waiting and not stop.requested):
+                while waiting and len(running) < jobs and not stop.requested:
+                    task = waiting.popleft()
+                    running[task.start(threads)] = task
+                    bar.set_postfix_str(", ".join(map(str, running.values())))
+                if stop.requested and not passed_on:
+                    passed_on = True
+                    for process in running:
+                        process.send_signal(signal.SIGINT)
+                for process in [p for p in running if p.poll() is not None]:
+                    task = running.pop(process)
+                    if process.returncode == 0 and task.to_measure():
+                        waiting.appendleft(task)
+                    elif process.returncode == 0:
+                        bar.update()
+                        finished(task)
+                    elif not stop.requested:
+                        status = 1
+                        last = (task.folder / OUTPUT).read_text(errors="replace").strip().splitlines()[-1:]
+                        reason = "".join(last) or "it printed nothing"
+                        tqdm.write(f"{task} failed (exit status {process.returncode}): {reason}", file=sys.stderr)
+                time.sleep(0.1)
+        finally:  # only where this program ends by an error or a second signal is one still running
+            for process in running:
+                process.send_signal(signal.SIGINT)
+            for process in running:
+                process.wait()
+    return 130 if stop.requested else status

@@ -1,0 +1,96 @@
+"""Every file of a data set decoded, and the bad ones listed: python -m train check-data --help."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipelines import DataError, Dataset, find_dataset
+from pipelines.bad_files.check import BadFile, check_files
+from pipelines.bad_files.probe import native_errors_hidden
+from pipelines.build import usable_cores
+from train.cli.parser import check_writable
+from train.engine.checkpoint import write_json
+from train.errors import UserError
+
+
+def find_all(root: Path) -> list[Dataset]:
+    """The training images of a folder, and those for validation where there are others.
+
+    Raises:
+        DataError: the training images cannot be listed.
+    """
+    train = find_dataset(root)
+    try:
+        validation = find_dataset(root, train=False)
+    except DataError as error:
+        print(f"warning: only the training images are checked: {error}", file=sys.stderr)
+        return [train]
+    return [train] if train.digest == validation.digest else [train, validation]
+
+
+def check(datasets: list[Dataset], *, threads: int, damaged: bool) -> list[BadFile]:
+    """The bad files, each printed as it is found; with a progress bar where stderr is a terminal."""
+    bad: list[BadFile] = []
+    total = sum(map(len, datasets))
+    with (
+        open(os.dup(2), "w") as screen,
+        tqdm(total=total, desc="decoding", unit="file", leave=False, disable=None, file=screen) as bar,
+        native_errors_hidden(),
+    ):
+        for dataset in datasets:
+            for count, found in check_files(dataset, threads=threads, damaged=damaged):
+                for file in found:
+                    with bar.external_write_mode(screen):
+                        print(f"{file.kind:<11}  {file.name}: {file.reason}", flush=True)
+                bad += found
+                bar.update(count)
+    return bad
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train check-data",
+        description="Decode every image under a folder, those for training and those for validation, and list the bad"
+        " ones with the reason. undecodable: a run stumbles on it. damaged: it is decoded, to a picture that is wrong"
+        " at least in part. Exit status: 0 where there are none, 1 where there are some, 2 where the check was not"
+        " possible.",
+    )
+    parser.add_argument("data", type=Path, metavar="DIR", help="the images, as for python -m train --data")
+    parser.add_argument("--fast", action="store_true", help="look for undecodable files only (default: damaged too)")
+    parser.add_argument("--workers", type=int, help="threads that decode (default: the CPUs there are)")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="also write the bad files' names, one a line")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write names, kinds and reasons, as JSON")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check as the command line says. Returns the exit status.
+
+    Raises:
+        UserError: an illegal option, or the images are not files.
+        DataError: the folder cannot be used.
+    """
+    options = build_parser().parse_args(arguments)
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers must be at least 1; got {options.workers}")
+    for path in (options.list, options.json):
+        check_writable(path)
+    datasets = find_all(options.data)
+    total = sum(map(len, datasets))
+    if datasets[0].images is not None:
+        print(f"{total} images, in pickles that can be read: there are no files to decode")
+        return 0
+    bad = check(datasets, threads=options.workers or usable_cores(), damaged=not options.fast)
+    if options.list is not None:
+        options.list.write_text("".join(f"{file.name}\n" for file in bad), errors="surrogateescape")
+    if options.json is not None:
+        content = {"data": str(options.data), "files": total, "bad": [file._asdict() for file in bad]}
+        write_json(options.json, content)
+    kinds = Counter(file.kind for file in bad)
+    damaged = "" if options.fast else f", {kinds['damaged']} damaged"
+    print(f"{total} files: {kinds['undecodable']} undecodable{damaged}")
+    return 1 if bad else 0

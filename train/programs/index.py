@@ -1,0 +1,44 @@
+"""Lists the images in WebDataset shards, TFRecords or LMDB folders: python -m pipelines.index --help."""
+
+import argparse
+import sys
+
+from pipelines.datasets import DataError
+from pipelines.sources import find_dataset
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.index",
+        description="Make and store the indexes of WebDataset shards, TFRecords or LMDB folders, those that are missing"
+        " or older than the files. Training does so too, on first use; before a run of several processes, do it once.",
+    )
+    parser.add_argument("data", metavar="DIR", help="folder of the data, as for python -m train --data")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Index as the command line says. Returns the exit status: 0, or 2 where the data cannot be used."""
+    root = build_parser().parse_args(arguments).data
+    try:
+        training = find_dataset(root)
+        if training.records is None:
+            print(f"{root}: its images are not in larger files: it needs no index")
+            return 0
+        try:
+            found = [training, find_dataset(root, train=False)]
+        except DataError as error:
+            print(f"warning: only the training images are listed: {error}", file=sys.stderr)
+            found = [training]
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Where the same images are for both, there is one index.
+    for index, dataset in {dataset.records.index: dataset for dataset in found if dataset.records is not None}.items():
+        files = len(dataset.records.files)  # type: ignore[union-attr]
+        print(f"{index}: {len(dataset)} images of {len(dataset.classes)} classes in {files} files")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""What a method does to your own images, as a contact sheet: python -m train show --help."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipelines import Dataset, find_dataset
+from pipelines.datasets import IMAGE_SUFFIXES
+from pipelines.sources import s3
+from train.analysis.trained import Trained, load_best, loader_of
+from train.cli.parser import add_option, names_of_methods
+from train.config import Config
+from train.data.loaders import data_folder
+from train.engine.methods import METHODS
+from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
+from train.engine.run import make_stage
+from train.errors import UserError
+
+OPTIONS = (
+    "method",
+    "policy",
+    "tau",
+    "region_size",
+    "saliency",
+    "saliency_scale",
+    "saliency_target",
+    "interpolation",
+)  # of Config
+OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # of another run's method they say nothing
+MIXED = 16  # images among which partners are drawn
+UNKNOWN = -1  # label of an image whose class the run does not know
+
+
+class Sheet(NamedTuple):
+    """A contact sheet before it is drawn."""
+
+    columns: list[Column]  # of all images of the batch
+    names: list[str]  # of the images that are to be shown, the first of the batch
+    notes: list[str]  # their mixed labels; "" where labels are not mixed
+
+
+def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
+    """The images in files and folders, with labels that number `classes`, UNKNOWN where none of them is meant.
+
+    A folder holds images, or is laid out as for training (of that, the validation images), as are lists (.txt) and
+    s3:// addresses. The class of a file is the name of its folder.
+
+    Raises:
+        UserError: a path is not there, or pickles or the like are given beside others.
+        DataError: a folder without images.
+    """
+    parts = [_find(path) for path in paths]
+    number = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number.get(part.classes[label], UNKNOWN) for part in parts for label in part.labels])
+    if len(parts) == 1:
+        return dataclasses.replace(parts[0], classes=classes, labels=labels)
+    if any(part.paths is None for part in parts):
+        raise UserError(f"pickles, shards and LMDB folders must be the only path; got {', '.join(map(str, paths))}")
+    return Dataset(classes, labels, "", paths=[path for part in parts for path in part.paths or ()])
+
+
+def _find(path: Path) -> Dataset:
+    if s3.is_address(path):
+        return find_dataset(path, train=False)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.suffix == ".txt":
+        return find_dataset(path, train=False)
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        if not files:
+            return find_dataset(path, train=False)
+    folder = files[0].absolute().parent
+    return Dataset([folder.name], np.zeros(len(files), dtype=np.int64), str(folder), paths=[str(f) for f in files])
+
+
+def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Config:
+    """The run's configuration with the options that are given, for training with nothing but the method's images. A
+    method that is not the run's brings its own policy and map.
+
+    Raises:
+        UserError: an illegal value.
+    """
+    config = dataclasses.replace(
+        trained.config, warmup_epochs=0, consistency=None, consistency_scale=1.0, consistency_layers=None
+    )
+    if given.get("method", config.method) != config.method:
+        config = dataclasses.replace(config, policy=None, saliency=None, saliency_scale=None, saliency_target=None)
+    if "saliency_target" not in given and (dataset.labels == UNKNOWN).any():
+        given = given | {"saliency_target": "max"}
+    config = dataclasses.replace(config, **given)
+    config.check()
+    assert config.image_size is not None
+    return config.resolved(side=config.image_size, embedded=config.data is None, cifar=dataset.images is not None)
+
+
+def make_sheet(trained: Trained, config: Config, dataset: Dataset, *, count: int, seed: int) -> Sheet:
+    """What the method of `config` does to images of the data set, by the model of `trained`.
+
+    The images are cropped as in validation. Where there are more than `count`, those of different classes come first.
+    Images of unknown class count as what the model takes them for.
+
+    Args:
+        dataset: from `find_images`.
+        count: images to be shown, at most. Partners may be others.
+        seed: of the policy, the regions and the partners.
+
+    Raises:
+        UserError: the method cannot be shown on these images.
+        DataError: an image cannot be decoded.
+    """
+    mixes = METHODS[config.method].kind == "two images"
+    if mixes and len(dataset) == 1:
+        raise UserError(f"--method {config.method} mixes two images; got one, {(dataset.paths or [dataset.root])[0]}")
+    wanted = max(count, MIXED) if mixes else count
+    chosen = np.arange(len(dataset)) if len(dataset) <= count else of_different_classes(dataset.labels, wanted)
+    batch = next(iter(loader_of(trained, config, dataset.take(chosen), batch_size=len(chosen), seed=seed)))
+    model, unknown = trained.model.eval(), batch.labels == UNKNOWN
+    with torch.no_grad():
+        labels = torch.where(unknown, model(batch.images).argmax(1), batch.labels)
+    stage = make_stage(config, len(trained.classes), seed, warmup_epochs=0)
+    try:
+        trace = stage.trace(model, batch.images, labels, batch.augmented)
+    except ValueError as error:
+        raise UserError(f"--method {config.method}: {error}") from error
+    augmented = None if trace.inputs is batch.augmented else batch.augmented
+    columns = contact_sheet(stage.method, batch.images, trace, augmented, config.policy)
+    names = [
+        f"{trained.classes[label]}, predicted" if predicted else trained.classes[label]
+        for label, predicted in zip(labels.tolist(), unknown.tolist(), strict=True)
+    ]
+    return Sheet(columns, names[:count], mixed_labels(trace.targets, trained.classes)[:count])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line. Options that are not given are absent from the namespace."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train show",
+        description="Draw what a method does to your own images, by the model of a run: clean | saliency with the\n"
+        "region drawn | partner | augmented | the network's input, those that the method has. Regions written to are\n"
+        "outlined in cyan, those that pixels come from in green. An image whose folder is named as no class of the\n"
+        "run counts as what the model takes it for.",
+        epilog=names_of_methods(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=[], metavar="IMAGE_OR_DIR",
+        help="images, folders of images, or data as for training (default: the run's validation images)",
+    )  # fmt: skip
+    parser.add_argument("--weights", type=Path, required=True, help="folder of a run, or its best.pt (required)")
+    fields = {option.name: option for option in dataclasses.fields(Config)}
+    for name in OPTIONS:
+        own = " if the method is the run's, else the method's" if name in OF_THE_METHOD else ""
+        add_option(parser, fields[name], default=f"the run's{own}")
+    parser.add_argument("--count", type=int, default=6, help="images at most (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of policy, regions and partners (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="of the picture, a PNG (default: METHOD.png); with --all, the folder (default: methods)",
+    )
+    parser.add_argument("--all", action="store_true", default=False, help="a picture of every method (default: of one)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw as the command line says.
+
+    Raises:
+        UserError, DataError: as `make_sheet` and `find_images`, and for an illegal option.
+    """
+    given = vars(build_parser().parse_args(arguments))
+    paths, weights, count, seed = (given.pop(name) for name in ("paths", "weights", "count", "seed"))
+    every, out = given.pop("all"), given.pop("out", None)
+    if count < 1:
+        raise UserError(f"--count must be at least 1; got {count}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed must be a whole number in [0, 2**63); got {seed}")
+    if every and {"method", "policy"} & set(given):
+        raise UserError("--all draws each method with its own policy; leave out --method and --policy")
+    if out is not None and not every and out.suffix.lower() != ".png":
+        raise UserError(f"--out must end in .png; got {out}")
+    trained = load_best(weights)
+    dataset = find_images(paths or [data_folder(trained.config)], trained.classes)
+    methods = list(METHODS) if every else [given.get("method", trained.config.method)]
+    for method in methods:
+        config = configure(trained, given | {"method": method}, dataset)
+        sheet = make_sheet(trained, config, dataset, count=count, seed=seed)
+        path = (out or Path("methods")) / f"{method}.png" if every else out or Path(f"{method}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mean, std = (values.flatten().tolist() for values in (trained.mean, trained.std))
+        draw_sheet(sheet.columns, sheet.names, sheet.notes, path, mean=mean, std=std)
+        print(f"{len(sheet.names)} of {len(dataset)} images: {path}")
+    return 0
