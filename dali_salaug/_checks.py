@@ -4,9 +4,19 @@ Each raises a ValueError that names the argument, what is legal and what came.
 """
 
 from collections.abc import Collection
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def check_given(name: str, value: T | None) -> T:
+    """Return ``value``, which this method needs."""
+    if value is None:
+        raise ValueError(f"{name} must be given for this method; got None")
+    return value
 
 
 def check_choice(name: str, value: object, legal: Collection[str]) -> None:

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from .methods.base import Draw
+from .methods.base import BoxDraw, Draw, MaskDraw
+from .methods.hybridmix import HybridMixDraw
+from .methods.puzzlemix import PuzzleMixDraw
 
 
 def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
@@ -22,22 +24,23 @@ def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> 
     Returns:
         Twice (B,), float32 in [0, 1]; 0 for an image that was left as it was. None where the draw has no regions.
     """
-    drawn = drawn.first or drawn
+    if isinstance(drawn, HybridMixDraw):
+        drawn = drawn.first
     maps = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     grid = (maps.shape[-2], maps.shape[-1])
-    if drawn.shares is not None and drawn.moves is not None:
+    if isinstance(drawn, PuzzleMixDraw):
         n = drawn.shares.shape[-1]
         rows, columns = (_covered(_unit_intervals(n, maps.device), n, cells) for cells in grid)
         mass = (rows @ maps @ columns.mT).flatten(1).gather(1, drawn.moves[:, 0].flatten(1)).view(-1, n, n)
         hidden = 1 - drawn.shares.float()
         return _share((hidden * mass).sum((1, 2)), maps.sum((1, 2)), hidden.mean((1, 2)))
-    if drawn.masks is not None:
+    if isinstance(drawn, MaskDraw):
         rows, columns = (
             _covered(_unit_intervals(pixels, maps.device), pixels, cells)
             for pixels, cells in zip(image_size, grid, strict=True)
         )
         inside = rows.mT @ drawn.masks.squeeze(1).float() @ columns
-    elif drawn.boxes is not None:
+    elif isinstance(drawn, BoxDraw):
         rows, columns = (_covered(drawn.boxes[:, axis::2].float(), image_size[axis], grid[axis]) for axis in (0, 1))
         inside = rows[:, :, None] * columns[:, None, :]
     else:

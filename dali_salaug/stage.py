@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ._checks import check_choice, check_images, check_labels, check_like_images, check_whole_number
-from .methods.base import Draw, Method
+from .methods.base import BoxDraw, Draw, Method
+from .methods.hybridmix import HybridMixDraw
 from .saliency.maps import METHODS, check_saliency_options, saliency_map
 
 
@@ -17,12 +18,13 @@ class StageTrace(NamedTuple):
     inputs: Tensor  # (B, C, H, W), what the network is given
     targets: Tensor  # (B,), int64; or (B, K), floating point, of a method that mixes labels
     saliency: Tensor | None  # (B, h, w), float32; None where the method uses none, or in warm-up
-    drawn: Draw  # empty in warm-up
+    drawn: Draw  # of the method's own type; a plain Draw, which holds nothing, in warm-up
 
     @property
     def boxes(self) -> Tensor | None:
-        """(B, 4), int64: top, left, bottom, right of each image's region; None where there are no regions."""
-        return self.drawn.boxes
+        """(B, 4), int64: top, left, bottom, right of each image's region; None where there is no one box."""
+        drawn = self.drawn.second if isinstance(self.drawn, HybridMixDraw) else self.drawn
+        return drawn.boxes if isinstance(drawn, BoxDraw) else None
 
 
 class SaliencyStage:

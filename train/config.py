@@ -3,13 +3,14 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from dali_salaug import METHODS
+from dali_salaug.regions import default_length
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
-from train.errors import UserError
 
 
 def _option(
@@ -28,9 +29,12 @@ def _option(
     return field(default=default, metadata=metadata)
 
 
-@dataclass
+C = TypeVar("C", bound="Config")
+
+
+@dataclass(kw_only=True)
 class Config:
-    """The options of a run. None stands for "not given": `resolved` fills in what suits the data."""
+    """The options of a run as stated. None stands for "not stated"; `resolved` fills in what suits the data."""
 
     data: str | None = _option(
         None,
@@ -184,98 +188,64 @@ class Config:
         low=0,
     )
 
-    def check(self) -> None:
-        """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
-        from pipelines import find_policy
-        from train.engine.methods import METHODS
-        from train.engine.objective import check_consistency
-        from train.models.registry import check_model
+    def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "ResolvedConfig":
+        """Return the configuration with every default that the data decides.
 
-        for option in dataclasses.fields(self):
-            value, meta = getattr(self, option.name), option.metadata
-            flag = "--" + option.name.replace("_", "-")
-            if meta["choices"] and value is not None and value not in meta["choices"]:
-                raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
-            for number in value if isinstance(value, tuple) else (value,):
-                low, high = meta["low"], meta["high"]
-                if isinstance(number, bool):
-                    continue
-                if isinstance(number, int | float) and not (number >= low and (high is None or number <= high)):
-                    legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
-                    raise UserError(f"{flag} must be {legal}; got {number}")
-        if self.method not in METHODS:
-            raise UserError(f"--method must be one of {', '.join(METHODS)}; got {self.method!r}")
-        if self.policy is not None:
-            with_policy = [name for name, entry in METHODS.items() if entry.policy]
-            if self.method not in with_policy:
-                raise UserError(f"--policy is for the methods {', '.join(with_policy)}; got --method {self.method}")
-            try:
-                find_policy(self.policy)
-            except ValueError as error:
-                raise UserError(f"--{error}") from error
-        check_model(self.model)
-        if self.saliency_scale == 0:
-            raise UserError("--saliency-scale must be in (0, 1]; got 0")
-        if self.early_head == "off" and self.early_weight != Config.early_weight:
-            raise UserError(f"--early-weight needs an --early-head; got {self.early_weight:g} with --early-head off")
-        check_consistency(self)
-        for name in ("lr", "lr_per_256", "clip_grad"):
-            if getattr(self, name) == 0:
-                raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
-        if self.lr is not None and self.lr_per_256 is not None:
-            raise UserError(f"--lr-per-256 is in place of --lr; got --lr {self.lr:g} --lr-per-256 {self.lr_per_256:g}")
-        if self.ema == 1:
-            raise UserError("--ema must be in [0, 1); got 1")
-        if self.consistency is not None and self.amp == "float16":
-            raise UserError("--consistency needs gradients of gradients, too small for --amp float16; give bfloat16")
-        if self.consistency is not None and self.compile and self.consistency[2] and self.consistency_scale == 1:
-            raise UserError(
-                "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
-                " out, or give a scale below 1"
-            )
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
-            raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {self.crop_scale}")
-
-    def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "Config":
-        """A copy without None where the data decides: `side` is the shorter side of its first image, in pixels."""
-        from train.engine.methods import METHODS
-
+        Args:
+            side: the shorter side of its first image, in pixels.
+            embedded: it is the embedded data set.
+            cifar: it is CIFAR.
+        """
         image_size = self.image_size or (48 if embedded else min(side, 224))
         photographs, entry = image_size > 96, METHODS[self.method]
         batch_size = self.batch_size or (32 if embedded else 128)
         policy = self.policy or entry.policy
         if cifar and self.policy is None and policy == "autoaugment":
             policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
-        return dataclasses.replace(
-            self,
-            image_size=image_size,
-            batch_size=batch_size,
-            policy=policy,
-            saliency=self.saliency or entry.saliency,
-            saliency_target=self.saliency_target or entry.target,
-            saliency_scale=self.saliency_scale or entry.scale,
-            epochs=self.epochs or (15 if embedded else 90 if photographs else 30),
-            lr=self.lr or (self.lr_per_256 or (0.1 if photographs else 0.2)) * batch_size / 256,
-            lr_per_256=None,
-            weight_decay=(1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
-            crop_scale=self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),
-        )
+        stated = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        by_data = {
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "policy": policy,
+            "region_size": self.region_size or default_length((image_size, image_size)),
+            "saliency": self.saliency or entry.saliency,
+            "saliency_target": self.saliency_target or entry.target,
+            "saliency_scale": self.saliency_scale or entry.scale,
+            "epochs": self.epochs or (15 if embedded else 90 if photographs else 30),
+            "lr": self.lr or (self.lr_per_256 or (0.1 if photographs else 0.2)) * batch_size / 256,
+            "lr_per_256": None,
+            "weight_decay": (1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
+            "crop_scale": self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),
+        }
+        return ResolvedConfig(**stated | by_data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for YAML and checkpoints."""
+        """Return plain types only, for YAML and checkpoints."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Config":
+    def from_dict(cls: type[C], values: dict[str, Any]) -> C:
+        """Return the configuration of :meth:`to_dict`."""
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
-    def save(self, path: Path) -> None:
-        from train.engine.checkpoint import atomic_write
 
-        with atomic_write(path) as file:
-            file.write(yaml.safe_dump(self.to_dict(), sort_keys=False).encode())
+@dataclass(kw_only=True)
+class ResolvedConfig(Config):
+    """The options of a run once its data is known: what the data decides is never None."""
+
+    image_size: int
+    batch_size: int
+    region_size: int
+    saliency: str
+    saliency_target: str
+    saliency_scale: float
+    epochs: int
+    lr: float
+    weight_decay: float
+    crop_scale: tuple[float, float]
 
     @classmethod
-    def load(cls, path: Path) -> "Config":
+    def load(cls: type[C], path: Path) -> C:
+        """Return the configuration in a run's config.yaml."""
         return cls.from_dict(yaml.safe_load(path.read_text()))

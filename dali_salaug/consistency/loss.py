@@ -244,7 +244,7 @@ def _check_transformation(images: Tensor, matrices: Tensor | None, method: Metho
         return
     if not isinstance(method, Method) or not isinstance(drawn, Draw):
         raise ValueError(f"method and drawn must be a Method and its Draw; got {method!r} and {type(drawn).__name__}")
-    if method.uses_augmented or drawn.noise is not None:
+    if method.uses_augmented or not method.traceable:
         raise ValueError(
             "method must make the transformed images from the clean ones alone, such as Cutout, CutMix or Mixup, and "
             f"not from noise or an augmented copy, which have no map; got {method!r}"

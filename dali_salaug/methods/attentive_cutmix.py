@@ -1,16 +1,33 @@
 """Attentive CutMix: the cells of a partner that the network looks at most are pasted at their own places."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_whole_number
+from .._checks import check_given, check_whole_number
 from ..compositing import replace
-from .base import Draw
-from .mixing import MixingMethod
+from .base import TWO_IMAGES, MaskDraw, MethodEntry, register
+from .mixing import MixingMethod, PairDraw
 
 
-class AttentiveCutMix(MixingMethod):
+@dataclass(frozen=True, eq=False)
+class AttentiveCutMixDraw(MaskDraw, PairDraw):
+    """A partner for each image, and the pixels that it fills."""
+
+
+@register(
+    MethodEntry(
+        "attentive_cutmix",
+        TWO_IMAGES,
+        "a partner's most attentive cells",
+        "Walawalkar et al. 2020",
+        saliency="grad_cam",
+        scale=1.0,
+    )
+)
+class AttentiveCutMix(MixingMethod[AttentiveCutMixDraw]):
     """The most attentive cells of another image of the batch are pasted at their own places; labels by area.
 
     Walawalkar et al. 2020, arXiv:2003.13048, "Proposed Approach": the attention of a network is put on a grid, and the
@@ -44,10 +61,9 @@ class AttentiveCutMix(MixingMethod):
         self.cells = cells
         self.grid = grid
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        assert saliency is not None
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> AttentiveCutMixDraw:
         partners = self._draw_partners(images, generator)
-        finite = saliency.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).index_select(0, partners)
+        finite = check_given("saliency", saliency).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).index_select(0, partners)
         attention = F.adaptive_avg_pool2d(finite[:, None], self.grid).flatten(1)
         # In a random order, from which the sort takes equal ones as they come.
         uniforms = torch.rand(attention.shape, generator=generator, dtype=torch.float64, device=images.device)
@@ -58,17 +74,17 @@ class AttentiveCutMix(MixingMethod):
         for dim in (2, 3):
             cell = torch.arange(images.shape[dim], device=images.device) * self.grid // images.shape[dim]
             masks = masks.index_select(dim, cell)
-        return Draw(partners=partners, masks=masks)
+        return AttentiveCutMixDraw(partners, masks)
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.masks is not None
-        assert drawn.partners is not None
+    def apply(self, images: Tensor, drawn: AttentiveCutMixDraw, augmented: Tensor | None) -> Tensor:
         return replace(images, drawn.masks, images.index_select(0, drawn.partners))
 
-    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        assert drawn.masks is not None
+    def _weights(self, drawn: AttentiveCutMixDraw, image_size: tuple[int, int]) -> Tensor:
         taken = drawn.masks.sum((1, 2, 3)) / (image_size[0] * image_size[1])
         return torch.stack([1 - taken, taken], 1)
+
+    def partner_maps(self, images: Tensor, drawn: AttentiveCutMixDraw, saliency: Tensor | None) -> Tensor:
+        return check_given("saliency", saliency)[drawn.partners]
 
     def __repr__(self) -> str:
         return f"AttentiveCutMix({self.num_classes}, cells={self.cells}, grid={self.grid}, partners={self.partners!r})"

@@ -1,61 +1,97 @@
-"""What a method is: a draw, and an application of what was drawn."""
+"""What a method is: a draw, an application of what was drawn, and the facts by which others find it."""
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..regions import draw_regions
 
-
-class Draw(NamedTuple):
-    """What a method drew for a batch; None where it draws no such thing."""
-
-    boxes: Tensor | None = None  # (B, 4), int64: top, left, bottom, right in pixels, half-open; empty for no region
-    noise: Tensor | None = None  # (B, C, H, W), the images' dtype: what is written into the regions
-    partners: Tensor | None = None  # (B,), int64: the place in the batch of the image that each is mixed with
-    sources: Tensor | None = None  # (B, 4), like boxes: where the pixels that go into the boxes come from
-    masks: Tensor | None = None  # (B, 1, H, W), bool: what is replaced, where that is more than one box
-    weights: Tensor | None = None  # (B, 2), floating point: of the image and its label, and of its partner and its
-    shares: Tensor | None = None  # (B, n, n), floating point: of the image in each block, where two are blended
-    moves: Tensor | None = None  # (B, 2, n, n), int64: the block of the image, and of its partner, that comes there
-    first: "Draw | None" = None  # of the method that goes before, of two that are combined
+ONE_IMAGE, TWO_IMAGES, POLICY = KINDS = ("one image", "two images", "policy")
+KEEPAUGMENT, SALFMIX = "Gong et al. 2021 (KeepAugment)", "Choi et al. 2021 (SalfMix)"  # sources that several cite
 
 
-class Method(ABC):
-    """A way to make the network's inputs from a batch. Subclasses say what they need and do the two halves.
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """What a method drew for a batch. Each method has a type of its own; this one holds nothing."""
 
-    ``draw`` makes a few tensors from a generator, ``apply`` and ``targets`` are pure functions of the batch and of what
-    was drawn; none waits for the device. So a test or a figure can inject the draw, and a draw can be replayed.
+
+@dataclass(frozen=True, eq=False)
+class BoxDraw(Draw):
+    """A region of each image.
+
+    Attributes:
+        boxes: (B, 4), int64: top, left, bottom, right in pixels, half-open; empty for no region.
+    """
+
+    boxes: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MoveDraw(BoxDraw):
+    """A region of each image, and where its new pixels come from.
+
+    Attributes:
+        sources: (B, 4), like ``boxes``.
+    """
+
+    sources: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MaskDraw(Draw):
+    """The pixels of each image that are replaced, where they are more than one box.
+
+    Attributes:
+        masks: (B, 1, H, W), bool.
+    """
+
+    masks: Tensor
+
+
+D = TypeVar("D", bound=Draw)
+
+
+class Method(ABC, Generic[D]):
+    """A way to make the network's inputs from a batch. Subclasses state what they need and implement the two halves.
+
+    ``draw`` makes a few tensors from a generator; ``apply`` and ``targets`` are pure functions of the batch and of what
+    was drawn. None of them waits for the device. A test or a figure can therefore inject a draw, and a draw can be
+    replayed.
     """
 
     uses_saliency: bool = False  # draw needs the saliency map
     uses_augmented: bool = False  # apply needs the augmented images
-    default_warmup_epochs: int = 0  # for so many epochs its authors train without it
+    traceable: bool = True  # a saliency map can be followed through what the method does to an image
+    own_map: str = ""  # the saliency method by which this one makes maps of the partners itself
+    default_warmup_epochs: int = 0  # epochs that its authors train without it
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        """What to do to each image.
+    @abstractmethod
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> D:
+        """Draw what to do to each image.
 
         Args:
             images: the clean images (B, C, H, W), floating point.
             saliency: their maps (B, h, w), float32, at any resolution; None where the method uses none.
             generator: on the images' device; the global one where it is None.
         """
-        return Draw()
 
     @abstractmethod
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        """The inputs (B, C, H, W) that the network is given. Writes into none of its arguments.
+    def apply(self, images: Tensor, drawn: D, augmented: Tensor | None) -> Tensor:
+        """Make the network's inputs (B, C, H, W). Writes into none of its arguments.
 
         Args:
             images: the clean images (B, C, H, W), floating point.
-            drawn: what :meth:`draw` gave for them.
+            drawn: what :meth:`draw` returned for them.
             augmented: an augmented copy, like ``images``; None where the method uses none.
         """
 
-    def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        """The targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them.
+    def targets(self, labels: Tensor, drawn: D, image_size: tuple[int, int]) -> Tensor:
+        """Make the targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them.
 
         Args:
             labels: (B,), int64.
@@ -64,8 +100,17 @@ class Method(ABC):
         """
         return labels
 
+    def partner_maps(self, images: Tensor, drawn: D, saliency: Tensor | None) -> Tensor | None:
+        """Return the maps (B, h, w) of the partners that the draw looked at, for pictures; None where it looks at none.
 
-class CuttingMethod(Method):
+        Args:
+            images, saliency: as for :meth:`draw`.
+            drawn: what it returned.
+        """
+        return None
+
+
+class CuttingMethod(Method[D]):
     """A method that cuts a region out of each image: anywhere, or, where it uses saliency, by selective-cut."""
 
     border: str  # "clip" or "inside"
@@ -78,30 +123,70 @@ class CuttingMethod(Method):
         saliency: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Boxes (B, 4); ``size`` as for :func:`~dali_salaug.regions.draw_regions`."""
+        """Draw boxes (B, 4); ``size`` as for :func:`~dali_salaug.regions.draw_regions`."""
         if not self.uses_saliency:
             return draw_regions(images, size, generator, border=self.border)
         return draw_regions(images, size, generator, border=self.border, saliency=saliency, tau=self.tau, keep="low")
 
 
-class Clean(Method):
-    """The baseline without augmentation of its own: the network is given the clean images."""
+@dataclass(frozen=True)
+class MethodEntry:
+    """The facts of a method under one name; ``METHODS`` holds all of them.
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        return images
+    Attributes:
+        name: as ``--method`` takes it.
+        kind: one of ``KINDS``.
+        description: what the network's input is, in a few words.
+        source: authors and year; "" for the baseline.
+        policy: the image-level policy that makes the augmented images, unless the user names another.
+        saliency, target, scale: the map by default, as :func:`saliency_map` names it; of methods that use one.
+        options: what the constructor takes for this name, where one class has several.
+        method: the class; :func:`register` fills it in.
+    """
 
-    def __repr__(self) -> str:
-        return "Clean()"
+    name: str
+    kind: str
+    description: str
+    source: str
+    policy: str | None = None
+    saliency: str = "gradient"
+    target: str = "label"
+    scale: float = 0.5
+    options: Mapping[str, Any] = field(default_factory=dict)
+    method: type[Method] = Method  # type: ignore[type-abstract]
+
+    def takes(self, parameter: str) -> bool:
+        """Return whether the constructor has a parameter that this name leaves open."""
+        return parameter in inspect.signature(self.method).parameters and parameter not in self.options
+
+    def build(self, num_classes: int, *, region_size: int | None = None, tau: float = 0.6) -> Method:
+        """Construct the method; an argument that its class does not take has no effect.
+
+        Args:
+            num_classes: K, of methods that mix labels.
+            region_size: side of the square region in pixels; None: by the image's size.
+            tau: τ, the quantile.
+        """
+        settings = {"num_classes": num_classes, "size": region_size, "tau": tau}
+        return self.method(**self.options, **{name: value for name, value in settings.items() if self.takes(name)})
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The saliency methods at work by default: of the map that the method uses, and of the one that it makes."""
+        method = self.build(2)
+        return (self.saliency,) * method.uses_saliency + (method.own_map,) * bool(method.own_map)
 
 
-class Augmented(Method):
-    """The baseline of image-level policies: the network is given the augmented images, with nothing kept."""
+METHODS: dict[str, MethodEntry] = {}  # by name, in the order of registration
 
-    uses_augmented = True
+M = TypeVar("M", bound=type[Method])
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert augmented is not None
-        return augmented
 
-    def __repr__(self) -> str:
-        return "Augmented()"
+def register(*entries: MethodEntry) -> Callable[[M], M]:
+    """Decorate a method's class: enter it into ``METHODS`` under the names of ``entries``."""
+
+    def enter(method: M) -> M:
+        METHODS.update({entry.name: replace(entry, method=method) for entry in entries})
+        return method
+
+    return enter

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from .._checks import check_number
-from .base import CuttingMethod, Draw
-from .mixing import MixingMethod
+from .base import KEEPAUGMENT, TWO_IMAGES, CuttingMethod, MethodEntry, register
+from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-class CutMix(MixingMethod, CuttingMethod):
+@register(MethodEntry("cutmix", TWO_IMAGES, "a box replaced by a partner's, labels mixed", "Yun et al. 2019"))
+class CutMix(BoxMixingMethod[BoxPairDraw], CuttingMethod[BoxPairDraw]):
     """A box of each image is replaced by the same box of another image of the batch.
 
     Yun et al. 2019, arXiv:1905.04899, §3.1. Each image has its own λ ~ Beta(α, α) and box: sides √(1 − λ) of the
@@ -24,11 +25,12 @@ class CutMix(MixingMethod, CuttingMethod):
 
     border = "clip"
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxPairDraw:
         boxes = self._draw_boxes(images, self._draw_box_sizes(images, generator), saliency, generator)
-        return Draw(boxes, partners=self._draw_partners(images, generator))
+        return BoxPairDraw(self._draw_partners(images, generator), boxes)
 
 
+@register(MethodEntry("keep_cutmix", TWO_IMAGES, "CutMix that cuts away only what is not salient", KEEPAUGMENT))
 class KeepCutMix(CutMix):
     """CutMix that cuts away only what is not salient, by selective-cut on each image's own map (KeepAugment §4.2).
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from .._checks import check_choice, check_images, check_number, check_region, check_saliency
 from ..compositing import replace_boxes
 from ..regions import BORDERS
-from .base import CuttingMethod, Draw
+from .base import KEEPAUGMENT, ONE_IMAGE, BoxDraw, CuttingMethod, MethodEntry, register
 
 
 def selective_cut(
@@ -49,11 +49,11 @@ def selective_cut(
     method = KeepCutout(size, tau=tau, border=border, fill=fill)
     images = check_images("images", images)
     drawn = method.draw(images, check_saliency(saliency, images), generator)
-    assert drawn.boxes is not None
     return method.apply(images, drawn, None), drawn.boxes
 
 
-class Cutout(CuttingMethod):
+@register(MethodEntry("cutout", ONE_IMAGE, "a square at a random place set to zero", "DeVries & Taylor 2017"))
+class Cutout(CuttingMethod[BoxDraw]):
     """A square of each image is blanked, anywhere; its centre is any pixel, and it is clipped to the image.
 
     DeVries & Taylor 2017, arXiv:1708.04552, §3.2.
@@ -74,17 +74,17 @@ class Cutout(CuttingMethod):
         self.border = border
         self.fill = fill
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        return Draw(self._draw_boxes(images, self.size, saliency, generator))
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxDraw:
+        return BoxDraw(self._draw_boxes(images, self.size, saliency, generator))
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
+    def apply(self, images: Tensor, drawn: BoxDraw, augmented: Tensor | None) -> Tensor:
         return replace_boxes(images, drawn.boxes, self.fill)
 
     def __repr__(self) -> str:
         return f"Cutout(size={self.size}, border={self.border!r}, fill={self.fill:g})"
 
 
+@register(MethodEntry("keep_cutout", ONE_IMAGE, "Cutout that spares what is salient", KEEPAUGMENT))
 class KeepCutout(Cutout):
     """Cutout that spares what is salient: :func:`selective_cut` as an object (KeepAugment §3 and §4.1).
 

@@ -1,12 +1,15 @@
 """HybridMix: SalfMix on each image, then a two-image method between the results."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._checks import check_choice
-from .base import Draw, Method
+from .base import SALFMIX, TWO_IMAGES, Draw, Method, MethodEntry, MoveDraw, register
 from .cutmix import CutMix
-from .mixing import MixingMethod
+from .mixing import MixingMethod, PairDraw
 from .mixup import Mixup
 from .salfmix import SalfMix
 from .saliencymix import SaliencyMix
@@ -14,7 +17,24 @@ from .saliencymix import SaliencyMix
 SECOND = {"mixup": Mixup, "saliencymix": SaliencyMix, "cutmix": CutMix}  # HybridMix v1, v2 and v3
 
 
-class HybridMix(Method):
+@dataclass(frozen=True, eq=False)
+class HybridMixDraw(Draw):
+    """What SalfMix drew, and what the two-image method drew after it."""
+
+    first: MoveDraw
+    second: PairDraw
+
+
+def _entry(name: str, second: str, title: str) -> MethodEntry:
+    return MethodEntry(name, TWO_IMAGES, f"SalfMix, then {title}", SALFMIX, target="loss", options={"second": second})
+
+
+@register(
+    _entry("hybridmix_v1", "mixup", "Mixup"),
+    _entry("hybridmix_v2", "saliencymix", "SaliencyMix"),
+    _entry("hybridmix_v3", "cutmix", "CutMix"),
+)
+class HybridMix(Method[HybridMixDraw]):
     """SalfMix on each image, then a two-image method between it and a random self-mixed image of the batch.
 
     SalfMix §4.4, eq. 1, Algorithm 2 and table 2. The labels follow the two-image method. The authors train the first
@@ -40,7 +60,7 @@ class HybridMix(Method):
             check_choice("second", second, SECOND)
             if num_classes is None:
                 raise ValueError(f"num_classes must be given with second={second!r}; got None")
-            self.second: MixingMethod = SECOND[second](num_classes, partners="replacement")
+            self.second: MixingMethod[Any] = SECOND[second](num_classes, partners="replacement")
         elif not isinstance(second, MixingMethod) or second.uses_saliency:
             raise ValueError(
                 f"second must be one of {', '.join(map(repr, SECOND))}, or a two-image method that takes no map from "
@@ -54,19 +74,22 @@ class HybridMix(Method):
             raise ValueError(f"first must be a SalfMix; got {first!r}")
         self.first = SalfMix() if first is None else first
         self.uses_saliency = self.first.uses_saliency
+        self.own_map = self.second.own_map
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> HybridMixDraw:
         first = self.first.draw(images, saliency, generator)
         # SaliencyMix looks at the partner that it is given, which is self-mixed (Algorithm 2, lines 11 and 12).
         self_mixed = self.first.apply(images, first, None)
-        return self.second.draw(self_mixed, None, generator)._replace(first=first)
+        return HybridMixDraw(first, self.second.draw(self_mixed, None, generator))
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.first is not None
-        return self.second.apply(self.first.apply(images, drawn.first, None), drawn, None)
+    def apply(self, images: Tensor, drawn: HybridMixDraw, augmented: Tensor | None) -> Tensor:
+        return self.second.apply(self.first.apply(images, drawn.first, None), drawn.second, None)
 
-    def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        return self.second.targets(labels, drawn, image_size)
+    def targets(self, labels: Tensor, drawn: HybridMixDraw, image_size: tuple[int, int]) -> Tensor:
+        return self.second.targets(labels, drawn.second, image_size)
+
+    def partner_maps(self, images: Tensor, drawn: HybridMixDraw, saliency: Tensor | None) -> Tensor | None:
+        return self.second.partner_maps(self.first.apply(images, drawn.first, None), drawn.second, None)
 
     def __repr__(self) -> str:
         return f"HybridMix({self.second!r}, first={self.first!r})"

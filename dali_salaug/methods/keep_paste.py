@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from .._checks import check_images, check_like_images, check_number, check_region, check_saliency
+from .._checks import check_given, check_images, check_like_images, check_number, check_region, check_saliency
 from ..compositing import replace_boxes
 from ..regions import draw_regions
-from .base import Draw, Method
+from .base import KEEPAUGMENT, POLICY, BoxDraw, Method, MethodEntry, register
+from .baselines import Augmented
 
 
 def selective_paste(
@@ -43,11 +44,10 @@ def selective_paste(
     images = check_images("images", images)
     augmented = check_like_images("augmented", augmented, images)
     drawn = method.draw(images, check_saliency(saliency, images), generator)
-    assert drawn.boxes is not None
     return method.apply(images, drawn, augmented), drawn.boxes
 
 
-class KeepPaste(Method):
+class KeepPaste(Method[BoxDraw]):
     """:func:`selective_paste` as an object, over whatever policy made the augmented images.
 
     Over AutoAugment it is KeepAutoAugment, over RandAugment KeepRandAugment (KeepAugment §4).
@@ -62,21 +62,31 @@ class KeepPaste(Method):
 
     uses_saliency = True
     uses_augmented = True
+    traceable = False  # a map of the clean image and one of the augmented meet in one input
 
     def __init__(self, size: int | tuple[int, int] | None = None, *, tau: float = 0.6) -> None:
         check_number("tau", tau, 0, 1)
         self.size = None if size is None else check_region(size)
         self.tau = tau
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        return Draw(
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxDraw:
+        return BoxDraw(
             draw_regions(images, self.size, generator, border="inside", saliency=saliency, tau=self.tau, keep="high")
         )
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
-        assert augmented is not None
-        return replace_boxes(augmented, drawn.boxes, images)
+    def apply(self, images: Tensor, drawn: BoxDraw, augmented: Tensor | None) -> Tensor:
+        return replace_boxes(check_given("augmented", augmented), drawn.boxes, images)
 
     def __repr__(self) -> str:
         return f"KeepPaste(size={self.size}, tau={self.tau:g})"
+
+
+for _policy, _title, _source in (
+    ("autoaugment", "AutoAugment", "Cubuk et al. 2019"),
+    ("randaugment", "RandAugment", "Cubuk et al. 2020"),
+    ("trivialaugment", "TrivialAugment", "Müller & Hutter 2021"),
+    ("augmix", "AugMix", "Hendrycks et al. 2020"),
+):
+    _kept = f"{_title}, a salient square kept clean"
+    register(MethodEntry(_policy, POLICY, _title, _source, policy=_policy))(Augmented)
+    register(MethodEntry(f"keep_{_policy}", POLICY, _kept, KEEPAUGMENT, policy=_policy))(KeepPaste)

@@ -1,17 +1,41 @@
 """What the two-image methods have in common: partners within the batch, λ, and the mixing of labels."""
 
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_number, check_whole_number
 from .._tensors import known_to_host
 from ..compositing import box_areas, replace_boxes
-from .base import Draw, Method
+from .base import BoxDraw, Draw, Method
 
 PARTNERS = ("permutation", "replacement")
 
 
-class MixingMethod(Method):
+@dataclass(frozen=True, eq=False)
+class PairDraw(Draw):
+    """A partner for each image.
+
+    Attributes:
+        partners: (B,), int64: the partner's place in the batch.
+    """
+
+    partners: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BoxPairDraw(BoxDraw, PairDraw):
+    """A partner for each image, and the region that it fills."""
+
+
+P = TypeVar("P", bound=PairDraw)
+B = TypeVar("B", bound=BoxPairDraw)
+
+
+class MixingMethod(Method[P]):
     """A method that makes each input from an image and a partner of the same batch, and mixes their labels likewise.
 
     Args:
@@ -57,21 +81,12 @@ class MixingMethod(Method):
         # symmetric about the centre.
         return 2 * (0.5 * cut * image_size).long()
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        """By default each image's box is replaced by the same box of its partner."""
-        assert drawn.boxes is not None
-        assert drawn.partners is not None
-        return replace_boxes(images, drawn.boxes, images[drawn.partners])
+    @abstractmethod
+    def _weights(self, drawn: P, image_size: tuple[int, int]) -> Tensor:
+        """Return the weights of the image's own label and of its partner's, (B, 2)."""
 
-    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        """The weights of the image's own label and of its partner's, (B, 2): by default the shares of the pixels."""
-        assert drawn.boxes is not None
-        taken = box_areas(drawn.boxes) / (image_size[0] * image_size[1])
-        return torch.stack([1 - taken, taken], 1)
-
-    def targets(self, labels: Tensor, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        """(B, K), float32: each label's weight."""
-        assert drawn.partners is not None
+    def targets(self, labels: Tensor, drawn: P, image_size: tuple[int, int]) -> Tensor:
+        """Return each label's weight, (B, K), float32."""
         own, other = self._weights(drawn, image_size).float().split(1, 1)
         # Not one_hot(), which reads its smallest label back to check it.
         one_hot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
@@ -79,3 +94,15 @@ class MixingMethod(Method):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_classes}, alpha={self.alpha:g}, partners={self.partners!r})"
+
+
+class BoxMixingMethod(MixingMethod[B]):
+    """A mixing method that fills a box of each image from its partner; labels weigh the shares of the pixels."""
+
+    def apply(self, images: Tensor, drawn: B, augmented: Tensor | None) -> Tensor:
+        """Replace each image's box by the same box of its partner."""
+        return replace_boxes(images, drawn.boxes, images[drawn.partners])
+
+    def _weights(self, drawn: B, image_size: tuple[int, int]) -> Tensor:
+        taken = box_areas(drawn.boxes) / (image_size[0] * image_size[1])
+        return torch.stack([1 - taken, taken], 1)

@@ -1,14 +1,28 @@
 """Mixup: each image is blended with a partner, and the labels likewise."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..compositing import blend
-from .base import Draw
-from .mixing import MixingMethod
+from .base import TWO_IMAGES, MethodEntry, register
+from .mixing import MixingMethod, PairDraw
 
 
-class Mixup(MixingMethod):
+@dataclass(frozen=True, eq=False)
+class MixupDraw(PairDraw):
+    """A partner and the weights of the two.
+
+    Attributes:
+        weights: (B, 2), float64: of the image and its label, and of its partner and its label.
+    """
+
+    weights: Tensor
+
+
+@register(MethodEntry("mixup", TWO_IMAGES, "a blend with a partner, labels too", "Zhang et al. 2018"))
+class Mixup(MixingMethod[MixupDraw]):
     """Each image is blended with another of the batch: λ · image + (1 − λ) · partner, and so are their labels.
 
     Zhang et al. 2018, arXiv:1710.09412, §2. Each image has its own λ ~ Beta(α, α).
@@ -20,15 +34,12 @@ class Mixup(MixingMethod):
         ValueError: for an argument outside of what is said above.
     """
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> MixupDraw:
         own = self._draw_lambda(images, generator)
-        return Draw(partners=self._draw_partners(images, generator), weights=torch.stack([own, 1 - own], 1))
+        return MixupDraw(self._draw_partners(images, generator), torch.stack([own, 1 - own], 1))
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.partners is not None
-        assert drawn.weights is not None
+    def apply(self, images: Tensor, drawn: MixupDraw, augmented: Tensor | None) -> Tensor:
         return blend(images, images[drawn.partners], drawn.weights[:, 1])
 
-    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        assert drawn.weights is not None
+    def _weights(self, drawn: MixupDraw, image_size: tuple[int, int]) -> Tensor:
         return drawn.weights

@@ -1,23 +1,43 @@
 """PuzzleMix: the salient blocks of two images are moved to where they are shown together, by optimisation."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_given, check_number
 from ..compositing import blend_blocks
-from .base import Draw
-from .mixing import MixingMethod
+from .base import TWO_IMAGES, MethodEntry, register
+from .mixing import MixingMethod, PairDraw
 from .puzzlemix_solvers import MaskEnergy, solve_mask, solve_transport
 
+BLOCKS = (2, 4, 8, 16)  # the authors' numbers along a side
 STRIP = 4  # pixels to either side of a block's border whose means are compared ("neigh_size")
 TINY = 1e-37  # makes a map that is 0 everywhere a flat one
 LEAST_LAMBDA = 1e-4  # so that −2 log λ is at most the −log(1e-8) of the authors
 
 
-class PuzzleMix(MixingMethod):
+@dataclass(frozen=True, eq=False)
+class PuzzleMixDraw(PairDraw):
+    """A partner for each image, and what becomes of the blocks of both.
+
+    Attributes:
+        shares: (B, n, n), float32: of the image in each block.
+        moves: (B, 2, n, n), int64: the number of the image's block, and of its partner's, that comes to each place.
+    """
+
+    shares: Tensor
+    moves: Tensor
+
+
+@register(
+    MethodEntry(
+        "puzzlemix", TWO_IMAGES, "blocks of both, chosen and moved by optimisation", "Kim et al. 2020", target="loss"
+    )
+)
+class PuzzleMix(MixingMethod[PuzzleMixDraw]):
     """A mask and two transports, optimised for saliency and smoothness, mix each image and its partner.
 
     Kim et al. 2020, ICML, arXiv:2009.06962, §4, and the authors' code (snu-mllab/PuzzleMix, ``mixup.py`` and
@@ -43,7 +63,8 @@ class PuzzleMix(MixingMethod):
       at half the size. ``target="loss", scale=1.0`` is nearest. A map that is 0 everywhere counts as flat.
 
     Args:
-        blocks: numbers n of blocks along a side, each from 2 and dividing the largest, which divides the images' sides.
+        blocks: numbers n of blocks along a side, each from 2 and dividing the largest, which divides the images' sides;
+            by default those of 2, 4, 8 and 16 that divide them.
         smoothness: β, of the mask.
         data_smoothness: γ, of the pixels across the mask's borders.
         prior: η, of the mask's distance from λ.
@@ -62,7 +83,7 @@ class PuzzleMix(MixingMethod):
         num_classes: int,
         *,
         alpha: float = 1.0,
-        blocks: tuple[int, ...] = (2, 4, 8, 16),
+        blocks: tuple[int, ...] | None = None,
         smoothness: float = 1.2,
         data_smoothness: float = 0.5,
         prior: float = 0.2,
@@ -71,34 +92,30 @@ class PuzzleMix(MixingMethod):
         partners: str = "permutation",
     ) -> None:
         super().__init__(num_classes, alpha=alpha, partners=partners)
-        numbers = isinstance(blocks, tuple | list) and len(blocks) > 0 and all(isinstance(n, int) for n in blocks)
-        if not numbers or not all(n >= 2 and max(blocks) % n == 0 for n in blocks):
+        if blocks is not None and not _are_blocks(blocks):
             raise ValueError(f"blocks must be whole numbers from 2, each dividing the largest; got {blocks!r}")
         check_number("smoothness", smoothness, 0, math.inf)
         check_number("data_smoothness", data_smoothness, 0, 1)  # up to 1 no edge's cost is negative
         check_number("prior", prior, 0, math.inf)
         check_number("transport", transport, 0, math.inf)
         check_number("deviation", deviation, 0, math.inf, open_low=True)
-        self.blocks = tuple(blocks)
+        self.blocks = None if blocks is None else tuple(blocks)
         self.smoothness = smoothness
         self.data_smoothness = data_smoothness
         self.prior = prior
         self.transport = transport
         self.deviation = deviation
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        assert saliency is not None
-        finest = max(self.blocks)
-        height, width = images.shape[-2:]
-        if height % finest or width % finest:
-            raise ValueError(f"blocks must divide the images' sides, {height} and {width} here; got {self.blocks}")
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> PuzzleMixDraw:
+        blocks = self._blocks_of(images)
+        finest = max(blocks)
         lam = self._draw_lambda(images, generator).float()
         partners = self._draw_partners(images, generator)
         order = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device).argsort()
 
         # The images with one n together; how many they are does not depend on the draw.
-        groups = [part for part in zip(self.blocks, order.tensor_split(len(self.blocks)), strict=True) if len(part[1])]
-        maps = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)[:, None]
+        groups = [part for part in zip(blocks, order.tensor_split(len(blocks)), strict=True) if len(part[1])]
+        maps = check_given("saliency", saliency).float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)[:, None]
         salient: list[tuple[Tensor, Tensor]] = []
         energies: list[MaskEnergy] = []
         for n, which in groups:
@@ -119,11 +136,16 @@ class PuzzleMix(MixingMethod):
             shares.append(_spread(mask, finest // n))
             moves.append(_refined(sources.view(-1, n, n), finest // n).view(2, -1, finest, finest).transpose(0, 1))
         back = order.argsort()
-        return Draw(
-            partners=partners,
-            shares=torch.cat(shares).index_select(0, back),
-            moves=torch.cat(moves).index_select(0, back),
-        )
+        return PuzzleMixDraw(partners, torch.cat(shares).index_select(0, back), torch.cat(moves).index_select(0, back))
+
+    def _blocks_of(self, images: Tensor) -> tuple[int, ...]:
+        height, width = images.shape[-2:]
+        fitting = tuple(n for n in self.blocks or BLOCKS if height % n == 0 and width % n == 0)
+        if not fitting or (self.blocks is not None and fitting != self.blocks):
+            raise ValueError(
+                f"blocks must divide the images' sides, {height} and {width} here; got {self.blocks or BLOCKS}"
+            )
+        return fitting
 
     def mask_energy(
         self, own: Tensor, other: Tensor, own_saliency: Tensor, other_saliency: Tensor, lam: Tensor
@@ -162,19 +184,23 @@ class PuzzleMix(MixingMethod):
         unary = torch.stack([cost + self.prior * prior for cost, prior in zip(levels, likely, strict=True)], 1)
         return MaskEnergy(unary, *edges)
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.partners is not None
-        assert drawn.shares is not None
-        assert drawn.moves is not None
+    def apply(self, images: Tensor, drawn: PuzzleMixDraw, augmented: Tensor | None) -> Tensor:
         return blend_blocks(images, drawn.partners, drawn.shares, drawn.moves)
 
-    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        assert drawn.shares is not None
+    def _weights(self, drawn: PuzzleMixDraw, image_size: tuple[int, int]) -> Tensor:
         own = drawn.shares.mean((1, 2))
         return torch.stack([own, 1 - own], 1)
 
+    def partner_maps(self, images: Tensor, drawn: PuzzleMixDraw, saliency: Tensor | None) -> Tensor:
+        return check_given("saliency", saliency)[drawn.partners]
+
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, blocks={self.blocks})"
+
+
+def _are_blocks(blocks: object) -> bool:
+    numbers = isinstance(blocks, tuple | list) and len(blocks) > 0 and all(isinstance(n, int) for n in blocks)
+    return numbers and all(n >= 2 and max(blocks) % n == 0 for n in blocks)  # type: ignore[attr-defined, call-overload]
 
 
 def _meeting(first: Tensor, following: Tensor, n: int) -> Tensor:

@@ -1,18 +1,33 @@
 """Random Erasing and KeepRandomErasing: a rectangle of random size and shape is overwritten by noise."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .._checks import check_number, check_range
 from ..compositing import replace_boxes
-from .base import CuttingMethod, Draw
+from .base import KEEPAUGMENT, ONE_IMAGE, BoxDraw, CuttingMethod, MethodEntry, register
 
 ATTEMPTS = 10  # as torchvision's and timm's; where none fits, the image is left as it is
 
 
-class RandomErasing(CuttingMethod):
+@dataclass(frozen=True, eq=False)
+class ErasingDraw(BoxDraw):
+    """A region of each image, and what is written into it.
+
+    Attributes:
+        noise: (B, C, H, W), the images' dtype.
+    """
+
+    noise: Tensor
+
+
+@register(
+    MethodEntry("random_erasing", ONE_IMAGE, "a rectangle of random size overwritten by noise", "Zhong et al. 2020")
+)
+class RandomErasing(CuttingMethod[ErasingDraw]):
     """A rectangle of each image, of its own area, aspect and place, is overwritten by normal noise.
 
     Zhong et al. 2020, arXiv:1708.04896, Algorithm 1; the aspect is log-uniform, as in torchvision and timm, and the
@@ -28,6 +43,7 @@ class RandomErasing(CuttingMethod):
     """
 
     border = "inside"
+    traceable = False  # noise has no map
 
     def __init__(
         self,
@@ -43,11 +59,11 @@ class RandomErasing(CuttingMethod):
         self.area = area
         self.aspect = aspect
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> ErasingDraw:
         sizes, erased = self._draw_sizes(images, generator)
         boxes = self._draw_boxes(images, sizes, saliency, generator)
         noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-        return Draw(boxes * erased[:, None], noise)
+        return ErasingDraw(boxes * erased[:, None], noise)
 
     def _draw_sizes(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Height and width of each image's rectangle, (B, 2), int64, and whether there is one, (B,), bool."""
@@ -64,15 +80,14 @@ class RandomErasing(CuttingMethod):
         found = fits.any(0)
         return sizes * found[:, None], found & (uniforms[-1] < self.probability)
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
-        assert drawn.noise is not None
+    def apply(self, images: Tensor, drawn: ErasingDraw, augmented: Tensor | None) -> Tensor:
         return replace_boxes(images, drawn.boxes, drawn.noise)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.probability:g}, area={self.area}, aspect={self.aspect})"
 
 
+@register(MethodEntry("keep_random_erasing", ONE_IMAGE, "Random Erasing that spares what is salient", KEEPAUGMENT))
 class KeepRandomErasing(RandomErasing):
     """Random Erasing that spares what is salient, by selective-cut (KeepAugment §3 and §4.4).
 

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from .._checks import check_range
 from ..compositing import paste_resized
-from .base import Draw
-from .mixing import MixingMethod
+from .base import TWO_IMAGES, MethodEntry, register
+from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-class ResizeMix(MixingMethod):
+@register(MethodEntry("resizemix", TWO_IMAGES, "a whole partner, made small, at a random place", "Qin et al. 2020"))
+class ResizeMix(BoxMixingMethod[BoxPairDraw]):
     """The whole of another image of the batch is resized and pasted at a random place; labels are mixed by area.
 
     Qin et al. 2020, arXiv:2012.11101, "ResizeMix", and the authors' code (JayQine/ResizeMix, ``run_apis/trainer.py``
@@ -35,7 +36,7 @@ class ResizeMix(MixingMethod):
         check_range("scale", scale, 1.0)
         self.scale = scale
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxPairDraw:
         batch, (height, width) = len(images), images.shape[-2:]
         uniforms = torch.rand((3, batch), generator=generator, dtype=torch.float64, device=images.device)
         least, most = self.scale
@@ -43,7 +44,7 @@ class ResizeMix(MixingMethod):
         top, bottom = self._place(height, tau, uniforms[1])
         left, right = self._place(width, tau, uniforms[2])
         boxes = torch.stack([top, left, bottom, right], 1)
-        return Draw(boxes, partners=self._draw_partners(images, generator))
+        return BoxPairDraw(self._draw_partners(images, generator), boxes)
 
     @staticmethod
     def _place(pixels: int, tau: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,9 +54,7 @@ class ResizeMix(MixingMethod):
         start = (centre - size // 2).clamp(min=0).minimum(pixels - size)
         return start, start + size
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
-        assert drawn.partners is not None
+    def apply(self, images: Tensor, drawn: BoxPairDraw, augmented: Tensor | None) -> Tensor:
         height, width = images.shape[-2:]
         whole = torch.zeros_like(drawn.boxes)
         whole[:, 2], whole[:, 3] = height, width

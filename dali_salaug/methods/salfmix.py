@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from .._checks import check_images, check_saliency
+from .._checks import check_given, check_images, check_saliency
 from ..compositing import move_boxes
-from .base import Draw
+from .base import ONE_IMAGE, SALFMIX, MethodEntry, MoveDraw, register
 from .patches import PatchMethod
 
 
@@ -45,12 +45,20 @@ def salfmix(
     method = SalfMix(grid, ratio=ratio)
     images = check_images("images", images)
     drawn = method.draw(images, check_saliency(saliency, images), generator)
-    assert drawn.sources is not None
-    assert drawn.boxes is not None
     return method.apply(images, drawn, None), drawn.sources, drawn.boxes
 
 
-class SalfMix(PatchMethod):
+@register(
+    MethodEntry("salfmix", ONE_IMAGE, "its most salient patch copied over its least", SALFMIX, target="loss"),
+    MethodEntry(
+        "salfmix_random",
+        ONE_IMAGE,
+        "SalfMix without saliency: two random patches",
+        f"{SALFMIX} §6.2",
+        options={"use_saliency": False},
+    ),
+)
+class SalfMix(PatchMethod[MoveDraw]):
     """:func:`salfmix` as an object; without saliency it is the paper's ablation, akin to Self-Augmentation.
 
     Args:
@@ -70,27 +78,24 @@ class SalfMix(PatchMethod):
         self.uses_saliency = use_saliency
         self.default_warmup_epochs = int(use_saliency)
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> MoveDraw:
         most, least = self._draw_cells(images, saliency, generator)
         sources = self._draw_patches(images, most, generator)
-        return Draw(self._draw_patches(images, least, generator), sources=sources)
+        return MoveDraw(self._draw_patches(images, least, generator), sources)
 
     def _draw_cells(
         self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """The cell that is copied from and the one that is copied to, each (B,), int64."""
         if self.uses_saliency:
-            assert saliency is not None
-            means = self._cell_means(images, saliency)
+            means = self._cell_means(images, check_given("saliency", saliency))
             return means.argmax(1), means.argmin(1)
         cells = self._cells_along(images) ** 2
         uniforms = torch.rand((2, len(images)), generator=generator, dtype=torch.float64, device=images.device)
         most = (uniforms[0] * cells).long()
         return most, (most + 1 + (uniforms[1] * (cells - 1)).long()) % cells
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
-        assert drawn.sources is not None
+    def apply(self, images: Tensor, drawn: MoveDraw, augmented: Tensor | None) -> Tensor:
         return move_boxes(images, drawn.sources, drawn.boxes, self._patch_size(images))
 
     def __repr__(self) -> str:

@@ -5,13 +5,16 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_given, check_number
 from ..compositing import replace_boxes
-from .base import Draw
+from .base import ONE_IMAGE, SALFMIX, BoxDraw, MethodEntry, register
 from .patches import PatchMethod
 
 
-class SaliencyCutout(PatchMethod):
+@register(
+    MethodEntry("saliency_cutout", ONE_IMAGE, "the least salient patch set to zero", f"{SALFMIX} §6.2", target="loss")
+)
+class SaliencyCutout(PatchMethod[BoxDraw]):
     """A patch around the least salient cell of each image is blanked.
 
     SalfMix §6.2, with the cells and patches of §4.3. The map is averaged over a grid of n × n cells; the patch,
@@ -35,12 +38,11 @@ class SaliencyCutout(PatchMethod):
         check_number("fill", fill, -math.inf, math.inf)
         self.fill = fill
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        assert saliency is not None
-        return Draw(self._draw_patches(images, self._cell_means(images, saliency).argmin(1), generator))
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxDraw:
+        means = self._cell_means(images, check_given("saliency", saliency))
+        return BoxDraw(self._draw_patches(images, means.argmin(1), generator))
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
+    def apply(self, images: Tensor, drawn: BoxDraw, augmented: Tensor | None) -> Tensor:
         return replace_boxes(images, drawn.boxes, self.fill)
 
     def __repr__(self) -> str:

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from .._checks import check_number
 from ..saliency.maps import saliency_map
-from .base import Draw
-from .mixing import MixingMethod
+from .base import TWO_IMAGES, MethodEntry, register
+from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-class SaliencyMix(MixingMethod):
+@register(MethodEntry("saliencymix", TWO_IMAGES, "a box around a partner's most salient point", "Uddin et al. 2021"))
+class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
     """A box around the peak of a partner's fine-grained map is copied to the same place of each image.
 
     Uddin et al. 2021, arXiv:2006.01791, §3.1 and §3.2. Each image has its own λ ~ Beta(α, α), partner and box: sides
@@ -29,6 +30,8 @@ class SaliencyMix(MixingMethod):
         ValueError: for an argument outside of what is said above.
     """
 
+    own_map = "fine_grained"
+
     def __init__(
         self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation", scale: float = 0.5
     ) -> None:
@@ -36,10 +39,10 @@ class SaliencyMix(MixingMethod):
         check_number("scale", scale, 0, 1, open_low=True)
         self.scale = scale
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxPairDraw:
         sizes = self._draw_box_sizes(images, generator)
         partners = self._draw_partners(images, generator)
-        fine_grained = saliency_map(None, images, method="fine_grained", scale=self.scale)
+        fine_grained = self._maps(images)
         rows, columns = fine_grained.shape[-2:]
         peaks = fine_grained.flatten(1).argmax(1)[partners]
         boxes = []
@@ -49,7 +52,13 @@ class SaliencyMix(MixingMethod):
         ):
             centre = (2 * cell + 1) * pixels // (2 * cells)  # of the map's pixel
             boxes.append(torch.stack([centre - size // 2, centre + size // 2]).clamp(0, pixels))
-        return Draw(torch.stack(boxes, 1).flatten(0, 1).T, partners=partners)
+        return BoxPairDraw(partners, torch.stack(boxes, 1).flatten(0, 1).T)
+
+    def partner_maps(self, images: Tensor, drawn: BoxPairDraw, saliency: Tensor | None) -> Tensor:
+        return self._maps(images[drawn.partners])
+
+    def _maps(self, images: Tensor) -> Tensor:
+        return saliency_map(None, images, method=self.own_map, scale=self.scale)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, scale={self.scale:g})"

@@ -1,17 +1,40 @@
 """SnapMix: a box of a partner goes into another box of each image, and labels weigh what the maps say was moved."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_given, check_number
 from ..compositing import box_areas, box_mask, paste_resized
 from ..regions import draw_regions
-from .base import Draw
-from .cutmix import CutMix
+from .base import TWO_IMAGES, MethodEntry, MoveDraw, register
+from .mixing import BoxPairDraw, MixingMethod
 
 
-class SnapMix(CutMix):
+@dataclass(frozen=True, eq=False)
+class SnapMixDraw(MoveDraw, BoxPairDraw):
+    """A partner for each image, the box that it fills, the partner's box, and the weights of the labels.
+
+    Attributes:
+        weights: (B, 2), float64: of the image's label, and of its partner's.
+    """
+
+    weights: Tensor
+
+
+@register(
+    MethodEntry(
+        "snapmix",
+        TWO_IMAGES,
+        "a partner's box in another box, labels by the maps",
+        "Huang et al. 2021",
+        saliency="grad_cam",
+        scale=1.0,
+    )
+)
+class SnapMix(MixingMethod[SnapMixDraw]):
     """A box of another image of the batch is resized into a box of each image; labels weigh the evidence inside.
 
     Huang et al. 2021, AAAI, arXiv:2012.04846, and the authors' code (Shaoli-Huang/SnapMix, ``utils/mixmethod.py``): the
@@ -47,32 +70,29 @@ class SnapMix(CutMix):
         check_number("probability", probability, 0, 1)
         self.probability = probability
 
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
-        assert saliency is not None
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> SnapMixDraw:
         image_size = (images.shape[-2], images.shape[-1])
         boxes, sources = (
-            draw_regions(images, self._draw_box_sizes(images, generator), generator, border=self.border)
-            for _ in range(2)
+            draw_regions(images, self._draw_box_sizes(images, generator), generator, border="clip") for _ in range(2)
         )
         partners = self._draw_partners(images, generator)
         uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
         mixed = (box_areas(boxes) > 0) & (box_areas(sources) > 0) & (uniforms < self.probability)
         boxes, sources = boxes * mixed[:, None], sources * mixed[:, None]
 
-        evidence = _evidence(saliency, image_size)
+        evidence = _evidence(check_given("saliency", saliency), image_size)
         share = box_areas(boxes) / (image_size[0] * image_size[1])
         covered = _inside(evidence, boxes, share)
         brought = _inside(evidence.index_select(0, partners), sources, share)
-        return Draw(boxes, partners=partners, sources=sources, weights=torch.stack([1 - covered, brought], 1))
+        return SnapMixDraw(partners, boxes, sources, torch.stack([1 - covered, brought], 1))
 
-    def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
-        assert drawn.boxes is not None
-        assert drawn.partners is not None
-        assert drawn.sources is not None
+    def apply(self, images: Tensor, drawn: SnapMixDraw, augmented: Tensor | None) -> Tensor:
         return paste_resized(images, drawn.boxes, images.index_select(0, drawn.partners), drawn.sources)
 
-    def _weights(self, drawn: Draw, image_size: tuple[int, int]) -> Tensor:
-        assert drawn.weights is not None
+    def partner_maps(self, images: Tensor, drawn: SnapMixDraw, saliency: Tensor | None) -> Tensor:
+        return check_given("saliency", saliency)[drawn.partners]
+
+    def _weights(self, drawn: SnapMixDraw, image_size: tuple[int, int]) -> Tensor:
         return drawn.weights
 
     def __repr__(self) -> str:

@@ -20,8 +20,9 @@ from dali_salaug.consistency.map_geometry import composed, map_distance, scaled,
 from pipelines import find_dataset
 from train.analysis.report import measuring_parser, report
 from train.analysis.trained import check_classes, load_best, loader_of
+from train.cli.checks import check_traceable
 from train.data.loaders import data_folder
-from train.engine.objective import check_traceable, transform
+from train.engine.objective import transform
 from train.engine.run import make_stage
 from train.programs.show import configure
 

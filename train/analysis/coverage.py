@@ -118,7 +118,6 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     """
     trained = load_best(run_dir)
     config, model, device = trained.config, trained.model, trained.device
-    assert config.image_size is not None
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
     if dataset.paths is None:
@@ -136,9 +135,9 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     stages = {
         key: SaliencyStage(
             m,
-            saliency=config.saliency or "gradient",
-            scale=config.saliency_scale or 0.5,
-            target=config.saliency_target or "label",
+            saliency=config.saliency,
+            scale=config.saliency_scale,
+            target=config.saliency_target,
         )
         for key, m in methods.items()
     }

@@ -134,14 +134,13 @@ def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str
                 models[precision.weights],
                 images.to(precision.weights),
                 labels,
-                method=config.saliency or "gradient",
-                target=config.saliency_target or "label",
-                scale=config.saliency_scale or 0.5,
+                method=config.saliency,
+                target=config.saliency_target,
+                scale=config.saliency_scale,
                 generator=torch.Generator(images.device).manual_seed(seed),  # smoothgrad's noise, the same for all
             )
 
     generator = torch.Generator(trained.device).manual_seed(seed)
-    assert config.image_size is not None
     image_size = (config.image_size, config.image_size)
     length = config.region_size or default_length(image_size)
     count = 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import Dataset, ImageLoader
-from train.config import Config
+from train.config import ResolvedConfig
 from train.data.loaders import make_loader
 from train.engine import checkpoint
 from train.errors import UserError
@@ -18,7 +18,7 @@ from train.models.registry import build_model
 class Trained(NamedTuple):
     """The best checkpoint of a run, to be measured."""
 
-    config: Config  # resolved
+    config: ResolvedConfig  # resolved
     classes: list[str]
     model: nn.Module  # without an early head; on `device`
     mean: Tensor  # of the normalisation, (3, 1, 1), as is std; on `device`
@@ -36,8 +36,7 @@ def load_best(run: Path) -> Trained:
     state = checkpoint.load(path)
     if not {"config", "classes", "model", "mean", "std"} <= set(state):
         raise UserError(f"{path}: not a checkpoint of a run; give the run's folder, or its best.pt")
-    config = Config.from_dict(state["config"])
-    assert config.image_size is not None
+    config = ResolvedConfig.from_dict(state["config"])
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     model = build_model(config.model, len(state["classes"]), config.image_size)
     checkpoint.load_weights(model, state["model"], path, f"--model {config.model}, {len(state['classes'])} classes")
@@ -51,7 +50,7 @@ def check_classes(trained: Trained, dataset: Dataset, run: Path) -> None:
         raise UserError(f"{dataset.root}: its classes are not those that the run in {run} was trained on")
 
 
-def loader_of(trained: Trained, config: Config, dataset: Dataset, **changes: Any) -> ImageLoader:
+def loader_of(trained: Trained, config: ResolvedConfig, dataset: Dataset, **changes: Any) -> ImageLoader:
     """The images as in validation, normalised for the model, with the policy of `config`; see `make_loader`."""
     mean, std = (tuple(values.flatten().tolist()) for values in (trained.mean, trained.std))
     options = {"policy": config.policy, "device": trained.device, "mean": mean, "std": std}

@@ -11,11 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim import Optimizer
 
-from dali_salaug import SaliencyStage
+from dali_salaug import METHODS, SaliencyStage
 from train.benchmarks.measuring import interleaved, medians_and_ranges, peak_memory, place_of
-from train.config import Config
-from train.engine.methods import METHODS
-from train.engine.run import make_stage
 from train.models.registry import build_model
 
 HELP = "time and memory of a step and of the stage against batch size and resolution"
@@ -51,8 +48,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     model = build_model(options.model, CLASSES, options.at_size).to(place).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    config = Config(method=options.method, saliency=METHODS[options.method].saliency)
-    stage = make_stage(config, CLASSES, seed=0, warmup_epochs=0)
+    entry = METHODS[options.method]
+    stage = SaliencyStage(entry.build(CLASSES), saliency=entry.saliency, warmup_epochs=0)
     everything = {
         (point, part): function
         for point in {point: None for pairs in points.values() for point in pairs}

@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dali_salaug import KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
+from dali_salaug import METHODS, KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
 from train.benchmarks.measuring import interleaved, medians_and_ranges, operations, peak_memory, place_of, spread
-from train.config import Config
-from train.engine.methods import METHODS
 from train.models.registry import FIRST_BLOCK, build_model
 
 HELP = "what the saliency stage adds to a training step"
@@ -118,7 +116,7 @@ def stage_costs(
         "map, Grad-CAM": partial(saliency_map, model, images, labels, method="grad_cam", scale=1.0),
         "map, fine-grained": partial(saliency_map, None, images, method="fine_grained", scale=0.5),
     }
-    parts |= {name: partial(compositing, METHODS[name].build(Config(), CLASSES)) for name in methods}
+    parts |= {name: partial(compositing, METHODS[name].build(CLASSES)) for name in methods}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
         seconds = interleaved(parts, repeats, place, WARM_UP)
         stage = SaliencyStage(KeepPaste(), compiled=compiled)

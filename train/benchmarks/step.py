@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from train.benchmarks.loader import FullBatches, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
+from train.cli.checks import check
 from train.cli.parser import add_option
 from train.config import Config
 from train.data.loaders import resolve_for_data
@@ -55,7 +56,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if value is not None:
             given[option.name] = tuple(value) if isinstance(value, list) else value
     config = Config(**given)
-    config.check()
+    check(config)
     run = Run(resolve_for_data(config))
     run.model.train()
     run.stage.set_epoch(run.stage.warmup_epochs)

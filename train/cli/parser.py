@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from dali_salaug import __version__
+from dali_salaug import METHODS, __version__
+from pipelines import POLICIES
 from train.config import Config
 from train.errors import UserError
 
@@ -63,11 +64,20 @@ def check_writable(path: Path | None) -> None:
 
 
 def names_of_methods() -> str:
-    """The methods and policies, for the end of a help."""
-    from train.engine.methods import METHODS, policies
-
+    """Return the methods and policies, for the end of a help."""
     methods = "\n".join(f"  {name:<20} {entry.description}" for name, entry in METHODS.items())
-    return f"methods:\n{methods}\n\npolicies: {', '.join(policies())}"
+    return f"methods:\n{methods}\n\npolicies: {', '.join(POLICIES)}"
+
+
+def methods_table() -> str:
+    """Return the methods as text, one a line: name, kind, the saliency that it uses, source, description."""
+    rows = [("method", "kind", "saliency", "source", "what the network is given")]
+    for name, entry in METHODS.items():
+        rows.append((name, entry.kind, ", ".join(entry.maps) or "none", entry.source, entry.description))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -125,8 +135,6 @@ def parse(arguments: list[str] | None = None) -> tuple[dict[str, Any], bool]:
     """
     given = vars(build_parser().parse_args(arguments))
     if given.pop("list_methods", False):
-        from train.engine.methods import methods_table
-
         print(methods_table())
         raise SystemExit
     resume, preset = given.pop("resume", False), given.pop("preset", None)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipelines import Batch, Dataset, ImageLoader, find_dataset, image_loader
-from train.config import Config
+from train.config import Config, ResolvedConfig
 from train.data.shapes import embedded_data
 from train.engine.distributed import ALONE, World
 from train.errors import UserError
@@ -24,7 +24,7 @@ def absolute(data: str) -> str:
     return data if data.startswith("s3://") else os.path.abspath(data)
 
 
-def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Config:
+def resolve_for_data(config: Config, dataset: Dataset | None = None) -> ResolvedConfig:
     """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
     dataset = dataset or find_dataset(data_folder(config))
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
@@ -54,10 +54,9 @@ def _first_side(dataset: Dataset, *, replace: bool) -> int:
 
 
 def make_loader(
-    config: Config, *, train: bool, dataset: Dataset | None = None, world: World = ALONE, **changes: Any
+    config: ResolvedConfig, *, train: bool, dataset: Dataset | None = None, world: World = ALONE, **changes: Any
 ) -> ImageLoader:
     """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
-    assert config.batch_size is not None
     root = data_folder(config) if dataset is None else dataset
     options: dict[str, Any] = {
         "batch_size": config.batch_size // world.size // config.accumulate,

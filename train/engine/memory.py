@@ -2,7 +2,7 @@
 
 import torch
 
-from train.config import Config
+from train.config import ResolvedConfig
 from train.errors import UserError
 
 # What torch's CPU allocator, CUDA and its libraries, and DALI say.
@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
-def out_of_memory(error: BaseException, config: Config, device: torch.device) -> UserError:
+def out_of_memory(error: BaseException, config: ResolvedConfig, device: torch.device) -> UserError:
     """What to say of such an error in a run."""
     lower = ["--batch-size", "--image-size"]
     if config.consistency is not None and config.consistency_scale > 0.5:

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dali_salaug import Augmented, Clean, Method, RandomErasing, SaliencyConsistency, SaliencyStage, StageTrace
+from dali_salaug import SaliencyConsistency, SaliencyStage, StageTrace
 from dali_salaug.consistency.activations import layer_outputs
-from pipelines import POLICIES, Batch, find_policy
+from pipelines import Batch
 from train.config import Config
-from train.engine.methods import METHODS
 from train.errors import UserError
 
 
@@ -24,52 +23,6 @@ def make_consistency(config: Config) -> SaliencyConsistency | None:
         layers=config.consistency_layers,
         label_smoothing=config.label_smoothing,
     )
-
-
-def check_consistency(config: Config) -> None:
-    """Raise UserError where the options of the loss are illegal, or do not go with the others."""
-    if config.consistency is None:
-        for name in ("consistency_scale", "consistency_layers"):
-            if (value := getattr(config, name)) != getattr(Config, name):
-                raise UserError(f"--{name.replace('_', '-')} needs --consistency ALPHA BETA GAMMA; got {value} without")
-        return
-    try:
-        make_consistency(config)
-    except ValueError as error:
-        raise UserError(f"--consistency: {error}") from error
-    if not any(config.consistency):
-        raise UserError("--consistency must have a weight above 0; got 0 0 0")
-    if config.consistency_layers and not config.consistency[1]:
-        raise UserError(
-            f"--consistency-layers needs a BETA above 0; got {' '.join(f'{w:g}' for w in config.consistency)}"
-        )
-    if config.early_head != "off":
-        raise UserError(f"--consistency trains no early head; got --early-head {config.early_head}")
-    check_traceable(config, "--consistency")
-
-
-def check_traceable(config: Config, asked_by: str) -> None:
-    """Raise UserError where a map cannot be followed through what the method does; `asked_by` begins the message."""
-    if not _traceable(METHODS[config.method].build(config, 2)):
-        methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(Config(), 2)))
-        raise UserError(
-            f"{asked_by} needs a method that moves, cuts or mixes the images alone, {methods}; got --method"
-            f" {config.method} (noise has no map, an image that is pasted over its augmented copy two, and clean images"
-            " are no transformation)"
-        )
-    policy = config.policy or METHODS[config.method].policy
-    if policy is not None and find_policy(policy).chains > 1:
-        policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
-        raise UserError(
-            f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
-            f" {policy}, a mixture of several images"
-        )
-
-
-def _traceable(method: Method) -> bool:
-    if method.uses_augmented:
-        return isinstance(method, Augmented)
-    return not isinstance(method, Clean | RandomErasing)
 
 
 def check_layers(consistency: SaliencyConsistency | None, model: nn.Module, image_size: int) -> None:

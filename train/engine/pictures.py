@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 
 from dali_salaug import (
-    AttentiveCutMix,
+    METHODS,
+    BoxDraw,
     Cutout,
     Draw,
     HybridMix,
+    MaskDraw,
     Method,
-    PuzzleMix,
+    MoveDraw,
     ResizeMix,
-    SaliencyMix,
-    SnapMix,
     StageTrace,
     saliency_map,
 )
+from dali_salaug.methods.base import TWO_IMAGES
+from dali_salaug.methods.hybridmix import HybridMixDraw
+from dali_salaug.methods.mixing import PairDraw
 from train.data.loaders import make_loader
 
 if TYPE_CHECKING:
@@ -64,34 +67,36 @@ def contact_sheet(
         augmented: like `images`.
         augmentation: what made `augmented` of the images: a policy's name or file.
     """
-    drawn, own = trace.drawn, trace.drawn.first or trace.drawn
+    drawn = trace.drawn
+    own, mixed = (drawn.first, drawn.second) if isinstance(drawn, HybridMixDraw) else (drawn, drawn)
     columns = [Column("clean", images)]
     if trace.saliency is not None:
-        columns.append(Column(_of_size("saliency", trace.saliency), trace.saliency, own.boxes, _own_sources(own)))
-    if isinstance(method, HybridMix):
-        assert drawn.first is not None
+        columns.append(Column(_of_size("saliency", trace.saliency), trace.saliency, _boxes(own), _own_sources(own)))
+    maps = method.partner_maps(images, drawn, trace.saliency)
+    if isinstance(method, HybridMix) and isinstance(drawn, HybridMixDraw):
         images = method.first.apply(images, drawn.first, None)
         columns.append(Column("self-mixed", images, drawn.first.boxes, drawn.first.sources))
-        method = method.second
-    if drawn.partners is not None:
-        partners = images[drawn.partners]
-        sources = None if isinstance(method, ResizeMix) else drawn.boxes if drawn.sources is None else drawn.sources
-        columns.append(Column("partner", partners, sources=sources, masks=drawn.masks))
-        maps = None
-        if isinstance(method, SaliencyMix):
-            maps = saliency_map(None, partners, method="fine_grained", scale=method.scale)
-        elif isinstance(method, AttentiveCutMix | SnapMix | PuzzleMix):
-            assert trace.saliency is not None
-            maps = trace.saliency[drawn.partners]
+    if isinstance(mixed, PairDraw):
+        # The whole partner is pasted by ResizeMix; nothing in it is outlined.
+        sources = (
+            None if isinstance(method, ResizeMix) else mixed.sources if isinstance(mixed, MoveDraw) else _boxes(mixed)
+        )
+        masks = mixed.masks if isinstance(mixed, MaskDraw) else None
+        columns.append(Column("partner", images[mixed.partners], sources=sources, masks=masks))
         if maps is not None:
-            columns.append(Column(_of_size("its map", maps), maps, sources=sources, masks=drawn.masks))
+            columns.append(Column(_of_size("its map", maps), maps, sources=sources, masks=masks))
     if augmented is not None:
         columns.append(Column(Path(augmentation or "augmented").name, augmented))
-    return [*columns, Column("network's input", trace.inputs, drawn.boxes, _own_sources(drawn))]
+    return [*columns, Column("network's input", trace.inputs, _boxes(mixed), _own_sources(mixed))]
+
+
+def _boxes(drawn: Draw) -> Tensor | None:
+    return drawn.boxes if isinstance(drawn, BoxDraw) else None
 
 
 def _own_sources(drawn: Draw) -> Tensor | None:
-    return drawn.sources if drawn.partners is None else None
+    """Return where the pixels come from, where that is the image itself."""
+    return drawn.sources if isinstance(drawn, MoveDraw) and not isinstance(drawn, PairDraw) else None
 
 
 def _of_size(title: str, maps: Tensor) -> str:
@@ -154,12 +159,10 @@ def write_figure(run: "Run", path: Path) -> None:
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(run.model, images, labels, augmented)
     if trace.saliency is None:
-        saliency = saliency_map(
-            run.model, images, labels, target=config.saliency_target or "label", scale=config.saliency_scale or 0.5
-        )
+        saliency = saliency_map(run.model, images, labels, target=config.saliency_target, scale=config.saliency_scale)
         trace = trace._replace(saliency=saliency)
     augmentation = config.policy
-    if augmented is None and trace.drawn.partners is None:
+    if augmented is None and METHODS[config.method].kind != TWO_IMAGES:
         generator = torch.Generator(images.device).manual_seed(seed)
         cutout, augmentation = Cutout(config.region_size), "cutout, random"
         augmented = cutout.apply(images, cutout.draw(images, None, generator), None)

@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
-from dali_salaug import SaliencyStage, StageTrace, WithEarlyHead
+from dali_salaug import METHODS, SaliencyStage, StageTrace, WithEarlyHead
 from dali_salaug.region_share import region_share
 from dali_salaug.saliency.maps import COMPILED
 from pipelines import Batch
-from train.config import Config
+from train.config import ResolvedConfig
 from train.data.loaders import empty_batch, make_loader
 from train.engine import checkpoint
 from train.engine.bad_files import replaced_in
 from train.engine.distributed import ALONE, World
 from train.engine.ema import AveragedWeights
 from train.engine.loader_wait import LoaderWait
-from train.engine.methods import METHODS
 from train.engine.metrics import Meter
 from train.engine.nonfinite import NonFiniteGuard
 from train.engine.objective import check_layers, losses_of, make_consistency, names_of_losses
@@ -33,13 +32,23 @@ from train.errors import UserError
 from train.models.registry import FIRST_BLOCK, build_model
 
 
-def make_stage(config: Config, classes: int, seed: int, **options: Any) -> SaliencyStage:
-    """The stage of a resolved configuration; `options` as of :class:`SaliencyStage`."""
+def make_stage(config: ResolvedConfig, classes: int, seed: int, **options: Any) -> SaliencyStage:
+    """Build the stage of a configuration; `options` as of :class:`SaliencyStage`.
+
+    Raises:
+        UserError: the method cannot take images of the configured size.
+    """
+    method = METHODS[config.method].build(classes, region_size=config.region_size, tau=config.tau)
+    side = config.image_size
+    try:  # on one image, before anything is trained
+        method.draw(torch.zeros(1, 3, side, side), torch.zeros(1, side, side), torch.Generator())
+    except ValueError as error:
+        raise UserError(f"--method {config.method} at --image-size {side}: {error}") from error
     return SaliencyStage(
-        METHODS[config.method].build(config, classes),
-        saliency=config.saliency or "gradient",
-        scale=config.saliency_scale or 0.5,
-        target=config.saliency_target or "label",
+        method,
+        saliency=config.saliency,
+        scale=config.saliency_scale,
+        target=config.saliency_target,
         seed=seed,
         **options,
     )
@@ -72,9 +81,7 @@ class Run:
         best: the best top-1 so far, per cent.
     """
 
-    def __init__(self, config: Config, world: World = ALONE) -> None:
-        assert config.image_size is not None
-        assert config.batch_size is not None
+    def __init__(self, config: ResolvedConfig, world: World = ALONE) -> None:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: there is no usable CUDA device; legal are auto and cpu")
         self.config = config
@@ -154,7 +161,6 @@ class Run:
     @property
     def resize_to(self) -> int:
         """The shorter side of an image in validation, before the crop, in pixels."""
-        assert self.config.image_size is not None
         return self.val_loader.recipe.resize_to or self.config.image_size
 
     def autocast(self) -> torch.autocast:
@@ -173,7 +179,6 @@ class Run:
         Returns:
             The losses by the meter's names, 0-dim, of this process's images in the last part of the step.
         """
-        assert self.config.batch_size is not None
         self.world.share_buffers(self.model)
         self.guard.begin()
         images = min(self.config.batch_size, len(self.train_loader.dataset) - self.step * self.config.batch_size)

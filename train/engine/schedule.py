@@ -8,21 +8,18 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from train.config import Config
+from train.config import ResolvedConfig
 
 
-def make_optimizer(config: Config, network: nn.Module) -> Optimizer:
+def make_optimizer(config: ResolvedConfig, network: nn.Module) -> Optimizer:
     """That of a resolved configuration, for all parameters of the network."""
-    assert config.lr is not None
-    assert config.weight_decay is not None
     groups = parameter_groups(network, config.weight_decay)
     nesterov = config.momentum > 0
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=config.fused)
 
 
-def make_scheduler(config: Config, optimizer: Optimizer, steps: int) -> LambdaLR:
+def make_scheduler(config: ResolvedConfig, optimizer: Optimizer, steps: int) -> LambdaLR:
     """That of a resolved configuration; `steps`: in an epoch."""
-    assert config.epochs is not None
     warmup = round(config.lr_warmup_epochs * steps)
     factor = functools.partial(cosine_with_warmup, warmup=warmup, total=config.epochs * steps)
     if config.lr_steps is not None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipelines import DataError, Dataset, find_dataset
 from train.benchmarks.measuring import environment
+from train.cli.checks import check
 from train.cli.parser import at_least
 from train.config import Config
 from train.data.loaders import absolute, resolve_for_data, shares_images
@@ -153,7 +154,7 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
     for seed, condition in itertools.product(range(options.seeds), experiment.conditions):
         given = shared | condition.options | {"seed": seed}
         config = Config(**given)
-        config.check()
+        check(config)
         folder = options.out / condition.name / f"seed{seed}"
         tasks.append(Task(condition, seed, folder, given, resolve_for_data(config, dataset)))
     return tasks

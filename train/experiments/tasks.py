@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from train.config import Config
+from train.config import ResolvedConfig
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG
 from train.engine.stopping import StopSignal
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     seed: int
     folder: Path
     options: dict[str, Any]  # of `python -m train`
-    config: Config  # what they come to on this data
+    config: ResolvedConfig  # what they come to on this data
 
     def __str__(self) -> str:
         return f"{self.condition.name} seed {self.seed}"
@@ -48,7 +48,7 @@ class Task(NamedTuple):
         path, log = self.folder / "config.yaml", self.folder / LOG
         if not path.is_file():
             return None
-        stored, asked = Config.load(path).to_dict(), self.config.to_dict()
+        stored, asked = ResolvedConfig.load(path).to_dict(), self.config.to_dict()
         differing = [
             f"{name} was {stored[name]}, is {asked[name]}"
             for name in asked

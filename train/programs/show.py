@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dali_salaug import METHODS
 from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
 from pipelines.sources import s3
 from train.analysis.trained import Trained, load_best, loader_of
+from train.cli.checks import check
 from train.cli.parser import add_option, names_of_methods
-from train.config import Config
+from train.config import Config, ResolvedConfig
 from train.data.loaders import data_folder
-from train.engine.methods import METHODS
 from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.engine.run import make_stage
 from train.errors import UserError
@@ -80,27 +81,27 @@ def _find(path: Path) -> Dataset:
     return Dataset([folder.name], np.zeros(len(files), dtype=np.int64), str(folder), paths=[str(f) for f in files])
 
 
-def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Config:
+def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
     """The run's configuration with the options that are given, for training with nothing but the method's images. A
     method that is not the run's brings its own policy and map.
 
     Raises:
         UserError: an illegal value.
     """
-    config = dataclasses.replace(
-        trained.config, warmup_epochs=0, consistency=None, consistency_scale=1.0, consistency_layers=None
-    )
-    if given.get("method", config.method) != config.method:
-        config = dataclasses.replace(config, policy=None, saliency=None, saliency_scale=None, saliency_target=None)
+    options = vars(trained.config) | {
+        "warmup_epochs": 0, "consistency": None, "consistency_scale": 1.0, "consistency_layers": None
+    }  # fmt: skip
+    if given.get("method", trained.config.method) != trained.config.method:
+        options |= dict.fromkeys(OF_THE_METHOD)
     if "saliency_target" not in given and (dataset.labels == UNKNOWN).any():
         given = given | {"saliency_target": "max"}
-    config = dataclasses.replace(config, **given)
-    config.check()
-    assert config.image_size is not None
-    return config.resolved(side=config.image_size, embedded=config.data is None, cifar=dataset.images is not None)
+    config = Config(**options | given)
+    check(config)
+    side = trained.config.image_size
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.images is not None)
 
 
-def make_sheet(trained: Trained, config: Config, dataset: Dataset, *, count: int, seed: int) -> Sheet:
+def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, count: int, seed: int) -> Sheet:
     """What the method of `config` does to images of the data set, by the model of `trained`.
 
     The images are cropped as in validation. Where there are more than `count`, those of different classes come first.

@@ -1,0 +1,103 @@
+"""Checks of a run's options before anything is built from them."""
+
+import dataclasses
+
+from dali_salaug import METHODS, Clean, Method
+from pipelines import POLICIES, find_policy
+from train.config import Config
+from train.engine.objective import make_consistency
+from train.errors import UserError
+from train.models.registry import check_model
+
+
+def check(config: Config) -> None:
+    """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
+
+    for option in dataclasses.fields(config):
+        value, meta = getattr(config, option.name), option.metadata
+        flag = "--" + option.name.replace("_", "-")
+        if meta["choices"] and value is not None and value not in meta["choices"]:
+            raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            low, high = meta["low"], meta["high"]
+            if isinstance(number, bool):
+                continue
+            if isinstance(number, int | float) and not (number >= low and (high is None or number <= high)):
+                legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
+                raise UserError(f"{flag} must be {legal}; got {number}")
+    if config.method not in METHODS:
+        raise UserError(f"--method must be one of {', '.join(METHODS)}; got {config.method!r}")
+    if config.policy is not None:
+        with_policy = [name for name, entry in METHODS.items() if entry.policy]
+        if config.method not in with_policy:
+            raise UserError(f"--policy is for the methods {', '.join(with_policy)}; got --method {config.method}")
+        try:
+            find_policy(config.policy)
+        except ValueError as error:
+            raise UserError(f"--{error}") from error
+    check_model(config.model)
+    if config.saliency_scale == 0:
+        raise UserError("--saliency-scale must be in (0, 1]; got 0")
+    if config.early_head == "off" and config.early_weight != Config.early_weight:
+        raise UserError(f"--early-weight needs an --early-head; got {config.early_weight:g} with --early-head off")
+    check_consistency(config)
+    for name in ("lr", "lr_per_256", "clip_grad"):
+        if getattr(config, name) == 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
+    if config.lr is not None and config.lr_per_256 is not None:
+        raise UserError(f"--lr-per-256 is in place of --lr; got --lr {config.lr:g} --lr-per-256 {config.lr_per_256:g}")
+    if config.ema == 1:
+        raise UserError("--ema must be in [0, 1); got 1")
+    if config.consistency is not None and config.amp == "float16":
+        raise UserError("--consistency needs gradients of gradients, too small for --amp float16; give bfloat16")
+    if config.consistency is not None and config.compile and config.consistency[2] and config.consistency_scale == 1:
+        raise UserError(
+            "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
+            " out, or give a scale below 1"
+        )
+    if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
+        raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
+
+
+def check_consistency(config: Config) -> None:
+    """Raise UserError where the options of the loss are illegal, or do not go with the others."""
+    if config.consistency is None:
+        for name in ("consistency_scale", "consistency_layers"):
+            if (value := getattr(config, name)) != getattr(Config, name):
+                raise UserError(f"--{name.replace('_', '-')} needs --consistency ALPHA BETA GAMMA; got {value} without")
+        return
+    try:
+        make_consistency(config)
+    except ValueError as error:
+        raise UserError(f"--consistency: {error}") from error
+    if not any(config.consistency):
+        raise UserError("--consistency must have a weight above 0; got 0 0 0")
+    if config.consistency_layers and not config.consistency[1]:
+        raise UserError(
+            f"--consistency-layers needs a BETA above 0; got {' '.join(f'{w:g}' for w in config.consistency)}"
+        )
+    if config.early_head != "off":
+        raise UserError(f"--consistency trains no early head; got --early-head {config.early_head}")
+    check_traceable(config, "--consistency")
+
+
+def check_traceable(config: Config, asked_by: str) -> None:
+    """Raise UserError where a map cannot be followed through what the method does; `asked_by` begins the message."""
+    if not _traceable(METHODS[config.method].build(2)):
+        methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(2)))
+        raise UserError(
+            f"{asked_by} needs a method that moves, cuts or mixes the images alone, {methods}; got --method"
+            f" {config.method} (noise has no map, an image that is pasted over its augmented copy two, and clean images"
+            " are no transformation)"
+        )
+    policy = config.policy or METHODS[config.method].policy
+    if policy is not None and find_policy(policy).chains > 1:
+        policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
+        raise UserError(
+            f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
+            f" {policy}, a mixture of several images"
+        )
+
+
+def _traceable(method: Method) -> bool:
+    return method.traceable and not isinstance(method, Clean)
