@@ -1,4 +1,4 @@
-"""Does the network look at the same pixels after an augmentation? python -m train.agreement RUN_DIR --help.
+"""Does the network look at the same pixels after an augmentation? python -m train agreement RUN_DIR --help.
 
 With the best checkpoint of a run, on validation images: the disagreement of each image's saliency map with that of its
 augmented copy, as the saliency-consistency loss measures it; beside it the disagreement with another image's copy,

@@ -1,4 +1,4 @@
-"""How much of the object do the methods destroy or keep? python -m train.coverage RUN_DIR --help.
+"""How much of the object do the methods destroy or keep? python -m train coverage RUN_DIR --help.
 
 On validation images whose object has a known box, with the best checkpoint of a run: the share of the box that
 Cutout and KeepCutout remove, and the share that a random clean square and KeepPaste's keep.

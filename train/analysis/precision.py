@@ -1,4 +1,4 @@
-"""Do maps of reduced precision choose as float32's do? python -m train.precision RUN_DIR --help.
+"""Do maps of reduced precision choose as float32's do? python -m train precision RUN_DIR --help.
 
 With the best checkpoint of a run and its validation images: the regions that KeepCutout and KeepPaste draw on maps
 computed in reduced precision, beside those that they draw on the float32 map by the same random numbers.

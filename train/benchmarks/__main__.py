@@ -1,4 +1,4 @@
-"""python -m train.benchmark: see --help."""
+"""python -m train benchmark: see --help."""
 
 import os
 import sys

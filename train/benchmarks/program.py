@@ -25,7 +25,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.benchmark", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m train benchmark", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="benchmark")
     for name, module in BENCHMARKS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=_Help)

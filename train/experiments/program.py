@@ -134,7 +134,7 @@ EXPERIMENTS = {
 
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
-    " the same for all rows with one transformation (`python -m train.agreement`); of unrelated maps: of a copy and"
+    " the same for all rows with one transformation (`python -m train agreement`); of unrelated maps: of a copy and"
     " another image. A network whose maps are single peaks has little of either: read the first beside the second."
 )
 
@@ -177,7 +177,7 @@ def write_results(
     settings |= {"train_images": options.train_images, "seeds": options.seeds, "jobs": options.jobs}
     flags = [f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in settings.items()]
     only = [] if len(rows) == len(experiment.conditions) else ["--only", *(c.name for c in rows)]
-    command = " ".join(["python -m train.experiments", options.name, *flags, *only])
+    command = " ".join(["python -m train experiment", options.name, *flags, *only])
     result = {
         "experiment": options.name,
         "command": command,
@@ -226,7 +226,7 @@ def build_parser() -> argparse.ArgumentParser:
         for name, e in EXPERIMENTS.items()
     )
     parser = argparse.ArgumentParser(
-        prog="python -m train.experiments",
+        prog="python -m train experiment",
         description=f"{__doc__}\nStopped by Ctrl-C, it goes on by the same command.",
         epilog="\n\n".join(lists),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""Lists the images in WebDataset shards, TFRecords or LMDB folders: python -m pipelines.index --help."""
+"""Lists the images in WebDataset shards, TFRecords or LMDB folders: python -m train index --help."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from pipelines.sources import find_dataset
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.index",
+        prog="python -m train index",
         description="Make and store the indexes of WebDataset shards, TFRecords or LMDB folders, those that are missing"
         " or older than the files. Training does so too, on first use; before a run of several processes, do it once.",
     )

@@ -47,7 +47,7 @@ def test_the_loader_beside_both_forms_of_torchvision(
     assert f"{row['ratio']['median']:.2f} (" in capsys.readouterr().out
     assert report["environment"]["torch"] == torch.__version__
     assert report["settings"]["workers"] == 1
-    assert report["command"].startswith(f"python -m train.benchmark loader --data {cifar}")
+    assert report["command"].startswith(f"python -m train benchmark loader --data {cifar}")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -142,7 +142,7 @@ def test_all_of_them_and_their_page(shapes: Path, tmp_path: Path, capsys: pytest
     assert main(command) == 0
     report, page = json.loads((folder / "results.json").read_text()), (folder / "README.md").read_text()
     assert list(report["results"]) == ["loader", "stage", "consistency", "step", "growth"]
-    assert report["command"] == "python -m train.benchmark " + " ".join(command)
+    assert report["command"] == "python -m train benchmark " + " ".join(command)
     assert f"- torch: {torch.__version__}" in page
     assert str(folder / "README.md") in capsys.readouterr().out
     for name, result in report["results"].items():

@@ -69,7 +69,7 @@ def test_a_table_and_what_stands_under_it(
     assert "1 comparison, without a correction" in text
     assert str(out.parent) not in text
     assert result["command"] == (
-        f"python -m train.experiments keepaugment --data {Path(options[2]).name} --model small --epochs 2 "
+        f"python -m train experiment keepaugment --data {Path(options[2]).name} --model small --epochs 2 "
         "--train-images 16 --seeds 2 --jobs 2 --only none cutout-16"
     )
     assert f"`{result['command']}`" in text
