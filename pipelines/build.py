@@ -127,7 +127,7 @@ def image_loader(
         dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
     recipe = Recipe(
-        reads=_reads(dataset),
+        reads=dataset.reader.kind,
         device="gpu" if chosen.type == "cuda" else "cpu",
         image_size=image_size,
         crop=crop,
@@ -166,16 +166,10 @@ def _is_size(hint: tuple[int, int] | None) -> bool:
     return hint is None or (are_numbers(hint, 2) and all(isinstance(side, int) and side >= 1 for side in hint))
 
 
-def _reads(dataset: Dataset) -> str:
-    if dataset.images is not None:
-        return "pixels"
-    return "records" if dataset.records is not None else "files"
-
-
 def _choose_crop(dataset: Dataset, crop: str, train: bool, image_size: int) -> tuple[str, int | None]:
     """`Recipe.crop` and `Recipe.resize_to`."""
-    if dataset.images is not None:
-        resize_to = None if dataset.images.shape[1] == image_size else image_size
+    if dataset.reader.kind == "pixels":
+        resize_to = None if dataset.reader.side(0) == image_size else image_size
         crop = "pad" if crop == "auto" else crop
         return (crop, None if crop == "random_resized" else resize_to) if train else ("none", resize_to)
     if not train:

@@ -1,6 +1,5 @@
 """What the pipeline is given for a batch: the samples, and every number that decides what happens to them."""
 
-import os
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,7 +10,6 @@ from .datasets import Dataset
 from .graph.pipeline import Recipe
 from .policies.operations import compose, mirrored
 from .policies.registry import Policy
-from .sources import records
 
 PADDING = 4  # pixels, of pad-and-crop
 # Of a recipe, from `configuration`: what does not change the pixels that come out, or follows from the policy.
@@ -38,14 +36,8 @@ class Inputs:
         """The arrays for the samples `indices` at the positions of an epoch from `start` on, by their names."""
         recipe = self.recipe
         count = len(indices)
-        arrays: dict[str, Any] = {"index": indices, "flip": np.zeros(count, dtype=np.int32)}
-        if self.dataset.images is not None:
-            arrays["image"] = self.dataset.images[indices]
-        elif self.dataset.paths is not None:
-            paths = (self.dataset.paths[index] for index in indices)
-            arrays["image"] = [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
-        elif self.dataset.records is not None:
-            arrays["image"] = records.read(self.dataset.records, indices)
+        arrays: dict[str, Any] = {"index": indices, "image": self.dataset.reader.inputs(indices)}
+        arrays["flip"] = np.zeros(count, dtype=np.int32)
         if self.train:
             numbers = draws.uniforms(self.seed, epoch, draws.VIEW, start, count, draws.VIEW_UNIFORMS)
             arrays["flip"] = draws.flips(numbers)

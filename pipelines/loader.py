@@ -10,10 +10,11 @@ import torch
 from . import draws
 from .bad_files.probe import Probe, contiguous
 from .bad_files.substitutes import Substitutes
-from .datasets import DataError, Dataset
+from .datasets import Dataset
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
 from .policies.registry import Policy
+from .readers.base import DataError
 
 PREFETCH = 2  # batches made ahead
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from nvidia.dali import Pipeline
 
-from ..datasets import DataError, Dataset
+from ..datasets import Dataset
 from ..graph.pipeline import Recipe, view_inputs, view_pipeline
+from ..readers.base import DataError
 
 # How files begin, of the formats that DALI decodes.
 _BEGINNINGS = {
@@ -54,7 +55,7 @@ def undecodable(content: bytes) -> str:
 
 def fault(dataset: Dataset, index: int, why: str) -> DataError:
     """The error that a sample which cannot be decoded is to the user."""
-    if dataset.records is None:
+    if dataset.reader.kind == "files":
         remedy = "Delete or replace the file (a stopped run can be resumed only if it is replaced)"
     else:
         remedy = (

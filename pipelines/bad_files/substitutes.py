@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import draws
-from ..datasets import DataError, Dataset
+from ..datasets import Dataset
+from ..readers.base import DataError
 from .probe import fault, reason
 
 CANDIDATES = 16  # samples tried in place of one

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar archives in which neighbouring members of one name are a sample."""
+"""WebDataset shards: tar archives in which adjacent members of one name are a sample."""
 
 import os
 import re
@@ -6,22 +6,12 @@ import tarfile
 
 import numpy as np
 
-from ..datasets import IMAGE_SUFFIXES, DataError
-from .records import ByteRanges
+from ..datasets import IMAGE_SUFFIXES
+from ..readers.base import DataError
+from ..readers.byte_ranges import TAR_BLOCK, TarMembers
 from .splits import Source
 
-_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: key, then all from the first dot on
-_BLOCK = 512  # bytes of a header, right before the member's content
-
-
-class TarRecords(ByteRanges):
-    def name(self, index: int) -> str:
-        shard = self.files[self.shard[index]]
-        try:
-            header = self._read(index, int(self.offset[index]) - _BLOCK, _BLOCK)
-            return f"{shard}/{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name}"
-        except (OSError, tarfile.TarError):
-            return super().name(index)
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: the key; all from the first dot on
 
 
 def _matches(entry: os.DirEntry) -> bool:
@@ -49,8 +39,8 @@ def _scan(path: str) -> dict[str, np.ndarray]:
         labels.append(label)
 
     try:
-        # tarfile takes part of a header at the end for the end.
-        if os.path.getsize(path) % _BLOCK:
+        # tarfile mistakes part of a header for the end of the archive.
+        if os.path.getsize(path) % TAR_BLOCK:
             raise tarfile.ReadError("cut short")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -84,4 +74,4 @@ def _label(path: str, name: str, content: bytes) -> int:
         raise DataError(f"'{path}/{name}' must hold a class number, an integer from 0; got {content[:40]!r}") from None
 
 
-SOURCE = Source("WebDataset shards", _matches, _scan, TarRecords.of)
+SOURCE = Source("WebDataset shards", _matches, _scan, TarMembers.of)

@@ -1,15 +1,16 @@
-"""TFRecords of tf.train.Example, with the names of features that TensorFlow's ImageNet has."""
+"""TFRecords of tf.train.Example, with the feature names of TensorFlow's ImageNet."""
 
 import mmap
 import os
 import re
 import struct
 
+import google_crc32c
 import numpy as np
 
-from ..datasets import DataError
-from .protobuf import Buffer, fields, varint
-from .records import ByteRanges
+from ..readers.base import DataError
+from ..readers.byte_ranges import ByteRanges
+from ..readers.protobuf import Buffer, fields, varint
 from .splits import Source
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
@@ -22,7 +23,7 @@ def _matches(entry: os.DirEntry) -> bool:
 
 
 def _scan(path: str) -> dict[str, np.ndarray]:
-    """By the headers alone; the images, and so their checksums, are not read."""
+    """List the images by the headers alone, without reading the images or verifying their checksums."""
     if not os.path.getsize(path):
         return _arrays([])
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -39,14 +40,12 @@ def _arrays(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
 
 
 def _records(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """Where each record's content begins and ends."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
+    """Return where each record's content begins and ends."""
     places: list[tuple[int, int]] = []
     start = 0
     while start < len(data):
         header = bytes(data[start : start + _HEADER])
-        whole = len(header) == _HEADER and masked_crc32c(header[:8]) == struct.unpack("<I", header[8:])[0]
+        whole = len(header) == _HEADER and _masked_crc(header[:8]) == struct.unpack("<I", header[8:])[0]
         begin = start + _HEADER
         end = begin + struct.unpack("<Q", header[:8])[0] if whole else 0
         start = end + _FOOTER
@@ -59,8 +58,14 @@ def _records(path: str, data: memoryview) -> list[tuple[int, int]]:
     return places
 
 
+def _masked_crc(data: bytes) -> int:
+    """Return the checksum of TFRecords: CRC-32C, rotated and shifted."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def _parse(path: str, data: memoryview, start: int, end: int) -> tuple[int, int, int]:
-    """Where the image of a tf.train.Example lies, its size, and its label.
+    """Return where the image of a tf.train.Example begins, its size, and its label.
 
     Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList = 1 or
     Int64List = 3 }, each list { repeated value = 1 }.
@@ -87,13 +92,13 @@ def _parts(data: Buffer, start: int, end: int) -> list[tuple[int, tuple[int, int
 
 
 def _only(data: Buffer, place: tuple[int, int]) -> tuple[int, int]:
-    """The list in a feature."""
+    """Return where the list in a feature begins and ends."""
     ((_, content),) = _parts(data, *place)
     return content
 
 
 def _integer(data: Buffer, start: int, end: int) -> int:
-    """Of a list of one, which may be written packed or not."""
+    """Return the integer in a list of one, which may be packed or not."""
     ((_, value),) = fields(data, start, end)
     number = varint(data, *value)[0] if isinstance(value, tuple) else value
     return number if number < 2**63 else number - 2**64

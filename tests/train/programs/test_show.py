@@ -243,7 +243,7 @@ def test_images_whose_class_is_not_known(sheet: Any, trained: Trained, shapes: P
 
 def test_folders_of_every_form(trained: Trained, shapes: Path, tmp_path: Path) -> None:
     whole, val, flat = (find_images([p], trained.classes) for p in (shapes, shapes / "val", shapes / "val" / "star"))
-    assert whole.paths == val.paths
+    assert whole.reader.files == val.reader.files
     assert whole.labels.tolist() == sorted(list(range(len(SHAPES))) * 2)
     assert flat.labels.tolist() == [trained.classes.index("star")] * 2
     both = find_images([shapes / "val" / "star", shapes], trained.classes)
