@@ -9,7 +9,8 @@ from .arguments import are_numbers, require, require_one
 from .datasets import Dataset
 from .graph.pipeline import Recipe
 from .loader import ImageLoader
-from .policies.registry import Policy, find_policy
+from .policies.base import Policy
+from .policies.registry import find_policy
 from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

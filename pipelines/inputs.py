@@ -8,8 +8,8 @@ import numpy as np
 from . import draws
 from .datasets import Dataset
 from .graph.pipeline import Recipe
+from .policies.base import Policy
 from .policies.operations import compose, mirrored
-from .policies.registry import Policy
 
 PADDING = 4  # pixels, of pad-and-crop
 # Of a recipe, from `configuration`: what does not change the pixels that come out, or follows from the policy.

@@ -13,7 +13,7 @@ from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
-from .policies.registry import Policy
+from .policies.base import Policy
 from .readers.base import DataError
 
 PREFETCH = 2  # batches made ahead

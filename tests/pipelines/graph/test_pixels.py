@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 from pipelines import Batch, ImageLoader, RandAugment, draws, image_loader
-from pipelines.policies.operations import PolicyDraw
+from pipelines.policies.base import PolicyDraw
 
 Resampling = Image.Resampling
 
