@@ -24,7 +24,8 @@ class AugMix:
     operations, each uniform over nine, of a magnitude uniform up to `severity`, of random sign where it has one. The
     chains' pixels are whole numbers; their sum is not rounded. As for all policies, pixels that
     geometry uncovers are grey (the authors': black), and the nearest pixel is taken unless the loader's `interpolation`
-    is "linear" (the authors' kind). The sum of images moved in several ways has no single matrix, so `with_matrices` is refused.
+    is "linear" (the authors' kind). The sum of images moved in several ways has no single matrix, so `with_matrices` is
+    refused.
 
     Args:
         severity: From 1 to 10.

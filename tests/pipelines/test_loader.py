@@ -1,4 +1,4 @@
-"""The loader's manners: coverage over shards, epochs, break, resume, partial batches, types, errors."""
+"""The interface of the loader: coverage over shards, epochs, break, resume, partial batches, types, errors."""
 
 import json
 from collections.abc import Callable

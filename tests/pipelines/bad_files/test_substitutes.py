@@ -99,7 +99,7 @@ def _order(loader: ImageLoader, epoch: int | None) -> list[int]:
 
 
 def _at(loader: ImageLoader, epoch: int, indices: set[int]) -> torch.Tensor:
-    order = _order(loader, epoch if loader._train else None)
+    order = _order(loader, epoch if loader.options.train else None)
     return torch.tensor([order.index(index) for index in sorted(indices)])
 
 
