@@ -186,7 +186,7 @@ def test_bad_images_are_named_and_replaced(
         place = loader.dataset.name(index)
         assert place.startswith(str(tmp_path))
         assert kind == "tfrecord" or Path(name).stem in place
-    with pytest.raises(DataError, match=r"cannot decode image .* Fetch or make the file that it lies in again"):
+    with pytest.raises(DataError, match=r"cannot decode image .* Fetch or make the file that it is in again"):
         list(_loader(tmp_path))
 
 
