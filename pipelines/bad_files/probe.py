@@ -16,17 +16,9 @@ from ..readers.base import DataError
 
 # The first bytes of the formats that DALI decodes.
 _BEGINNINGS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"RIFF": "WebP",
-    b"\0\0\0\x0cjP": "JPEG 2000",
-    b"P4": "PBM",
-    b"P5": "PGM",
-    b"P6": "PPM",
-}
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WebP",
+    b"\0\0\0\x0cjP": "JPEG 2000", b"P4": "PBM", b"P5": "PGM", b"P6": "PPM",
+}  # fmt: skip
 # The operators that fail on a bad file, as DALI's errors name them.
 _READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`"))
 

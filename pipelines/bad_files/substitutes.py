@@ -38,12 +38,7 @@ class Substitutes:
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        options: LoaderOptions,
-        probe: Callable[[int, int, int], bool],
-        *,
-        samples: int,
+        self, dataset: Dataset, options: LoaderOptions, probe: Callable[[int, int, int], bool], *, samples: int
     ) -> None:
         self._dataset = dataset
         self._options = options

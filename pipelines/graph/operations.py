@@ -8,6 +8,7 @@ beside them are microseconds of a core per 224×224 image, the suite's first.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nvidia.dali import fn, types
@@ -66,12 +67,7 @@ def auto_contrast(data: DataNode, **_: Any) -> DataNode:
     spread = fn.reductions.max(data, axis_names="HW") - low
     varied = fn.cast(spread > 0, dtype=types.FLOAT)  # a channel of one value stays as it is
     return fn.crop_mirror_normalize(
-        data,
-        mean=low * varied,
-        std=spread + 255 * (1 - varied),
-        scale=255.0,
-        dtype=types.UINT8,
-        output_layout="HWC",
+        data, mean=low * varied, std=spread + 255 * (1 - varied), scale=255.0, dtype=types.UINT8, output_layout="HWC"
     )  # 600 -> 190
 
 
@@ -87,27 +83,11 @@ def identity(data: DataNode, **_: Any) -> DataNode:
     return data
 
 
-def warp_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _warp(data, matrix, types.INTERP_NN)
-
-
-def warp_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _warp(data, matrix, types.INTERP_LINEAR)
-
-
-def crop_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _crop(data, matrix, types.INTERP_NN)
-
-
-def crop_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _crop(data, matrix, types.INTERP_LINEAR)
-
-
-def _warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
+def warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType, **_: Any) -> DataNode:
     return fn.warp_affine(data, matrix=matrix, inverse_map=False, fill_value=GEOMETRY_FILL, interp_type=interp_type)
 
 
-def _crop(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
+def crop(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType, **_: Any) -> DataNode:
     # A warp without uncovered pixels: beyond the border it takes the border's pixels, as a resize does, not the fill.
     return fn.warp_affine(data, matrix=matrix, inverse_map=False, interp_type=interp_type)
 
@@ -126,6 +106,6 @@ OPERATIONS: dict[str, Callable[..., DataNode]] = {
     )
 }  # fmt: skip
 GEOMETRIC: dict[str, dict[str, Callable[..., DataNode]]] = {
-    "nearest": {"warp": warp_nearest, "crop": crop_nearest},
-    "linear": {"warp": warp_linear, "crop": crop_linear},
+    name: {"warp": partial(warp, interp_type=kind), "crop": partial(crop, interp_type=kind)}
+    for name, kind in (("nearest", types.INTERP_NN), ("linear", types.INTERP_LINEAR))
 }

@@ -35,6 +35,14 @@ class Source:
     from_one: bool = False
 
 
+def table(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
+    """Return the byte ranges and labels of a file's images, (offset, size, label), as `Source.scan` does."""
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return {
+        name: np.ascontiguousarray(column) for name, column in zip(("offset", "size", "label"), columns, strict=True)
+    }
+
+
 def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
     """Find the images in the files of a kind; None where there is no such file.
 

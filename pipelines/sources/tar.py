@@ -8,8 +8,8 @@ import numpy as np
 
 from ..datasets import IMAGE_SUFFIXES
 from ..readers.base import DataError
-from ..readers.byte_ranges import TAR_BLOCK, TarMembers
-from .splits import Source
+from ..readers.records import TAR_BLOCK, TarMembers
+from .splits import Source, table
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: the key; all from the first dot on
 
@@ -19,9 +19,7 @@ def _matches(entry: os.DirEntry) -> bool:
 
 
 def _scan(path: str) -> dict[str, np.ndarray]:
-    offsets: list[int] = []
-    sizes: list[int] = []
-    labels: list[int] = []
+    rows: list[tuple[int, int, int]] = []
     key: str | None = None
     image: tuple[int, int] | None = None
     label: int | None = None
@@ -34,9 +32,7 @@ def _scan(path: str) -> dict[str, np.ndarray]:
                 f"'{path}', sample '{key}': needs an image ({' '.join(IMAGE_SUFFIXES)}) and its class number (.cls), "
                 f"one after the other; it has no {'image' if image is None else '.cls'}."
             )
-        offsets.append(image[0])
-        sizes.append(image[1])
-        labels.append(label)
+        rows.append((*image, label))
 
     try:
         # tarfile mistakes part of a header for the end of the archive.
@@ -60,11 +56,7 @@ def _scan(path: str) -> dict[str, np.ndarray]:
             close()
     except tarfile.TarError as error:
         raise DataError(f"'{path}' is no whole tar archive, uncompressed: {error}. Fetch or make it again.") from error
-    return {
-        "offset": np.array(offsets, dtype=np.int64),
-        "size": np.array(sizes, dtype=np.int64),
-        "label": np.array(labels, dtype=np.int64),
-    }
+    return table(rows)
 
 
 def _label(path: str, name: str, content: bytes) -> int:

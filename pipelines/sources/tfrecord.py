@@ -9,9 +9,9 @@ import google_crc32c
 import numpy as np
 
 from ..readers.base import DataError
-from ..readers.byte_ranges import ByteRanges
 from ..readers.protobuf import Buffer, fields, varint
-from .splits import Source
+from ..readers.records import ByteRanges
+from .splits import Source, table
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
 _NAME = re.compile(r".+-\d{5}-of-\d{5}|.+\.tfrecords?", re.IGNORECASE)
@@ -25,18 +25,13 @@ def _matches(entry: os.DirEntry) -> bool:
 def _scan(path: str) -> dict[str, np.ndarray]:
     """List the images by the headers alone, without reading the images or verifying their checksums."""
     if not os.path.getsize(path):
-        return _arrays([])
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data = memoryview(mapped)
-        try:
-            return _arrays([_parse(path, data, start, end) for start, end in _records(path, data)])
-        finally:
-            data.release()
-
-
-def _arrays(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(("offset", "size", "label"))}
+        return table([])
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        return table([_parse(path, data, start, end) for start, end in _records(path, data)])
 
 
 def _records(path: str, data: memoryview) -> list[tuple[int, int]]:

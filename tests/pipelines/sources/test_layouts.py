@@ -157,9 +157,9 @@ def test_many_threads_and_more_shards_than_are_kept_open(
     tmp_path: Path, write_shard: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a thread reads from is neither closed nor another file, however often files are dropped and opened again."""
-    from pipelines.readers import byte_ranges
+    from pipelines.readers import records
 
-    monkeypatch.setattr(byte_ranges, "_OPEN", 2)
+    monkeypatch.setattr(records, "_OPEN", 2)
     samples = [(f"{number}.jpg", number % 2, b"%d " % number * 999) for number in range(24)]
     _write("tar", tmp_path, "train", samples, write_shard, shards=12)
     dataset = find_dataset(tmp_path)
