@@ -24,10 +24,7 @@ _local = threading.local()
 class BadFile(NamedTuple):
     """What is wrong with a file.
 
-    Attributes:
-        name: Of the file.
-        kind: "undecodable": a run fails on it. "damaged": it is decoded, to an image that is wrong at least in part.
-        reason: In words.
+    kind: "undecodable": a run fails on it. "damaged": it is decoded, to an image that is wrong at least in part.
     """
 
     name: str
@@ -43,8 +40,6 @@ def check_files(dataset: Dataset, *, threads: int, damaged: bool = True) -> Iter
     bit in the body of a JPEG file.
 
     Args:
-        dataset: The files.
-        threads: Number of threads.
         damaged: Look for damaged files too, which takes about twice the time.
 
     Yields:

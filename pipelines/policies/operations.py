@@ -19,19 +19,12 @@ MAX_TRANSLATE = 150 / 331
 
 
 class OperationEntry(NamedTuple):
-    """An operation at one magnitude.
-
-    Attributes:
-        name: Of the operation.
-        magnitude: In the operation's own units; None where it takes none.
-        to_parameter: Converts a magnitude to the operation's parameter.
-        signed: Whether the sign of the magnitude is random.
-    """
+    """An operation at one magnitude, in its own units; None if it takes none."""
 
     name: str
     magnitude: float | None = None
     to_parameter: Callable[[Any], Any] = float
-    signed: bool = False
+    signed: bool = False  # whether the sign of the magnitude is random
 
     @classmethod
     def of(cls, augmentation: Any, magnitude: float | None) -> "OperationEntry":
@@ -42,19 +35,12 @@ class OperationEntry(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Entries that a policy chooses from; the second index is the sign of the magnitude.
-
-    Attributes:
-        names: Of the operations.
-        operations: (entries,) int32, indices into `names`.
-        parameters: (entries, 2, 9) float32.
-        matrices: (entries, 2, 2, 3) float32.
-    """
+    """Entries that a policy chooses from; the second index is the sign of the magnitude."""
 
     names: tuple[str, ...]
-    operations: np.ndarray
-    parameters: np.ndarray
-    matrices: np.ndarray
+    operations: np.ndarray  # (entries,) int32, indices into `names`
+    parameters: np.ndarray  # (entries, 2, 9) float32
+    matrices: np.ndarray  # (entries, 2, 2, 3) float32
 
     def take(self, entries: np.ndarray, signs: np.ndarray) -> PolicyDraw:
         """Return the draw of `entries` with `signs` (0: positive, 1: negative), both (B, stages) integers."""
@@ -72,13 +58,7 @@ def entries_of(suite: list[Any], bins: range) -> list[OperationEntry]:
 
 
 def tabulate(entries: list[OperationEntry], size: int, relative: bool = True) -> Table:
-    """Return entries as arrays.
-
-    Args:
-        entries: The entries.
-        size: Side of the images, in pixels.
-        relative: Whether translations are shares of the side; else they are pixels.
-    """
+    """Return entries as arrays. Translations are shares of the side `size` if `relative`, else pixels."""
     names = sorted({IDENTITY, *(WARP if entry.name in GEOMETRIC else entry.name for entry in entries)})
     operations = np.zeros(len(entries), dtype=np.int32)
     parameters = np.zeros((len(entries), 2, PARAMETERS), dtype=np.float32)

@@ -58,8 +58,7 @@ class Reader(ABC):
         """Return a reader of the images at `chosen`, (m,) integers, in that order."""
 
     def identity(self) -> Iterator[bytes]:
-        """Yield what distinguishes these images from others, apart from the images' own files. It may not depend on the
-        folder, which may move."""
+        """Yield what distinguishes these images, other than files of their own; not the folder, which may move."""
         yield from ()
 
     def side(self, index: int) -> int:

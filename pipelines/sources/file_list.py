@@ -16,9 +16,7 @@ _ADDRESS = "://"
 def read(path: Path, train: bool) -> Dataset:
     """Read a training list, or the `val.txt` beside it, whose number of classes is the training list's.
 
-    Args:
-        path: The training list. Paths in it that are not absolute begin in its folder.
-        train: The training list or the one beside it.
+    Paths in a list that are not absolute begin in its folder.
 
     Raises:
         DataError: A list is missing or empty, has a line of another form, or a label that is not a class.

@@ -41,10 +41,7 @@ def load_or_make(split: Split, kind: str, scan: Callable[[str], dict[str, np.nda
 
     It is stored beside the files or in the cache. While it is made, a progress bar is shown if stderr is a terminal.
 
-    Args:
-        split: The files.
-        kind: What they are, as in `Source`.
-        scan: Lists what a file holds, as in `Source`.
+    `kind` and `scan` are those of the `Source`.
 
     Raises:
         DataError: A file is not of its kind, or no file holds an image.

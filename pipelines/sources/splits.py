@@ -38,9 +38,7 @@ class Source:
 def table(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
     """Return the byte ranges and labels of a file's images, (offset, size, label), as `Source.scan` does."""
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    return {
-        name: np.ascontiguousarray(column) for name, column in zip(("offset", "size", "label"), columns, strict=True)
-    }
+    return dict(zip(("offset", "size", "label"), map(np.ascontiguousarray, columns), strict=True))
 
 
 def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
@@ -83,10 +81,9 @@ def _find_split(top: Path, source: Source, name: str) -> Split | None:
 
 
 def _lacks(top: Path, source: Source, name: str) -> DataError:
-    purpose = "training" if name == "train" else "validation"
     return DataError(
-        f"'{top}' holds {source.kind}, but none for {purpose}: it needs a folder '{name}' of them, or some with "
-        f"'{name}' in their names."
+        f"'{top}' holds {source.kind}, but none for {'training' if name == 'train' else 'validation'}: it needs a "
+        f"folder '{name}' of them, or some with '{name}' in their names."
     )
 
 
@@ -98,14 +95,8 @@ def _matching(folder: Path, source: Source) -> list[str]:
 def read_classes(top: Path, of: Path, labels: np.ndarray, classes: list[str] | None = None) -> list[str]:
     """Return the class names: `classes`, else the lines of `top/classes.txt`, else numbers up to the greatest label.
 
-    Args:
-        top: The folder of the data.
-        of: What has the labels, for the message.
-        labels: (n,) int64.
-        classes: The class names, where they are known.
-
     Raises:
-        DataError: A label is not the number of a class.
+        DataError: One of `labels`, which belong to `of`, is not the number of a class.
     """
     classes = classes if classes is not None else _listed_classes(top)
     if classes is None:
