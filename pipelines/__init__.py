@@ -1,12 +1,16 @@
-"""Images from disk to the device: one decode, one crop, one flip, clean and augmented, by NVIDIA DALI."""
+"""Images from disk to the device by NVIDIA DALI: one decode, one crop, one flip, clean and augmented."""
 
 from .build import image_loader
-from .datasets import DataError, Dataset
+from .datasets import Dataset
 from .loader import Batch, ImageLoader
 from .policies.augmix import AugMix
-from .policies.registry import POLICIES, Policy, RandAugment, TrivialAugment, find_policy
+from .policies.base import Policy
+from .policies.randaugment import RandAugment
+from .policies.registry import POLICIES, find_policy
 from .policies.sub_policies import AutoAugment, SubPolicies
 from .policies.transforms import Affine, SimCLR
+from .policies.trivialaugment import TrivialAugment
+from .readers.base import DataError
 from .sources import find_dataset
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""`image_loader`: checks what the user asks for and puts the loader together."""
+"""`image_loader`, which checks its arguments and builds the loader."""
 
 import os
 
@@ -9,7 +9,9 @@ from .arguments import are_numbers, require, require_one
 from .datasets import Dataset
 from .graph.pipeline import Recipe
 from .loader import ImageLoader
-from .policies.registry import Policy, find_policy
+from .options import LoaderOptions
+from .policies.base import Policy
+from .policies.registry import find_policy
 from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,51 +46,50 @@ def image_loader(
     hw_decoder_load: float = 0.65,
     decode_size_hint: tuple[int, int] | None = None,
 ) -> ImageLoader:
-    """Makes a loader of the images under `root`.
+    """Return a loader of the images under `root`.
 
     Training: each epoch in a new random order; per image one decode, one random crop, one random mirroring,
     then `policy`. Validation (`train=False`): in the data set's order, without randomness. Files are resized
     (shorter side to image_size / 0.875; to image_size where that is below 128) and cropped in the middle;
-    CIFAR images are taken as they are. `policy` may be given for validation too; `crop` and `crop_scale`
-    are then without effect.
+    CIFAR images keep their size. Validation may have a `policy` too; `crop` and `crop_scale` have no effect on it.
 
-    The same arguments give the same batches on any machine, whatever `num_threads` (on the GPU, decoded by
-    another decoder, with small differences in the pixels).
+    The same arguments give the same batches on any machine, whatever `num_threads`. On the GPU, another decoder
+    makes small differences in the pixels.
 
     Args:
         root: Folder of the data, see `find_dataset` for the layouts; or a `Dataset`.
         batch_size: Images per batch and process. The last batch of an epoch may be smaller.
-        image_size: Side of the images given, in pixels. CIFAR images are resized where it is not 32.
-        train: Training or validation form.
-        images: Use only so many, the first of each class (`Dataset.first`); None: all.
+        image_size: Side of the returned images, in pixels. CIFAR images are resized if it is not 32.
+        train: Training, or else validation.
+        images: Number of images to use, the first of each class (`Dataset.first`); None: all.
         policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
             sub-policies, see `SubPolicies.from_file`.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
             "cuda:N".
         seed: Of all random numbers, from 0 to 2⁶⁴ − 1. The same on all ranks.
-        rank, world_size: Which share of each global batch this process gets, of how many. The batches of the
+        rank, world_size: This process's share of each global batch, and the number of shares. The batches of the
             ranks together are those of one process with `world_size * batch_size`.
         num_threads: Of DALI's CPU work; by default the CPU cores this process may use.
         dtype: Of the images: "float32" or "float16", or torch's.
         interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
-            default for them and what the policies were published with (but AugMix and SimCLR, with linear); on the
-            CPU, a linear one takes several times as long.
+            default for them, and the policies were published with it (AugMix and SimCLR with linear). On the CPU,
+            linear takes several times as long.
         crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
             "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
         color_jitter: In training, change brightness, contrast (about mid-grey) and saturation of the clean image, and
             so of the augmented one, each by a factor uniform in 1 ± `color_jitter`; from 0 to 1.
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
-        with_matrices: Also give the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
+        with_matrices: Also return the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
             AugMix).
-        on_bad_file: What happens where a file cannot be decoded: "raise" an error that names it, or "replace" it by
+        on_bad_file: What happens if a file cannot be decoded: "raise" an error that names it, or "replace" it by
             another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
-            first time, a file is named by a warning of the logger "pipelines".
-        max_bad_share: Of the samples of an epoch, at most so many may be replaced, from 0 to 1: more is an error.
-        hw_decoder_load: Share of a batch that a GPU's hardware JPEG decoder takes, where it has one (A100, H100); CUDA
+            logger "pipelines" warns of each file once.
+        max_bad_share: Share of an epoch's samples that may be replaced, from 0 to 1: more is an error.
+        hw_decoder_load: Share of a batch that a GPU's hardware JPEG decoder takes, if it has one (A100, H100); CUDA
             kernels decode the rest. From 0 to 1.
-        decode_size_hint: Width and height in pixels of the largest images, for which the hardware decoder takes its
-            memory at the start, and not image by image as they come.
+        decode_size_hint: Width and height in pixels of the largest images. The hardware decoder then allocates its
+            memory at the start, not image by image.
 
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
@@ -127,7 +128,7 @@ def image_loader(
         dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
     recipe = Recipe(
-        reads=_reads(dataset),
+        reads=dataset.reader.kind,
         device="gpu" if chosen.type == "cuda" else "cpu",
         image_size=image_size,
         crop=crop,
@@ -145,37 +146,30 @@ def image_loader(
         hw_decoder_load=hw_decoder_load,
         decode_size_hint=decode_size_hint,
     )
-    return ImageLoader(
-        dataset,
-        recipe,
-        device=chosen,
-        policy=policy,
-        crop_scale=crop_scale,
+    options = LoaderOptions(
         batch_size=batch_size,
         train=train,
+        policy=policy,
+        device=chosen,
         seed=seed,
         rank=rank,
         world_size=world_size,
         num_threads=num_threads or usable_cores(),
+        crop_scale=crop_scale,
         replace_bad_files=on_bad_file == "replace",
         max_bad_share=max_bad_share,
     )
+    return ImageLoader(dataset, recipe, options)
 
 
 def _is_size(hint: tuple[int, int] | None) -> bool:
     return hint is None or (are_numbers(hint, 2) and all(isinstance(side, int) and side >= 1 for side in hint))
 
 
-def _reads(dataset: Dataset) -> str:
-    if dataset.images is not None:
-        return "pixels"
-    return "records" if dataset.records is not None else "files"
-
-
 def _choose_crop(dataset: Dataset, crop: str, train: bool, image_size: int) -> tuple[str, int | None]:
-    """`Recipe.crop` and `Recipe.resize_to`."""
-    if dataset.images is not None:
-        resize_to = None if dataset.images.shape[1] == image_size else image_size
+    """Return `Recipe.crop` and `Recipe.resize_to`."""
+    if dataset.reader.kind == "pixels":
+        resize_to = None if dataset.reader.side(0) == image_size else image_size
         crop = "pad" if crop == "auto" else crop
         return (crop, None if crop == "random_resized" else resize_to) if train else ("none", resize_to)
     if not train:
@@ -201,5 +195,5 @@ def _choose_device(device: str | torch.device) -> torch.device:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

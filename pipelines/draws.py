@@ -1,8 +1,8 @@
 """All random numbers of the loader, drawn on the host and fully determined by where they are used.
 
-What happens to the sample at position p of epoch e is a function of (seed, e, p) alone: not of the batches
-drawn before, the number of processes, prefetching or the device. Going to another epoch, leaving one in the
-middle and resuming are therefore nothing but a change of (e, p).
+What happens to the sample at position p of epoch e is a function of (seed, e, p) alone, not of the batches drawn
+before, the number of processes, prefetching or the device. Jumping to another epoch, leaving one in the middle and
+resuming are therefore just a change of (e, p).
 """
 
 from functools import lru_cache
@@ -18,30 +18,30 @@ VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 3  # attempts, position (y, x), flip
 
 
 def _philox(seed: int, epoch: int, stream: int) -> np.random.Philox:
-    part, stream = divmod(stream, 4)  # four streams by their keys; the next four far off in the counters of these
+    part, stream = divmod(stream, 4)  # four streams by their keys; the next four far away in the counters of these
     return np.random.Philox(counter=[0, 0, 0, part], key=np.array([seed, 4 * epoch + stream], dtype=np.uint64))
 
 
 @lru_cache(maxsize=4)  # of this epoch and the next, for two loaders
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the samples in an epoch: a permutation of 0 … count − 1, (count,) int64, read-only."""
+    """Return the order of the samples in an epoch: a permutation of 0 … count − 1, (count,) int64, read-only."""
     order = np.random.Generator(_philox(seed, epoch, ORDER)).permutation(count)
     order.flags.writeable = False
     return order
 
 
 def uniforms(seed: int, epoch: int, stream: int, start: int, count: int, width: int) -> np.ndarray:
-    """`width` numbers in [0, 1) for each of the positions start … start + count − 1: (count, width) float64."""
+    """Return `width` numbers in [0, 1) for each position start … start + count − 1: (count, width) float64."""
     blocks = -(-width // 4)  # one step of the counter gives four numbers
     source = _philox(seed, epoch, stream).advance(start * blocks)
     return np.random.Generator(source).random((count, 4 * blocks))[:, :width]
 
 
 def shard(batch: int, count: int, batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First position and number of samples of one rank's part of a global batch.
+    """Return the first position and the number of samples of one rank's part of a global batch.
 
-    The global batch is `world_size * batch_size` positions, of which each rank takes one block; the last,
-    shorter one is shared out as evenly as possible, so that no sample is given twice or left out.
+    The global batch is `world_size * batch_size` positions, of which each rank takes one block. The last,
+    shorter one is divided as evenly as possible, so that no sample is used twice or left out.
     """
     start = batch * world_size * batch_size
     size = min(world_size * batch_size, count - start)
@@ -52,10 +52,10 @@ def shard(batch: int, count: int, batch_size: int, rank: int, world_size: int) -
 def random_resized_windows(
     numbers: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The draws of random resized crop that need no image size.
+    """Return the draws of random resized crop that do not need the image size.
 
     An attempt is an area share, uniform in `scale`, and an aspect ratio (width / height), log-uniform in
-    `ratio`; which attempt fits is known only when the image's size is. See `graph.random_resized_window`.
+    `ratio`; which attempt fits depends on the image's size. See `graph.pipeline.random_resized_window`.
 
     Args:
         numbers: (B, VIEW_UNIFORMS) in [0, 1).
@@ -65,7 +65,7 @@ def random_resized_windows(
     Returns:
         Sides (height, width) of each attempt in units of the square root of the image's area,
         (B, CROP_ATTEMPTS, 2) float32, and the window's position in [0, 1) for each attempt and, last, for the
-        central window that is taken when none fits, (B, CROP_ATTEMPTS + 1, 2) float32.
+        central window, taken when none fits, (B, CROP_ATTEMPTS + 1, 2) float32.
     """
     share = scale[0] + (scale[1] - scale[0]) * numbers[:, :CROP_ATTEMPTS]
     low, high = np.log(ratio)
@@ -79,17 +79,17 @@ def random_resized_windows(
 
 
 def pad_offsets(numbers: np.ndarray, padding: int) -> np.ndarray:
-    """Top-left corner (y, x) of a crop of a padded image, in pixels of the unpadded one: (B, 2) int32."""
+    """Return the top-left corner (y, x) of a crop of a padded image, in pixels of the unpadded one: (B, 2) int32."""
     position = numbers[:, 2 * CROP_ATTEMPTS : 2 * CROP_ATTEMPTS + 2]
     return (np.floor(position * (2 * padding + 1)) - padding).astype(np.int32)
 
 
 def flips(numbers: np.ndarray) -> np.ndarray:
-    """Mirror left to right or not, with probability one half: (B,) int32, 0 or 1."""
+    """Return whether to mirror left to right, with probability one half: (B,) int32, 0 or 1."""
     return (numbers[:, 2 * CROP_ATTEMPTS + 2] < 0.5).astype(np.int32)
 
 
 def jitter_factors(numbers: np.ndarray, strength: float) -> dict[str, np.ndarray]:
-    """Factors on brightness, contrast and saturation, uniform in 1 ± `strength`: each (B,) float32 from (B, 3)."""
+    """Return factors on brightness, contrast and saturation, uniform in 1 ± `strength`: (B, 3) to (B,) float32 each."""
     factors = (1 + strength * (2 * numbers - 1)).astype(np.float32)
     return dict(zip(JITTER_FACTORS, factors.T, strict=True))

@@ -1,6 +1,5 @@
-"""What the pipeline is given for a batch: the samples, and every number that decides what happens to them."""
+"""What the pipeline receives for a batch: the samples, and every number that decides what happens to them."""
 
-import os
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,57 +8,43 @@ import numpy as np
 from . import draws
 from .datasets import Dataset
 from .graph.pipeline import Recipe
+from .options import LoaderOptions
 from .policies.operations import compose, mirrored
-from .policies.registry import Policy
-from .sources import records
 
 PADDING = 4  # pixels, of pad-and-crop
-# Of a recipe, from `configuration`: what does not change the pixels that come out, or follows from the policy.
-_LEFT_OUT = (
-    "device", "operations", "chains", "stages", "with_matrices", "hw_decoder_load", "decode_size_hint",
-)  # fmt: skip
+# Fields of a recipe that are not in `configuration`: they do not change the pixels, or follow from the policy.
+_LEFT_OUT = {"device", "operations", "chains", "stages", "with_matrices", "hw_decoder_load", "decode_size_hint"}
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Makes the arrays that the pipeline of `recipe` takes, as `Recipe.inputs` has them.
-
-    The other attributes are as `image_loader` takes them.
-    """
+    """Makes the arrays that the pipeline of `recipe` takes, by their names in `Recipe.inputs`."""
 
     dataset: Dataset
     recipe: Recipe
-    policy: Policy | None
-    crop_scale: tuple[float, float]
-    train: bool
-    seed: int
+    options: LoaderOptions
 
     def __call__(self, epoch: int, start: int, indices: np.ndarray) -> dict[str, Any]:
-        """The arrays for the samples `indices` at the positions of an epoch from `start` on, by their names."""
-        recipe = self.recipe
-        count = len(indices)
-        arrays: dict[str, Any] = {"index": indices, "flip": np.zeros(count, dtype=np.int32)}
-        if self.dataset.images is not None:
-            arrays["image"] = self.dataset.images[indices]
-        elif self.dataset.paths is not None:
-            paths = (self.dataset.paths[index] for index in indices)
-            arrays["image"] = [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
-        elif self.dataset.records is not None:
-            arrays["image"] = records.read(self.dataset.records, indices)
-        if self.train:
-            numbers = draws.uniforms(self.seed, epoch, draws.VIEW, start, count, draws.VIEW_UNIFORMS)
+        """Return the arrays for the samples `indices`, (B,) int64, at the positions from `start` on of an epoch."""
+        recipe, options, count = self.recipe, self.options, len(indices)
+
+        def uniforms(stream: int, width: int) -> np.ndarray:
+            return draws.uniforms(options.seed, epoch, stream, start, count, width)
+
+        arrays: dict[str, Any] = {"index": indices, "image": self.dataset.reader.inputs(indices)}
+        arrays["flip"] = np.zeros(count, dtype=np.int32)
+        if options.train:
+            numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)
             arrays["flip"] = draws.flips(numbers)
             arrays["offset"] = draws.pad_offsets(numbers, PADDING)
             if recipe.crop == "random_resized":
-                arrays["sides"], arrays["positions"] = draws.random_resized_windows(
-                    numbers, self.crop_scale, recipe.ratio
-                )
+                windows = draws.random_resized_windows(numbers, options.crop_scale, recipe.ratio)
+                arrays["sides"], arrays["positions"] = windows
         if recipe.color_jitter:
-            numbers = draws.uniforms(self.seed, epoch, draws.JITTER, start, count, len(draws.JITTER_FACTORS))
+            numbers = uniforms(draws.JITTER, len(draws.JITTER_FACTORS))
             arrays |= draws.jitter_factors(numbers, recipe.color_jitter)
-        if self.policy is not None:
-            numbers = draws.uniforms(self.seed, epoch, draws.POLICY, start, count, self.policy.uniforms)
-            drawn = self.policy.draw(numbers, recipe.image_size)
+        if options.policy is not None:
+            drawn = options.policy.draw(uniforms(draws.POLICY, options.policy.uniforms), recipe.image_size)
             # The pipeline mirrors last, once for both outputs. Seen in the mirror, the drawn geometry then
             # acts on the mirrored image, as if the flip had come first; the other operations do not see flips.
             matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size)
@@ -76,16 +61,21 @@ class Inputs:
         return arrays
 
     def configuration(self) -> dict[str, Any]:
-        """All that decides which pixels a batch holds, in JSON types, save the device: a run may change machines."""
-        recipe = {field.name: getattr(self.recipe, field.name) for field in fields(Recipe)}
-        for name in _LEFT_OUT:
-            del recipe[name]
+        """Return all that decides which samples and pixels a batch holds, in JSON types.
+
+        The device is not part of it, as a run may move to another machine; nor is the rank, as all ranks are at the
+        same batch.
+        """
+        names = (field.name for field in fields(Recipe) if field.name not in _LEFT_OUT)
+        recipe = {name: getattr(self.recipe, name) for name in names}
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
             "dataset": self.dataset.digest,
             "samples": len(self.dataset),
-            "policy": repr(self.policy),
-            "crop_scale": list(self.crop_scale),
-            "train": self.train,
-            "seed": self.seed,
+            "policy": repr(self.options.policy),
+            "crop_scale": list(self.options.crop_scale),
+            "train": self.options.train,
+            "seed": self.options.seed,
+            "batch_size": self.options.batch_size,
+            "world_size": self.options.world_size,
         }

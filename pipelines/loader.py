@@ -1,4 +1,4 @@
-"""Batches for training and validation, with the manners of a torch DataLoader."""
+"""Batches for training and validation, with the interface of a torch DataLoader."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ import torch
 from . import draws
 from .bad_files.probe import Probe, contiguous
 from .bad_files.substitutes import Substitutes
-from .datasets import DataError, Dataset
+from .datasets import Dataset
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
-from .policies.registry import Policy
+from .options import LoaderOptions
+from .readers.base import DataError
 
 PREFETCH = 2  # batches made ahead
 
@@ -21,17 +22,17 @@ PREFETCH = 2  # batches made ahead
 class Batch(NamedTuple):
     """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
 
-    A named tuple, which frameworks such as Lightning move and cast as they do any collection.
+    A named tuple, which frameworks such as Lightning move and cast like any collection.
 
     Attributes:
         images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
         augmented: The same crops and flips after the policy, like `images`; None without a policy.
         labels: (B,) int64.
         indices: (B,) int64, the samples' places in the data set.
-        matrices: (B, 2, 3) float32, None unless asked for: the geometry of the policy, from `images` to
+        matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5.
-        replaced: The places in the data set of the samples that could not be decoded, each of which another one is
-            given for (`on_bad_file="replace"`); all the above is of that one.
+        replaced: The places in the data set of the samples that could not be decoded and were replaced
+            (`on_bad_file="replace"`). All of the above describes the samples that replace them.
     """
 
     images: torch.Tensor
@@ -43,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """A batch that the pipeline has been given: its (epoch, batch), and what `Substitutes.choose` took and gave."""
+    """A batch that the pipeline has taken: its (epoch, batch), and what `Substitutes.choose` took and returned."""
 
     place: tuple[int, int]
     start: int
@@ -52,9 +53,9 @@ class _Made(NamedTuple):
 
 
 class _Source:
-    """Feeds the pipeline: batch after batch, on into the next epoch, so that prefetching never stops.
+    """Feeds the pipeline batch after batch, on into the next epoch, so that prefetching never stops.
 
-    The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet given.
+    The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet returned.
     """
 
     def __init__(self, loader: "ImageLoader") -> None:
@@ -80,61 +81,40 @@ class ImageLoader:
     have one batch less.
 
     Attributes:
-        dataset: What is read (`Dataset`).
+        dataset: The images and labels (`Dataset`).
+        recipe: What the pipeline does to the pixels.
+        options: Which samples are in which batch.
         device: Where the batches are.
         mean, std: By which the images are normalised, in [0, 1] units.
         batch_size: Of this rank.
-        bad_files: Why, by the place in the data set, of the files found so far that cannot be decoded.
+        bad_files: The reason, by the place in the data set, for each file found so far that cannot be decoded.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        recipe: Recipe,
-        *,
-        device: torch.device,
-        policy: Policy | None,
-        crop_scale: tuple[float, float],
-        batch_size: int,
-        train: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        num_threads: int,
-        replace_bad_files: bool,
-        max_bad_share: float,
-    ) -> None:
+    def __init__(self, dataset: Dataset, recipe: Recipe, options: LoaderOptions) -> None:
         self.dataset = dataset
         self.recipe = recipe
-        self.device = device
+        self.options = options
+        self.device = options.device
         self.mean, self.std = recipe.mean, recipe.std
-        self.batch_size = batch_size
-        self._train = train
-        self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
-        self._num_threads = num_threads
-        self._labels = torch.from_numpy(dataset.labels).to(device)
-        if len(dataset) < world_size:  # said by all of them, so that none waits for the others
+        self.batch_size = options.batch_size
+        self._labels = torch.from_numpy(dataset.labels).to(options.device)
+        if len(dataset) < options.world_size:  # raised on all ranks, so that none waits for the others
             raise DataError(
-                f"'{dataset.root}' has {len(dataset)} {'training' if train else 'validation'} images for {world_size}"
-                " processes. Start at most as many as there are images."
+                f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images for "
+                f"{options.world_size} processes. Start at most as many as there are images."
             )
-        global_batches = -(-len(dataset) // (world_size * batch_size))
-        _, last = draws.shard(global_batches - 1, len(dataset), batch_size, rank, world_size)
+        global_batches = -(-len(dataset) // (options.world_size * options.batch_size))
+        _, last = self._shard(global_batches - 1)
         self._length = global_batches - (last == 0)
-        self._inputs = Inputs(dataset, recipe, policy, crop_scale, train, seed)
-        self._probe = Probe(recipe, device.index)
+        self._inputs = Inputs(dataset, recipe, options)
+        self._probe = Probe(recipe, options.device.index)
         self._substitutes = Substitutes(
             dataset,
+            options,
             lambda epoch, position, index: self._probe(self._inputs(epoch, position, np.array([index]))),
-            seed=seed,
-            train=train,
-            replace=replace_bad_files,
-            max_share=max_bad_share,
-            samples=(global_batches - 1) * batch_size + last,
+            samples=(global_batches - 1) * options.batch_size + last,
         )
-        self._epoch = self._batch = 0  # of the next batch to be given
+        self._epoch = self._batch = 0  # of the next batch to be returned
         self._restored = self._end_meant = False
         self._iteration = 0
         self._source = _Source(self)
@@ -148,7 +128,7 @@ class ImageLoader:
         return self._substitutes.known
 
     def __iter__(self) -> Iterator[Batch]:
-        # Frameworks that count the batches stop after the last one, and never ask for the end: the epoch is over then.
+        # Frameworks that count the batches stop after the last one and never ask for the end: the epoch is over then.
         over = self._batch >= self._length and not self._end_meant
         if self._batch and (over or not self._restored):
             self._go_to(self._epoch + 1)
@@ -175,11 +155,16 @@ class ImageLoader:
         self._batch = self._substitutes.replaced = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next `iter()` gives this epoch; from its start, or, when just restored into it, from there, which is
-        nothing where it was restored to its end.
+        """Let the next `iter()` be this epoch, from its start.
+
+        A loader that was just restored into this epoch continues from where it was restored. If that is the epoch's
+        end, the iteration is empty.
 
         Args:
             epoch: At least 0.
+
+        Raises:
+            ValueError: `epoch` is negative.
         """
         if epoch < 0:
             raise ValueError(f"epoch must be at least 0, got {epoch}")
@@ -191,29 +176,30 @@ class ImageLoader:
         self._iteration += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the user is, and a description of the loader, in JSON types.
+        """Return where the user is, and a description of the loader, in JSON types.
 
-        "epoch" and "batch" are those of the next batch. Batches made ahead and not yet given do not count.
+        "epoch" and "batch" are those of the next batch. Batches made ahead and not yet returned do not count.
         """
         return {
             "epoch": self._epoch,
             "batch": self._batch,
             "bad_files": self._substitutes.state_dict(),
-            "configuration": self._configuration(),
+            "configuration": self._inputs.configuration(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next `iter()` goes on where `state` was taken, with the identical batches. After an epoch's last batch
-        that is the next epoch, unless `set_epoch` then names the one that is over.
+        """Let the next `iter()` resume where `state` was taken, with identical batches.
+
+        After an epoch's last batch that is the next epoch, unless `set_epoch` then names the one that is over.
 
         Args:
-            state: Of this rank or of another: one rank's may be saved for all. Only what counts towards `max_bad_share`
-                is then, until the epoch ends, that rank's.
+            state: From this rank or another: one rank's state may be saved for all. Only the count towards
+                `max_bad_share` is then that rank's, until the epoch ends.
 
         Raises:
-            ValueError: `state` is of a loader with another data set, seed, batch size or the like.
+            ValueError: `state` is from a loader with another data set, seed, batch size or the like.
         """
-        own, given = self._configuration(), state["configuration"]
+        own, given = self._inputs.configuration(), state["configuration"]
         differing = [
             f"{key}: {given.get(key)!r} in the state, {own.get(key)!r} here"
             for key in sorted(own.keys() | given.keys())
@@ -226,22 +212,21 @@ class ImageLoader:
         self._restored, self._end_meant = True, False
         self._iteration += 1
 
-    def _configuration(self) -> dict[str, Any]:
-        # Not the rank: all ranks are at the same batch.
-        return {**self._inputs.configuration(), "batch_size": self.batch_size, "world_size": self._world_size}
+    def _shard(self, batch: int) -> tuple[int, int]:
+        options = self.options
+        return draws.shard(batch, len(self.dataset), options.batch_size, options.rank, options.world_size)
 
     def _samples(self, epoch: int, batch: int) -> tuple[int, np.ndarray, tuple[int, ...]]:
-        """First position in the epoch, the samples to give from there on, and those that they replace."""
-        count = len(self.dataset)
-        start, size = draws.shard(batch, count, self.batch_size, self._rank, self._world_size)
-        if self._train:
-            indices = draws.epoch_order(count, self._seed, epoch)[start : start + size]
+        """Return the first position in the epoch, the samples to return from there on, and those that they replace."""
+        start, size = self._shard(batch)
+        if self.options.train:
+            indices = draws.epoch_order(len(self.dataset), self.options.seed, epoch)[start : start + size]
         else:
             indices = np.arange(start, start + size)
         return start, *self._substitutes.choose(epoch, start, indices)
 
     def _take(self, epoch: int, batch: int) -> Batch:
-        """Runs the pipeline until it gives the batch asked for."""
+        """Run the pipeline until it returns the requested batch."""
         source, wanted = self._source, (epoch, batch)
         if all(made.place != wanted for made in source.made):
             source.next = wanted
@@ -264,7 +249,7 @@ class ImageLoader:
             if not source.made:
                 raise failure
             made = source.made[0]
-            # Of a batch that nobody asks for any more the failure does not matter.
+            # The failure of a batch that nobody requests any more does not matter.
             if made.place == wanted and not self._substitutes.find(epoch, made.start, made.indices):
                 raise failure
 
@@ -275,7 +260,7 @@ class ImageLoader:
             self.recipe,
             self._source,
             batch_size=self.batch_size,
-            num_threads=self._num_threads,
+            num_threads=self.options.num_threads,
             device_id=self.device.index,
             prefetch_queue_depth=PREFETCH,
         )

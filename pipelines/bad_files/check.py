@@ -1,6 +1,6 @@
 # DALI's type stubs lack its enumerations and sub-modules.
 # mypy: disable-error-code="attr-defined, arg-type, call-overload, return-value"
-"""Which files of a data set are bad, found by decoding every one of them."""
+"""Finds the bad files of a data set by decoding every file."""
 
 import io
 import threading
@@ -16,7 +16,7 @@ from PIL import Image
 from ..datasets import Dataset
 from .probe import undecodable, unreadable
 
-CHUNK = 64  # files that a thread takes at a time
+CHUNK = 64  # files that a thread checks at a time
 _JPEG = b"\xff\xd8\xff"
 _local = threading.local()
 
@@ -24,7 +24,7 @@ _local = threading.local()
 class BadFile(NamedTuple):
     """What is wrong with a file.
 
-    kind: "undecodable": a run stumbles on it. "damaged": it is decoded, to a picture that is wrong at least in part.
+    kind: "undecodable": a run fails on it. "damaged": it is decoded, to an image that is wrong at least in part.
     """
 
     name: str
@@ -33,18 +33,17 @@ class BadFile(NamedTuple):
 
 
 def check_files(dataset: Dataset, *, threads: int, damaged: bool = True) -> Iterator[tuple[int, list[BadFile]]]:
-    """Decodes every file, in the data set's order: whole, while training decodes what it crops.
+    """Decode every file, in the data set's order, as a whole (training decodes only what it crops).
 
-    By DALI's CPU decoder, as a run does, and by one that is strict: libjpeg-turbo with its warnings taken for errors,
-    which sees stretches that were lost or overwritten, and Pillow for other formats than JPEG. A bit that has flipped
-    in the body of a JPEG file is beyond both.
+    DALI's CPU decoder decodes the file, as in a run, and then a strict one does: libjpeg-turbo with warnings as
+    errors, which detects lost or overwritten byte ranges; Pillow for formats other than JPEG. Neither detects a flipped
+    bit in the body of a JPEG file.
 
     Args:
-        threads: At work at a time.
-        damaged: Look for damaged files too, at about twice the time.
+        damaged: Look for damaged files too, which takes about twice the time.
 
     Yields:
-        Number of files checked since the last time, and the bad ones among them.
+        The number of files checked since the last time, and the bad ones among them.
     """
 
     def check(start: int) -> tuple[int, list[BadFile]]:
@@ -90,16 +89,16 @@ def _decodes(content: bytes) -> bool:
 
 
 def _complaint(content: bytes) -> str | None:
-    """What a strict decoder says of an image that DALI decodes."""
+    """Return the error of a strict decoder on an image that DALI decodes; None if there is none."""
     import simplejpeg
 
     try:
         if content.startswith(_JPEG):
-            # All of the data is read, but at an eighth of the size, in grey: the pixels are not wanted.
+            # All of the data is read, but at an eighth of the size, in grey: the pixels are not needed.
             simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, strict=True)
         else:
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
-    except Exception as error:  # Pillow has many kinds
+    except Exception as error:  # Pillow raises many types
         return str(error) or type(error).__name__
     return None

@@ -1,4 +1,4 @@
-"""Why an image cannot be decoded."""
+"""Whether an image can be decoded, and if not, why."""
 
 import contextlib
 import os
@@ -10,28 +10,21 @@ from typing import Any
 import numpy as np
 from nvidia.dali import Pipeline
 
-from ..datasets import DataError, Dataset
+from ..datasets import Dataset
 from ..graph.pipeline import Recipe, view_inputs, view_pipeline
+from ..readers.base import DataError
 
-# How files begin, of the formats that DALI decodes.
+# The first bytes of the formats that DALI decodes.
 _BEGINNINGS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"RIFF": "WebP",
-    b"\0\0\0\x0cjP": "JPEG 2000",
-    b"P4": "PBM",
-    b"P5": "PGM",
-    b"P6": "PPM",
-}
-# The operators that fail where a file is bad, as DALI's errors name them.
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WebP",
+    b"\0\0\0\x0cjP": "JPEG 2000", b"P4": "PBM", b"P5": "PGM", b"P6": "PPM",
+}  # fmt: skip
+# The operators that fail on a bad file, as DALI's errors name them.
 _READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`"))
 
 
 def reason(dataset: Dataset, index: int) -> str:
-    """What is wrong with a sample that DALI does not decode, in words."""
+    """Return what is wrong with a sample that DALI does not decode, in words."""
     try:
         content = dataset.encoded(index)
     except OSError as error:
@@ -40,10 +33,12 @@ def reason(dataset: Dataset, index: int) -> str:
 
 
 def unreadable(error: OSError) -> str:
+    """Return why a file cannot be read."""
     return error.strerror or str(error)
 
 
 def undecodable(content: bytes) -> str:
+    """Return why the content of a file cannot be decoded."""
     if not content:
         return "the file is empty"
     for start, name in _BEGINNINGS.items():
@@ -53,23 +48,24 @@ def undecodable(content: bytes) -> str:
 
 
 def fault(dataset: Dataset, index: int, why: str) -> DataError:
-    """The error that a sample which cannot be decoded is to the user."""
-    if dataset.records is None:
+    """Return the error for a sample that cannot be decoded, `why` being the reason."""
+    if dataset.reader.kind == "files":
         remedy = "Delete or replace the file (a stopped run can be resumed only if it is replaced)"
     else:
         remedy = (
-            "Fetch or make the file that it lies in again (a stopped run can be resumed only if all images keep their "
+            "Fetch or make the file that it is in again (a stopped run can be resumed only if all images keep their "
             "places in it)"
         )
     return DataError(
-        f"cannot decode image '{dataset.name(index)}': {why}. {remedy}, or have other samples given in place of such "
+        f"cannot decode image '{dataset.name(index)}': {why}. {remedy}, or use other samples in place of such "
         "images: --on-bad-file replace."
     )
 
 
 class Probe:
-    """Decodes samples one at a time as the loader's pipeline decodes them: the same part of the image, on the same
-    device. A file that is cut short can be whole in one crop and not in another.
+    """Decodes samples one at a time as the loader's pipeline does: the same part of the image, on the same device.
+
+    A file that is cut short can be whole in one crop and not in another.
 
     Args:
         recipe: Of the loader.
@@ -83,10 +79,13 @@ class Probe:
         self._pipeline: Pipeline | None = None
 
     def __call__(self, arrays: dict[str, Any]) -> bool:
-        """Whether the sample can be decoded; `arrays` as for the loader's pipeline, for a batch of one.
+        """Return whether the sample can be decoded.
+
+        Args:
+            arrays: The inputs of the loader's pipeline, for a batch of one.
 
         Raises:
-            RuntimeError: DALI fails at something else.
+            RuntimeError: DALI fails for another reason.
         """
         if self._serialized is None:
             self._serialized = view_pipeline(self._recipe, device_id=self._device_id).serialize()
@@ -98,22 +97,22 @@ class Probe:
         except RuntimeError as error:
             self._pipeline = None  # dead after an error; a new one, deserialized, takes 8 ms (AMD EPYC)
             if not any(operator in str(error) for operator in _READING):
-                raise  # it is not the file's fault
+                raise  # not because of the file
             return False
         return True
 
 
 def contiguous(array: Any) -> Any:
-    """An array as DALI takes it; a list of them as it is."""
+    """Return an array as DALI takes it, and a list of arrays unchanged."""
     return array if isinstance(array, list) else np.ascontiguousarray(array)
 
 
-_hiding = threading.Lock()  # one at a time: another would take the empty place for what it is to restore
+_hiding = threading.Lock()  # one at a time: a second one would restore the empty output of the first
 
 
 @contextlib.contextmanager
 def native_errors_hidden() -> Iterator[None]:
-    """Drops what decoders print on the standard error of the process: a line for each bad file, without its name."""
+    """Discard what decoders print to the standard error of the process: a line for each bad file, without its name."""
     with _hiding:
         sys.stderr.flush()
         kept = os.dup(2)

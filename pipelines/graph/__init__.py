@@ -1,1 +1,1 @@
-"""The DALI pipeline: the only place where DALI's operators are called in training."""
+"""The DALI pipeline: the only place where training calls DALI's operators."""

@@ -1,22 +1,23 @@
 # DALI's type stubs lack its enumerations and sub-modules, and say "a node, several or None" of every operator.
 # mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
-"""The operations of policies as DALI operators.
+"""The operations of policies as DALI operators. `policies/operations.py` has their names and parameters.
 
-They follow DALI's suite to rounding. Where the suite's own form is slow on the CPU (float
-arithmetic with broadcasting), a fused operator does the same there; on the GPU its parameter would have to
-be on the host. Microseconds of a core per 224×224 image are given, the suite's first.
+They follow DALI's suite to rounding. Where the suite's own form is slow on the CPU (float arithmetic with
+broadcasting), a fused operator does the same there; on the GPU its parameter would have to be on the host. The numbers
+beside them are microseconds of a core per 224×224 image, the suite's first.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali.auto_aug import augmentations as stock
 from nvidia.dali.data_node import DataNode
 
-PARAMETER_NAMES = ("amount", "kernel", "matrix", "window", "factors")  # of an operation; each uses the one it needs
-GEOMETRY_FILL = 128  # grey, as DALI's suites
-CUTOUT_FILL = (125, 123, 114)  # as AutoAugment's and Fast AutoAugment's authors
+PARAMETER_NAMES = ("amount", "kernel", "matrix", "window", "factors")  # of an operation; each uses those it needs
+GEOMETRY_FILL = 128  # grey, as in DALI's suites
+CUTOUT_FILL = (125, 123, 114)  # as used by the authors of AutoAugment and Fast AutoAugment
 
 
 def brightness(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
@@ -35,7 +36,7 @@ def color(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
 
 
 def sharpness(data: DataNode, kernel: DataNode, **_: Any) -> DataNode:
-    return fn.filter(data, beside(kernel, data))  # the stock operation calls its deprecated name
+    return fn.filter(data, beside(kernel, data))  # the stock operation uses its deprecated name
 
 
 def posterize(data: DataNode, amount: DataNode, **_: Any) -> DataNode:
@@ -56,7 +57,7 @@ def invert(data: DataNode, **_: Any) -> DataNode:
 
 
 def equalize(data: DataNode, **_: Any) -> DataNode:
-    return fn.equalize(data)  # the stock operation calls its deprecated name
+    return fn.equalize(data)  # the stock operation uses its deprecated name
 
 
 def auto_contrast(data: DataNode, **_: Any) -> DataNode:
@@ -66,12 +67,7 @@ def auto_contrast(data: DataNode, **_: Any) -> DataNode:
     spread = fn.reductions.max(data, axis_names="HW") - low
     varied = fn.cast(spread > 0, dtype=types.FLOAT)  # a channel of one value stays as it is
     return fn.crop_mirror_normalize(
-        data,
-        mean=low * varied,
-        std=spread + 255 * (1 - varied),
-        scale=255.0,
-        dtype=types.UINT8,
-        output_layout="HWC",
+        data, mean=low * varied, std=spread + 255 * (1 - varied), scale=255.0, dtype=types.UINT8, output_layout="HWC"
     )  # 600 -> 190
 
 
@@ -87,33 +83,18 @@ def identity(data: DataNode, **_: Any) -> DataNode:
     return data
 
 
-def warp_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _warp(data, matrix, types.INTERP_NN)
-
-
-def warp_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _warp(data, matrix, types.INTERP_LINEAR)
-
-
-def crop_nearest(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _crop(data, matrix, types.INTERP_NN)
-
-
-def crop_linear(data: DataNode, matrix: DataNode, **_: Any) -> DataNode:
-    return _crop(data, matrix, types.INTERP_LINEAR)
-
-
-def _warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
+def warp(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType, **_: Any) -> DataNode:
     return fn.warp_affine(data, matrix=matrix, inverse_map=False, fill_value=GEOMETRY_FILL, interp_type=interp_type)
 
 
-def _crop(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType) -> DataNode:
-    # A warp that lays nothing bare: beyond the border it takes the border's pixels, as a resize does, not the fill.
+def crop(data: DataNode, matrix: DataNode, interp_type: types.DALIInterpType, **_: Any) -> DataNode:
+    # A warp without uncovered pixels: beyond the border it takes the border's pixels, as a resize does, not the fill.
     return fn.warp_affine(data, matrix=matrix, inverse_map=False, interp_type=interp_type)
 
 
 def beside(parameter: DataNode, data: DataNode) -> DataNode:
-    # Operands of one operator must share a device; its named arguments stay on the host.
+    """Return a parameter on the device of `data`: operands of one operator must share a device, while its named
+    arguments stay on the host."""
     return parameter.gpu() if data.device == "gpu" else parameter
 
 
@@ -125,6 +106,6 @@ OPERATIONS: dict[str, Callable[..., DataNode]] = {
     )
 }  # fmt: skip
 GEOMETRIC: dict[str, dict[str, Callable[..., DataNode]]] = {
-    "nearest": {"warp": warp_nearest, "crop": crop_nearest},
-    "linear": {"warp": warp_linear, "crop": crop_linear},
+    name: {"warp": partial(warp, interp_type=kind), "crop": partial(crop, interp_type=kind)}
+    for name, kind in (("nearest", types.INTERP_NN), ("linear", types.INTERP_LINEAR))
 }

@@ -2,7 +2,7 @@
 # mypy: disable-error-code="attr-defined, arg-type, assignment, call-overload, return-value"
 """The one DALI pipeline: files or arrays in, clean and augmented images out, on the CPU or the GPU.
 
-DALI draws nothing here. Every number comes in from the host (`draws.py`, `policies.py` and its like) with the samples.
+DALI draws nothing here. Every random number comes from the host (`draws.py`, `policies`) with the samples.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,22 @@ from .resize import resize_on_cpu
 class Recipe:
     """What the pipeline does; the same for every batch.
 
-    reads: "files" (their paths come in), "records" (encoded images) or "pixels".
-    crop: "random_resized" or "pad" (training), "center" or "none" (validation).
-    resize_to: Side after resizing, before the crop ("center": of the shorter side); None where no resizing is
-        needed, or where the crop sees to it ("random_resized").
-    color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
-    operations: The names that the drawn numbers index; empty without a policy.
-    chains, stages: Of the policy: chains of so many operations; no chain without a policy.
-    interpolation: "nearest" or "linear", of the geometric operations.
-    mean, std: Of the channels, in [0, 1] units.
-    hw_decoder_load, decode_size_hint: See `image_loader`; without effect on the CPU.
+    Attributes:
+        reads: The kind of the data set's `Reader`: what the pipeline receives for each image.
+        device: "cpu" or "gpu".
+        image_size: Side of the output, in pixels.
+        crop: "random_resized" or "pad" (training), "center" or "none" (validation).
+        resize_to: Side after resizing, before the crop ("center": of the shorter side); None if no resizing is needed,
+            or if it is part of the crop ("random_resized").
+        ratio: Least and greatest aspect (width / height) of "random_resized".
+        color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
+        operations: The names that the drawn numbers index; empty without a policy.
+        chains, stages: Of the policy; 0 without one.
+        interpolation: "nearest" or "linear", of the geometric operations.
+        with_matrices: Whether the policy's geometry is returned too.
+        mean, std: Of the channels, in [0, 1] units.
+        dtype: Of the output: "float32" or "float16".
+        hw_decoder_load, decode_size_hint: See `image_loader`; they have no effect on the CPU.
     """
 
     reads: str
@@ -57,19 +63,19 @@ class Recipe:
 
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
-        """The functions that do the operations, in their order."""
+        """The functions of the operations, in their order."""
         operations = OPERATIONS | GEOMETRIC[self.interpolation]
         return [operations[name] for name in self.operations]
 
     @cached_property
     def parameters(self) -> list[str]:
-        """Those of `PARAMETER_NAMES` that the operations take. DALI warns of inputs that nobody uses."""
+        """Those of `PARAMETER_NAMES` that the operations take. DALI warns of unused inputs."""
         taken = {name for choice in self.choices for name in signature(choice).parameters}
         return [name for name in PARAMETER_NAMES if name in taken]
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the arrays that the source gives for each batch, in their order."""
+        """Names of the arrays that the source returns for each batch, in their order."""
         names = ["index", "image", "flip"]
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
         names += JITTER_FACTORS if self.color_jitter else ()
@@ -82,7 +88,7 @@ class Recipe:
 def random_resized_window(
     image_shape: DataNode, sides: DataNode, positions: DataNode, ratio: tuple[float, float]
 ) -> tuple[DataNode, DataNode]:
-    """The crop window of torchvision's RandomResizedCrop: of ten attempts the first that fits in the image,
+    """Return the crop window of torchvision's RandomResizedCrop: of ten attempts the first that fits in the image,
     or else the largest central window whose aspect is in `ratio`.
 
     Args:
@@ -110,7 +116,7 @@ def random_resized_window(
 
 
 def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
-    """What is needed of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
+    """Return the needed part of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
     if recipe.reads != "pixels":
         encoded = given["image"]
         if recipe.reads == "files":
@@ -134,7 +140,7 @@ def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -
 
 
 def _view(recipe: Recipe, images: DataNode, given: dict[str, DataNode]) -> DataNode:
-    """Decoded images to one size, cropped: uint8 HWC."""
+    """Return decoded images cropped to one size: uint8 HWC."""
     size = [recipe.image_size] * 2
     if recipe.crop == "random_resized":
         return _resize(recipe, images, recipe.image_size)
@@ -154,7 +160,7 @@ def _resize(recipe: Recipe, images: DataNode, size: int) -> DataNode:
 def _decoding(recipe: Recipe) -> dict[str, Any]:
     if recipe.device == "cpu":
         return {"device": "cpu", "output_type": types.RGB}
-    width, height = recipe.decode_size_hint or (0, 0)  # 0: DALI's word for none
+    width, height = recipe.decode_size_hint or (0, 0)  # DALI's value for no hint
     return {
         "device": "mixed",
         "output_type": types.RGB,
@@ -176,7 +182,7 @@ def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
 
 
 def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> DataNode:
-    """Uint8 of one chain; of several the weighted sum with the view itself, float in 0 … 255."""
+    """Return the result of one chain, uint8, or the weighted sum of several and the view itself, float in 0 … 255."""
     chains = []
     for chain in range(recipe.chains):
         data = view
@@ -194,7 +200,7 @@ def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> Data
 
 @pipeline_def(enable_conditionals=True)
 def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
-    """Outputs: images, indices, then, where the recipe has them, augmented images and matrices."""
+    """Return images, indices, then, if the recipe has them, augmented images and matrices."""
     names = recipe.inputs
     layouts = ["HWC" if name == "image" and recipe.reads == "pixels" else "" for name in names]
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
@@ -212,15 +218,16 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     return tuple(outputs)
 
 
-_DECODED = {"image", "sides", "positions"}  # what `_decoded` takes of the recipe's inputs
+_DECODED = {"image", "sides", "positions"}  # the inputs that `_decoded` takes
 
 
-# One sample, nothing made ahead: what comes next is not known yet.
+# One sample, nothing made ahead: the next one is not known yet.
 @pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
 def view_pipeline(recipe: Recipe) -> DataNode:
-    """The same reading and decoding of the same part, of inputs that are fed by their names in `view_inputs`."""
+    """Return what `image_pipeline` decodes of an image. The inputs are fed by their names in `view_inputs`."""
     return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
 
 
 def view_inputs(recipe: Recipe) -> list[str]:
+    """Return the names of the inputs of `view_pipeline`."""
     return [name for name in recipe.inputs if name in _DECODED]

@@ -1,8 +1,8 @@
 """Resizing on the CPU, inside the pipeline, by torch's antialiased kernel for bytes.
 
-DALI's own `fn.resize` reads bytes one by one into floating point, and was the dearest part of the loader: 0.90 ms of a
-core (AMD EPYC) for a photograph's window to 224×224. Torch's takes 0.18 ms, calls and copies included, and gives
-torchvision's pixels: it is the kernel that torchvision uses.
+DALI's own `fn.resize` converts single bytes to floating point, and was the most expensive part of the loader: 0.90 ms
+of a core (AMD EPYC) for a photograph's window to 224×224. Torch's takes 0.18 ms, calls and copies included. It is the
+kernel that torchvision uses, so the pixels are torchvision's.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +15,11 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
-_JOBS = 4  # for each thread: shares of a batch, small enough that none waits long for the last
+_JOBS = 4  # shares of a batch for each thread, small enough that none waits long for the last
 
 
 def resize_on_cpu(images: DataNode, size: int) -> DataNode:
-    """Images of any sizes to (size, size, 3): bilinear, with the triangular filter where they shrink; uint8 HWC."""
+    """Resize images of any size to (size, size, 3) uint8: bilinear, with the triangular filter where they shrink."""
     threads = Pipeline.current().num_threads
     return fn.dl_tensor_python_function(
         images, function=partial(_resize, size=size, threads=threads), batch_processing=True, output_layouts="HWC"
@@ -32,7 +32,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _resize(images: list[Any], *, size: int, threads: int) -> list[Any]:
-    """DLPack capsules of (h, w, 3) uint8 each to such of (size, size, 3)."""
+    """Resize DLPack capsules of (h, w, 3) uint8 to capsules of (size, size, 3)."""
     resized = torch.empty((len(images), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
     pairs = [(from_dlpack(image).permute(2, 0, 1)[None], resized[i : i + 1]) for i, image in enumerate(images)]
     jobs = threads * _JOBS
@@ -42,5 +42,5 @@ def _resize(images: list[Any], *, size: int, threads: int) -> list[Any]:
 
 
 def _resize_each(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for image, out in pairs:  # the interpreter is free for other threads meanwhile
+    for image, out in pairs:  # the kernel releases the interpreter for other threads
         torch.ops.aten._upsample_bilinear2d_aa.out(image, list(out.shape[2:]), False, out=out)

@@ -1,1 +1,1 @@
-"""Image-level augmentation policies as data: what is drawn on the host."""
+"""Image-level augmentation policies: which operation, with which parameter, drawn on the host as numbers."""

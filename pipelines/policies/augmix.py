@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arguments import require
-from .operations import IDENTITY, WARP, PolicyDraw, geometry, pick
+from .base import PolicyDraw
+from .operations import IDENTITY, WARP, geometry, pick
 
-# Those of the authors' augmentations.py that ImageNet-C has no corruption like, in their order.
+# Those of the authors' augmentations.py that are unlike any corruption of ImageNet-C, in their order.
 _OPERATIONS = (
     "auto_contrast", "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y",
 )  # fmt: skip
-_NAMES = (IDENTITY, "auto_contrast", "equalize", "posterize", "solarize", WARP)  # of the graph
+_NAMES = (IDENTITY, "auto_contrast", "equalize", "posterize", "solarize", WARP)  # in the graph
 _MAX_DEPTH = 3
 
 
@@ -21,12 +22,13 @@ class AugMix:
 
     (1 − m) · image + m · Σ wᵢ · chainᵢ(image), with w ~ Dirichlet(1, …, 1), m ~ Beta(1, 1), and chains of one to three
     operations, each uniform over nine, of a magnitude uniform up to `severity`, of random sign where it has one. The
-    chains' pixels are whole numbers, their sum is not rounded. As for all policies, what geometry lays bare is grey
-    (the authors' is black), and it takes the nearest pixel unless the loader's `interpolation` is "linear" (as the
-    authors'). The sum of images moved in several ways has no one matrix: `with_matrices` is refused.
+    chains' pixels are whole numbers; their sum is not rounded. As for all policies, pixels that
+    geometry uncovers are grey (the authors': black), and the nearest pixel is taken unless the loader's `interpolation`
+    is "linear" (the authors' kind). The sum of images moved in several ways has no single matrix, so `with_matrices` is
+    refused.
 
     Args:
-        severity: Of 10, at least 1.
+        severity: From 1 to 10.
         width: Number of chains, at least 1.
         depth: Operations in each chain, at least 1; by default drawn from 1, 2, 3 for each chain.
 
@@ -85,7 +87,7 @@ class AugMix:
 
 
 def _amounts(name: str, levels: np.ndarray, size: int) -> np.ndarray:
-    """The authors' magnitudes of levels in [0.1, 10], in the units of the graph's operations."""
+    """Return the authors' magnitudes of levels in [0.1, 10], in the units of the graph's operations."""
     if name == "posterize":  # bits to a mask
         return 256 - 2 ** (4 + np.floor(levels * 4 / 10))
     if name == "rotate":
@@ -96,4 +98,4 @@ def _amounts(name: str, levels: np.ndarray, size: int) -> np.ndarray:
         return levels * 0.3 / 10
     if name.startswith("translate"):
         return np.floor(levels * size / 3 / 10)
-    return np.zeros_like(levels)  # the others take none
+    return np.zeros_like(levels)  # the others have no magnitude

@@ -14,7 +14,8 @@ import yaml
 from nvidia.dali.auto_aug import auto_augment
 
 from ..arguments import require_one
-from .operations import CUTOUT, IDENTITY, MAX_TRANSLATE, Entry, PolicyDraw, Table, pick, tabulate
+from .base import PolicyDraw
+from .operations import CUTOUT, IDENTITY, MAX_TRANSLATE, OperationEntry, Table, pick, tabulate
 
 STEPS = 10  # of AutoAugment's magnitudes: a whole number m means m / 10 of the range
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -41,14 +42,14 @@ class Operation(NamedTuple):
 
 class SubPolicies:
     """One of several sub-policies, drawn uniformly: operations that are applied one after the other, each with its own
-    probability, at its own magnitude. The way AutoAugment's and Fast AutoAugment's policies are published.
+    probability, at its own magnitude. The policies of AutoAugment and Fast AutoAugment are published in this form.
 
     A magnitude is either AutoAugment's, a whole number from 0 to 10 (`m / 10` of the operation's range; Cubuk et al.,
     2019, appendix, in the ranges of DALI's suite), or Fast AutoAugment's, a level from 0.0 to 1.0 with a decimal point
     (Lim et al., 2019, §3.2, in the ranges of the authors' code, where 0.5 is a shear, shift or angle of nothing).
-    One policy has magnitudes of one kind. They are without effect on auto_contrast, equalize and invert, and may be
-    left out there. Names are `shear_x` or `ShearX`. What geometric operations lay bare is grey (128), cutout's square
-    (125, 123, 114), as the authors have it; the authors of Fast AutoAugment leave the former black.
+    One policy has magnitudes of one kind. They have no effect on auto_contrast, equalize and invert, and may be left
+    out there. Names are `shear_x` or `ShearX`. Pixels that geometric operations uncover are grey (128), and cutout's
+    square is (125, 123, 114), as the authors have it; the authors of Fast AutoAugment leave the former black.
 
     Args:
         sub_policies: For each sub-policy its operations, (name, probability, magnitude) or (name, probability).
@@ -82,7 +83,7 @@ class SubPolicies:
     def from_file(cls, path: str | os.PathLike[str]) -> "SubPolicies":
         """Reads a policy from YAML or JSON: a list of sub-policies, each a list of [operation, probability, magnitude].
 
-        In YAML, a sub-policy a line:
+        In YAML, with one sub-policy a line:
 
             - [[posterize, 0.4, 8], [rotate, 0.6, 9]]
             - [[solarize, 0.6, 5], [auto_contrast, 0.6]]
@@ -91,13 +92,13 @@ class SubPolicies:
         `json.dump` writes them to a file.
 
         Raises:
-            ValueError: The file cannot be read or is not of this form; the message names it, and the place in it.
+            ValueError: The file cannot be read or is not of this form. The message names it, and the place in it.
         """
         if Path(path).suffix not in FILE_SUFFIXES:
             raise ValueError(f"policy file '{path}': its name must end in {', '.join(FILE_SUFFIXES)}")
         try:
             text = Path(path).read_text(encoding="utf-8")
-            # YAML takes JSON as well, but for numbers such as 1e-05.
+            # YAML includes JSON, except for numbers such as 1e-05.
             content = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
             return cls(content)
         except (OSError, UnicodeError, yaml.YAMLError, ValueError) as error:
@@ -131,10 +132,10 @@ class SubPolicies:
 
     def _table(self, size: int) -> Table:
         if size not in self._tables:
-            entries = [Entry(IDENTITY)]
+            entries = [OperationEntry(IDENTITY)]
             for sub_policy in self.sub_policies:
                 entries += [_entry(operation) for operation in sub_policy]
-                entries += [Entry(IDENTITY)] * (self.stages - len(sub_policy))
+                entries += [OperationEntry(IDENTITY)] * (self.stages - len(sub_policy))
             self._tables[size] = tabulate(entries, size)
         return self._tables[size]
 
@@ -145,7 +146,7 @@ class SubPolicies:
 
 class AutoAugment(SubPolicies):
     """AutoAugment (Cubuk et al., 2019, §3 and appendix): one of 25 learned pairs of operations, each with its
-    own probability and magnitude; translations reach 150/331 of the side. Read off DALI's tables.
+    own probability and magnitude; translations reach 150/331 of the side. Taken from DALI's tables.
 
     Args:
         learned_on: The data the policy was learned on: "imagenet", "cifar10" or "svhn".
@@ -178,29 +179,29 @@ def _suite() -> dict[str, Any]:
     return {aug.name: aug for policy in policies for aug in policy.augmentations.values()}
 
 
-def _entry(operation: Operation) -> Entry:
-    """What a magnitude in bins or levels means in the operation's own units."""
+def _entry(operation: Operation) -> OperationEntry:
+    """Return the entry of an operation, its magnitude converted from bins or levels to the operation's own units."""
     name, _, magnitude = operation
     aug = _suite().get(name)
     if magnitude is None:
-        return Entry(name)
+        return OperationEntry(name)
     low, high = _CUTOUT_RANGE if aug is None else aug.mag_range
     if isinstance(magnitude, int):
         value = np.linspace(low, high, STEPS + 1, dtype=np.float32)[magnitude]
     else:
         low, high = _LEVEL_RANGES.get(name, (low, high))
         value = np.float32(low + magnitude * (high - low))
-        value = np.floor(value) if name == "posterize" else value  # bits, as the authors' int() has it
+        value = np.floor(value) if name == "posterize" else value  # bits, like the authors' int()
     if name == CUTOUT:
-        return Entry(CUTOUT, value) if value > 0 else Entry(IDENTITY)
-    return Entry.of(aug, value)
+        return OperationEntry(CUTOUT, value) if value > 0 else OperationEntry(IDENTITY)
+    return OperationEntry.of(aug, value)
 
 
 def _cutout_windows(shares: np.ndarray, centres: np.ndarray, size: int) -> np.ndarray:
-    """The squares of Fast AutoAugment's cutout (augmentations.py): any place is the centre; clipped to the image.
+    """Return the squares of Fast AutoAugment's cutout (augmentations.py), centred anywhere and clipped to the image.
 
-    Their side is a share of the image's, and a pixel more, as Pillow draws both edges; clipped at the upper and left
-    border they keep it.
+    Their side is a share of the image's plus one pixel, as Pillow draws both edges. Where they are clipped at the upper
+    or left border, they keep that pixel.
 
     Args:
         shares: (N,), above 0.

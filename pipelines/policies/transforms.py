@@ -1,4 +1,4 @@
-"""Transformations whose geometry is one 2×3 matrix, for the saliency-consistency loss: affine maps, and SimCLR's."""
+"""Transformations whose geometry is one 2×3 matrix, for the saliency-consistency loss: affine maps and SimCLR's."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,8 @@ import numpy as np
 
 from ..arguments import are_numbers, require
 from ..draws import CROP_ATTEMPTS, random_resized_windows
-from .operations import COLOR_TWIST, CROP, IDENTITY, WARP, PolicyDraw
+from .base import PolicyDraw
+from .operations import COLOR_TWIST, CROP, IDENTITY, WARP
 
 _CONTRAST = "contrast"
 _WINDOW_UNIFORMS = 2 * CROP_ATTEMPTS + 2
@@ -25,12 +26,12 @@ class Affine:
     which we do not have; those in `POLICIES` are ours.
 
     Contrast comes first (about the image's mean grey). The geometry is one resampling by one matrix, whose factors are
-    in the order above, the middle ones about the image's centre; what it lays bare is grey. There is no low-pass
-    filter before a rescaling below 1: at 0.5, the least allowed, linear interpolation still looks at every pixel;
-    nearest drops some wherever it shrinks.
+    in the order above, the middle ones about the image's centre; uncovered pixels are grey. There is no low-pass
+    filter before a rescaling below 1: at 0.5, the least allowed, linear interpolation still reads every pixel; nearest
+    drops some wherever it shrinks.
 
     Args:
-        horizontal_flip, vertical_flip: Whether left and right, top and bottom are mirrored.
+        horizontal_flip, vertical_flip: Whether left and right, or top and bottom, are mirrored.
         scale: Least and greatest factor of size, uniform, the same for both sides; at least 0.5.
         shear: Along x, uniform in ±`shear` degrees, from 0 to below 90.
         degrees: Of rotation, uniform in ±`degrees`, from 0 to 180.
@@ -43,7 +44,7 @@ class Affine:
     """
 
     chains: ClassVar[int] = 1
-    uniforms: ClassVar[int] = 13  # seven decisions and six amounts, whatever is switched on
+    uniforms: ClassVar[int] = 13  # seven decisions and six amounts, whichever transformations are on
     horizontal_flip: bool = False
     vertical_flip: bool = False
     scale: tuple[float, float] = (1, 1)
@@ -85,7 +86,7 @@ class Affine:
         angle = np.radians(np.where(applied[4], _between((-self.degrees, self.degrees), amounts[2]), 0))
         shift = np.where(applied[5], _between((-self.translate, self.translate), amounts[3:5]), 0)
         cos, sin = np.cos(angle), np.sin(angle)
-        # Rotation (counter-clockwise as seen; y points down) times shear; columns times what mirrors and rescales.
+        # Rotation (counter-clockwise as seen; y points down) times shear; the columns times mirroring and rescaling.
         linear = np.stack([cos, cos * np.tan(shear) + sin, -sin, cos - sin * np.tan(shear)], axis=-1).reshape(-1, 2, 2)
         linear *= (scale * flips).T[:, None]
         offset = size / 2 * (1 - linear.sum(axis=2)) + size * shift.T
@@ -102,20 +103,20 @@ class Affine:
 
 @dataclass(frozen=True)
 class SimCLR:
-    """Crop and rescale with colour jitter: a random window of the image, in full size, perhaps mirrored, its colours
-    perhaps distorted.
+    """Crop and rescale with colour jitter: a random window of the image, enlarged to the full size, perhaps mirrored,
+    its colours perhaps distorted.
 
-    SimCLR (Chen et al., 2020, arXiv:2002.05709), appendix A, as taken up by the saliency-map paper (§5.2). Brightness,
+    SimCLR (Chen et al., 2020, arXiv:2002.05709), appendix A, as used by the saliency-map paper (§5.2). Brightness,
     contrast and saturation change by factors uniform in 1 ± 0.8·`strength`, hue by an angle uniform in
-    ±72°·`strength`, and perhaps all colour goes. Without the blur, which the authors leave out at CIFAR's size (B.9)
-    and the saliency-map paper does not name. The colours change in one linear step, hue and saturation, contrast about
-    mid-grey, brightness, where the authors' order is random, their contrast about the mean. A window is never larger
-    than the image, so that rescaling enlarges and needs no low-pass filter; the loader's "linear" is the authors' kind
-    of interpolation, "nearest" makes blocks.
+    ±72°·`strength`, and perhaps the image becomes grey. There is no blur, which the authors leave out at CIFAR's size
+    (B.9) and the saliency-map paper does not mention. The colours change in one linear step: hue and saturation,
+    contrast about mid-grey, brightness. The authors' order is random, and their contrast is about the mean. A window is
+    never larger than the image, so rescaling enlarges and needs no low-pass filter. The loader's "linear" is the
+    authors' kind of interpolation; "nearest" makes blocks.
 
     Args:
         area: Least and greatest share of the image's area in the window.
-        strength: Of the colour distortion, from 0 to 1: the authors' 0.5 for CIFAR; theirs for ImageNet is 1.
+        strength: Of the colour distortion, from 0 to 1. The authors use 0.5 for CIFAR and 1 for ImageNet.
         horizontal_flip, jitter, grayscale: Probabilities.
 
     Raises:
@@ -154,9 +155,10 @@ class SimCLR:
 
 
 def _window_matrices(numbers: np.ndarray, area: tuple[float, float], flipped: np.ndarray, size: int) -> np.ndarray:
-    """The maps of a random window to the whole square, mirrored where `flipped`: (B, 2, 3).
+    """Return the maps of a random window to the whole square, mirrored where `flipped`: (B, 2, 3).
 
-    The window is `graph.random_resized_window`'s: whole pixels, the first attempt that fits, or else all of the image.
+    The window is as in `graph.pipeline.random_resized_window`: whole pixels, the first attempt that fits, or else the
+    whole image.
     """
     sides, positions = random_resized_windows(numbers, area, _RATIO)
     windows = np.maximum(np.floor(size * sides.astype(np.float64) + 0.5), 1)
@@ -177,7 +179,7 @@ def _between(limits: tuple[float, float], numbers: np.ndarray) -> np.ndarray:
 
 
 def _move(drawn: PolicyDraw, stage: int, matrices: np.ndarray, operation: int) -> None:
-    """Writes the matrices, and the operation where they move anything."""
+    """Write the matrices into a draw, and the operation where they move anything."""
     drawn.matrices[:, stage] = matrices
     drawn.operations[:, stage] = operation * (matrices != np.eye(2, 3)).any(axis=(1, 2))
 

@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-from ..datasets import DataError, Dataset
+from ..datasets import Dataset
+from ..readers.base import DataError
+from ..readers.s3 import is_address
 from . import cifar, file_list, folders, lmdb, s3, tar, tfrecord
 from .splits import find_records
 
@@ -12,16 +14,16 @@ _RECORDS = (tar.SOURCE, tfrecord.SOURCE, lmdb.SOURCE)
 
 
 def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
-    """Lists the training or the validation images under `root`, without reading them (CIFAR: reads the pickles).
+    """Find the training or the validation images under `root`, without reading them (CIFAR: reads the pickles).
 
-    The layout is recognised from what is there; docs/data.md has them at length:
+    The layout is recognised from what is there. docs/data.md describes the layouts in full:
 
     - CIFAR-10 / CIFAR-100: the python pickles, in `root` or in its usual sub-folder;
     - `root/train/<class>/…` and `root/val/<class>/…` (ImageNet); `root/val/val_annotations.txt` beside
       `root/val/images/` (TinyImageNet). Labels of both forms number the classes of `root/train`;
     - `root/train.txt` and `root/val.txt`, or `root` is such a file: lines of a path and a label;
     - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by "train" and "val" in their
-      names; what they hold is listed once, in an index;
+      names. What they hold is listed once, in an index;
     - `root/<class>/…`: the same images for training and validation;
     - `s3://bucket/root`: class folders, with train/ and val/ or without, in a store that speaks S3.
 
@@ -30,16 +32,17 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
 
     Args:
         root: Folder of the data.
-        train: The training form, or else the validation form.
+        train: The training images, or else the validation images.
 
     Returns:
-        The data set: of class folders sorted by class name, then by path; else in the order of the list or the shards.
+        The data set. Class folders are sorted by class name, then by path; others are in the order of the list or the
+        shards.
 
     Raises:
-        DataError: The folder is missing or empty, a class has no images, the validation form has a class
-            that the training form lacks, or a file is not what it seems to be.
+        DataError: The folder is missing or empty, a class has no images, the validation images have a class that the
+            training images lack, or a file is not what it seems to be.
     """
-    if s3.is_address(root):
+    if is_address(root):
         return s3.find(root, train)
     top = Path(root)
     if top.is_file():

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import DataError, Dataset
+from ..datasets import Dataset
+from ..readers.base import DataError
+from ..readers.pixels import Pixels
 
 # Folder, training pickles, validation pickles, file of names, key of labels, key of names.
 _CIFAR = (
@@ -18,6 +20,7 @@ _CIFAR_SIDE = 32
 
 
 def find(top: Path) -> tuple[Path, tuple] | None:
+    """Return the folder of the pickles and their form, the arguments of `read`; None where there are no pickles."""
     for form in _CIFAR:
         for folder in (top, top / form[0]):
             if (folder / form[3]).is_file() and (folder / form[1][0]).is_file():
@@ -26,6 +29,11 @@ def find(top: Path) -> tuple[Path, tuple] | None:
 
 
 def read(folder: Path, form: tuple, *, train: bool) -> Dataset:
+    """Read the training or the validation images.
+
+    Raises:
+        DataError: A pickle cannot be read, or they do not fit one another.
+    """
     _, train_files, val_files, meta_file, label_key, names_key = form
     files = train_files if train else val_files
     parts = [_unpickle(folder / name, ("data", label_key)) for name in files]
@@ -36,7 +44,7 @@ def read(folder: Path, form: tuple, *, train: bool) -> Dataset:
     if len(labels) != len(flat) or not len(labels) or not 0 <= labels.min() <= labels.max() < len(classes):
         raise DataError(f"the pickles in '{folder}' do not fit one another. Fetch the data set again.")
     images = np.ascontiguousarray(flat.transpose(0, 2, 3, 1), dtype=np.uint8)
-    return Dataset(classes, labels, str(folder), images=images)
+    return Dataset(classes, labels, str(folder), Pixels(images, str(folder)))
 
 
 def _unpickle(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets import DataError, Dataset
+from ..datasets import Dataset
+from ..readers.base import DataError
+from ..readers.files import Files
 from .splits import read_classes
 
 TRAIN, VAL = "train.txt", "val.txt"
@@ -12,21 +14,23 @@ _ADDRESS = "://"
 
 
 def read(path: Path, train: bool) -> Dataset:
-    """The images of a training list, or of the `val.txt` beside it. Their number of classes is the training list's.
+    """Read a training list, or the `val.txt` beside it, whose number of classes is the training list's.
 
-    Args:
-        path: Of the list, in whose folder paths begin that are not absolute.
+    Paths in a list that are not absolute begin in its folder.
+
+    Raises:
+        DataError: A list is missing or empty, has a line of another form, or a label that is not a class.
     """
     training = _read(path)
     classes = read_classes(path.parent, path, training[1])
     if train:
-        return Dataset(classes, training[1], str(path.parent), paths=training[0])
+        return Dataset(classes, training[1], str(path.parent), Files(training[0]))
     beside = path.with_name(VAL)
     if not beside.is_file():
         raise DataError(f"no list '{beside}' for validation beside '{path}'. Add it: a path and a label on each line.")
     paths, labels = _read(beside)
     read_classes(path.parent, beside, labels, classes)
-    return Dataset(classes, labels, str(path.parent), paths=paths)
+    return Dataset(classes, labels, str(path.parent), Files(paths))
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:

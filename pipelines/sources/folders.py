@@ -1,4 +1,4 @@
-"""Class folders: ImageNet's and TinyImageNet's layouts, and folders of classes alone."""
+"""Class folders: the layouts of ImageNet and TinyImageNet, and class folders alone."""
 
 import os
 from collections.abc import Iterator
@@ -6,17 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets import IMAGE_SUFFIXES, DataError, Dataset
+from ..datasets import IMAGE_SUFFIXES, Dataset
+from ..readers.base import DataError
+from ..readers.files import Files
 
 
 def has_splits(top: Path) -> bool:
-    """Whether there are class folders in `top/train`."""
+    """Return whether there are class folders in `top/train`."""
     # A folder 'train' that holds images directly is a class (of vehicles, say), not a split.
     return (top / "train").is_dir() and bool(_subfolders(top / "train"))
 
 
 def read_split(top: Path, train: bool) -> Dataset:
-    """`top/train/<class>/…`, or `top/val` in either layout, with labels that number the classes of `top/train`."""
+    """Find the images of `top/train/<class>/…`, or of `top/val` in either layout.
+
+    Labels of both number the classes of `top/train`.
+
+    Raises:
+        DataError: `top/val` is missing, a class has no images, or `top/val` has a class that `top/train` lacks.
+    """
     train_folder, val_folder = top / "train", top / "val"
     classes = _subfolders(train_folder)
     if train:
@@ -32,12 +40,16 @@ def read_split(top: Path, train: bool) -> Dataset:
 
 
 def has_images(top: Path) -> bool:
-    """Whether there are class folders in `top`, with an image in one of them."""
+    """Return whether there are class folders in `top`, with an image in one of them."""
     return any(True for name in _subfolders(top) for _ in _image_files(str(top / name)))
 
 
 def read_all(top: Path) -> Dataset:
-    """`top/<class>/…`."""
+    """Find the images of `top/<class>/…`.
+
+    Raises:
+        DataError: There are no class folders, or a class has no images.
+    """
     return _read_classes(top, top, _subfolders(top))
 
 
@@ -92,10 +104,11 @@ def _read_annotations(top: Path, val_folder: Path, classes: list[str]) -> Datase
 
 
 def _of_files(top: Path, classes: list[str], labels: list[int], paths: list[str]) -> Dataset:
-    return Dataset(classes, np.array(labels, dtype=np.int64), str(top), paths=paths)
+    return Dataset(classes, np.array(labels, dtype=np.int64), str(top), Files(paths))
 
 
 def check_known(present: set[str], classes: list[str], folder: Path) -> None:
+    """Raise DataError if `folder` has classes that are not among `classes`."""
     unknown = sorted(present.difference(classes))
     if unknown:
         raise DataError(

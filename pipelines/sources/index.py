@@ -1,4 +1,4 @@
-"""Lists of what larger files hold, made once and stored."""
+"""Indexes: lists of what larger files hold, made once and stored."""
 
 import hashlib
 import logging
@@ -14,18 +14,21 @@ import numpy as np
 from tqdm import tqdm
 
 from ..cache import cache_folder
-from ..datasets import DataError
+from ..readers.base import DataError
+from ..readers.records import Index
 
 _FORM = 1  # of the stored arrays
-_SCANNERS = 8  # files listed at a time: what takes the time is to wait for the disk
+_SCANNERS = 8  # files listed at a time: most of the time is spent waiting for the disk
 _log = logging.getLogger(__name__)
 
 
 class Split(NamedTuple):
     """Files of one kind for one purpose.
 
-    name: "train", "val", or "all" for both.
-    files: Names in `folder`, in order.
+    Attributes:
+        name: "train", "val", or "all" for both.
+        folder: Where they are.
+        files: Names in `folder`, in order.
     """
 
     name: str
@@ -33,27 +36,15 @@ class Split(NamedTuple):
     files: list[str]
 
 
-class Index(NamedTuple):
-    """What the files hold.
-
-    files: Their paths.
-    arrays: Of all images, file after file.
-    counts: (number of files,) int64: images in each.
-    path: Where it is stored, None where it could not be.
-    """
-
-    files: list[str]
-    arrays: dict[str, np.ndarray]
-    counts: np.ndarray
-    path: Path | None
-
-
 def load_or_make(split: Split, kind: str, scan: Callable[[str], dict[str, np.ndarray]]) -> Index:
-    """The stored index of the files, beside them or in the cache; where there is none, or the files have changed since,
-    it is made, with a progress bar where stderr is a terminal.
+    """Return the stored index of the files; where there is none, or the files have changed since, make and store it.
+
+    It is stored beside the files or in the cache. While it is made, a progress bar is shown if stderr is a terminal.
+
+    `kind` and `scan` are those of the `Source`.
 
     Raises:
-        DataError: A file is none of its kind, or none holds an image.
+        DataError: A file is not of its kind, or no file holds an image.
     """
     paths = [str(split.folder / file) for file in split.files]
     try:
@@ -77,7 +68,7 @@ def load_or_make(split: Split, kind: str, scan: Callable[[str], dict[str, np.nda
 
 
 def _mark(path: str) -> tuple[int, int]:
-    """Size and time of change, which tell whether a file is the one that was listed."""
+    """Return the size and the time of change, which tell whether a file is the one that was listed."""
     status = os.stat(os.path.join(path, "data.mdb") if os.path.isdir(path) else path)
     return status.st_size, status.st_mtime_ns
 
@@ -113,11 +104,11 @@ def _load(place: Path, key: dict[str, np.ndarray]) -> dict[str, np.ndarray] | No
                 return None
             return {name: stored[name] for name in stored.files if name not in key}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # not there, or damaged: it is made anew
+        return None  # missing or damaged: it is made again
 
 
 def _save(places: tuple[Path, ...], arrays: dict[str, np.ndarray]) -> Path | None:
-    """Whole or not at all, in the first place that can be written."""
+    """Write the whole index or nothing, to the first place that can be written, which is returned."""
     errors = []
     for number, place in enumerate(places):
         unfinished = None

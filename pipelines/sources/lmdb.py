@@ -1,113 +1,26 @@
-"""Caffe's LMDB folders: values are Datum messages with encoded images."""
+"""Caffe's LMDB folders."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..datasets import DataError
-from .index import Index
-from .protobuf import Buffer, fields
+from ..readers.base import DataError
+from ..readers.lmdb import FILE, LmdbValues, open_folder, parse_datum
 from .splits import Source
-
-_FILE = "data.mdb"
-_DATA, _LABEL, _ENCODED = 4, 5, 7  # fields of caffe.Datum
-
-
-@dataclass(frozen=True, eq=False)
-class LmdbRecords:
-    """Images of folders, by their keys.
-
-    Attributes:
-        files: The folders.
-        index: See `Records`.
-        folder: (N,) int32, places in `files`, of the keys.
-        keys: All keys of the folders, one after the other, uint8.
-        ends: (N,) int64, of the keys.
-        chosen: (n,) int64, places among the keys.
-    """
-
-    files: list[str]
-    index: Path | None
-    folder: np.ndarray
-    keys: np.ndarray
-    ends: np.ndarray
-    chosen: np.ndarray
-
-    @classmethod
-    def of(cls, index: Index) -> "LmdbRecords":
-        folder = np.repeat(np.arange(len(index.files), dtype=np.int32), index.counts)
-        ends = index.arrays["key_length"].cumsum()
-        return cls(index.files, index.path, folder, index.arrays["keys"], ends, np.arange(len(ends)))
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def _folder(self, index: int) -> str:
-        return self.files[self.folder[self.chosen[index]]]
-
-    def _key(self, index: int) -> bytes:
-        place = int(self.chosen[index])
-        return self.keys[self.ends[place - 1] if place else 0 : self.ends[place]].tobytes()
-
-    def encoded(self, index: int) -> bytes:
-        import lmdb
-
-        folder = self._folder(index)
-        try:
-            with _open(folder).begin(buffers=True) as transaction:
-                datum = transaction.get(self._key(index))
-                if datum is None:
-                    raise OSError(f"its key is no longer in '{folder}'")
-                start, end = _parse(datum)[0]
-                return bytes(datum[start:end])
-        except (lmdb.Error, ValueError) as error:
-            raise OSError(str(error)) from error
-
-    def name(self, index: int) -> str:
-        return f"{self._folder(index)}, key {self._key(index).decode('utf-8', 'backslashreplace')}"
-
-    def take(self, chosen: np.ndarray) -> "LmdbRecords":
-        return replace(self, chosen=self.chosen[chosen])
-
-    def identity(self) -> Iterator[bytes]:
-        arrays = (self.folder, self.keys, self.ends, self.chosen)
-        yield from (np.ascontiguousarray(array).tobytes() for array in arrays)
-
-
-def _open(folder: str) -> Any:
-    status = os.stat(os.path.join(folder, _FILE))
-    return _opened(os.path.realpath(folder), status.st_ino, status.st_mtime_ns)
-
-
-@lru_cache  # LMDB opens a folder once in a process
-def _opened(folder: str, *mark: int) -> Any:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise DataError(f"'{folder}' is an LMDB folder; to read it, pip install lmdb") from error
-    try:
-        return lmdb.open(folder, readonly=True, lock=False, readahead=False, max_spare_txns=32)
-    except lmdb.Error as error:
-        raise DataError(f"cannot read '{folder}' as LMDB: {error}. Fetch or make it again.") from error
 
 
 def _matches(entry: os.DirEntry) -> bool:
-    return entry.is_dir() and os.path.isfile(os.path.join(entry.path, _FILE))
+    return entry.is_dir() and os.path.isfile(os.path.join(entry.path, FILE))
 
 
 def _scan(path: str) -> dict[str, np.ndarray]:
     keys: list[bytes] = []
     labels: list[int] = []
-    with _open(path).begin(buffers=True) as transaction:
+    with open_folder(path).begin(buffers=True) as transaction:
         for key, datum in transaction.cursor():
             keys.append(bytes(key))
             try:
-                labels.append(_parse(datum)[1])
+                labels.append(parse_datum(datum)[1])
             except ValueError as error:
                 raise DataError(f"'{path}', key {keys[-1]!r}: {error}") from error
     return {
@@ -117,15 +30,4 @@ def _scan(path: str) -> dict[str, np.ndarray]:
     }
 
 
-def _parse(datum: Buffer) -> tuple[tuple[int, int], int]:
-    """Where the image of a Datum begins and ends, and its label."""
-    values = dict(fields(datum, 0, len(datum)))
-    data, label = values.get(_DATA), values.get(_LABEL, 0)
-    if not isinstance(data, tuple) or not isinstance(label, int) or not values.get(_ENCODED):
-        raise ValueError(
-            "must be a Caffe Datum with an encoded image; Caffe's convert_imageset makes them with --encoded"
-        )
-    return data, label
-
-
-SOURCE = Source("LMDB folders", _matches, _scan, LmdbRecords.of)
+SOURCE = Source("LMDB folders", _matches, _scan, LmdbValues.of)

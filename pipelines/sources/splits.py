@@ -1,4 +1,4 @@
-"""What the sources of larger files have in common: which files are for training, and the classes."""
+"""What the sources of larger files have in common: which files are for training, and the class names."""
 
 import os
 from collections.abc import Callable
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets import DataError, Dataset, Records
-from .index import Index, Split, load_or_make
+from ..datasets import Dataset
+from ..readers.base import DataError
+from ..readers.records import Index, Records
+from .index import Split, load_or_make
 
 CLASSES = "classes.txt"
 _VAL_FOLDERS = ("val", "validation")
@@ -20,65 +22,69 @@ class Source:
 
     Attributes:
         kind: Its name, as in "a folder of …".
-        matches: Whether an entry of a folder is one.
-        scan: Lists what a file of a path holds: arrays of equal length, "label" one of them.
-        records: The images that an index lists.
+        matches: Returns whether an entry of a folder is one.
+        scan: Lists what the file at a path holds: arrays of equal length, one of them "label".
+        reader: Returns the reader of the images that an index lists.
         from_one: Whether labels may begin at 1.
     """
 
     kind: str
     matches: Callable[[os.DirEntry], bool]
     scan: Callable[[str], dict[str, np.ndarray]]
-    records: Callable[[Index], Records]
+    reader: Callable[[Index], Records]
     from_one: bool = False
 
 
+def table(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
+    """Return the byte ranges and labels of a file's images, (offset, size, label), as `Source.scan` does."""
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return dict(zip(("offset", "size", "label"), map(np.ascontiguousarray, columns), strict=True))
+
+
 def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
-    """The images in the files of a kind, or None where there is no such file.
+    """Find the images in the files of a kind; None where there is no such file.
 
     The files are those in `top/train` and `top/val` (or `validation`), else those in `top` with "train" and with "val"
-    in their names; where no name has either, all are for both.
+    in their names; where no name has either, all files are for both.
 
     Raises:
         DataError: There are files for training or for validation only; a file cannot be used; see `read_classes`.
     """
     split = _find_split(top, source, "train")
     if split is None:
+        if _matching(top, source):
+            raise _lacks(top, source, "train")
         return None
-    training = load_or_make(split, source.kind, source.scan)
-    labels = training.arrays["label"]
+    index = load_or_make(split, source.kind, source.scan)
+    labels = index.arrays["label"]
     shift = int(source.from_one and _begins_at_one(top, labels))
     classes = read_classes(top, split.folder, labels - shift)
-    index = training
     if not train and split.name == "train":
         split = _find_split(top, source, "val")
-        assert split is not None
+        if split is None:
+            raise _lacks(top, source, "val")
         index = load_or_make(split, source.kind, source.scan)
         labels = index.arrays["label"]
         read_classes(top, split.folder, labels - shift, classes)
-    return Dataset(classes, labels - shift, str(top), records=source.records(index))
+    return Dataset(classes, labels - shift, str(top), source.reader(index))
 
 
 def _find_split(top: Path, source: Source, name: str) -> Split | None:
-    folders = [top / folder for folder in (("train",) if name == "train" else _VAL_FOLDERS)]
-    found = {folder: _matching(folder, source) for folder in folders if folder.is_dir()}
-    for folder, files in found.items():
-        if files:
+    for folder in [top / folder for folder in (("train",) if name == "train" else _VAL_FOLDERS)]:
+        if folder.is_dir() and (files := _matching(folder, source)):
             return Split(name, folder, files)
     files = _matching(top, source)
-    if not (marked := [file for file in files if "train" in file.lower() or "val" in file.lower()]):
-        if files:
-            return Split("all", top, files)
-        if name == "train":
-            return None
-    chosen = [file for file in marked if name in file.lower()]
-    if not chosen:
-        purpose = "training" if name == "train" else "validation"
-        raise DataError(
-            f"'{top}' holds {source.kind}, but none for {purpose}: it needs a folder '{name}' of them, or some with "
-            f"'{name}' in their names."
-        )
-    return Split(name, top, chosen)
+    if files and not any("train" in file.lower() or "val" in file.lower() for file in files):
+        return Split("all", top, files)
+    chosen = [file for file in files if name in file.lower()]
+    return Split(name, top, chosen) if chosen else None
+
+
+def _lacks(top: Path, source: Source, name: str) -> DataError:
+    return DataError(
+        f"'{top}' holds {source.kind}, but none for {'training' if name == 'train' else 'validation'}: it needs a "
+        f"folder '{name}' of them, or some with '{name}' in their names."
+    )
 
 
 def _matching(folder: Path, source: Source) -> list[str]:
@@ -87,10 +93,10 @@ def _matching(folder: Path, source: Source) -> list[str]:
 
 
 def read_classes(top: Path, of: Path, labels: np.ndarray, classes: list[str] | None = None) -> list[str]:
-    """Class names: `classes`, else the lines of `top/classes.txt`, else the numbers from 0 to the greatest label.
+    """Return the class names: `classes`, else the lines of `top/classes.txt`, else numbers up to the greatest label.
 
     Raises:
-        DataError: A label, of what is in `of`, is beyond them.
+        DataError: One of `labels`, which belong to `of`, is not the number of a class.
     """
     classes = classes if classes is not None else _listed_classes(top)
     if classes is None:

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar archives in which neighbouring members of one name are a sample."""
+"""WebDataset shards: tar archives in which adjacent members of one name are a sample."""
 
 import os
 import re
@@ -6,22 +6,12 @@ import tarfile
 
 import numpy as np
 
-from ..datasets import IMAGE_SUFFIXES, DataError
-from .records import ByteRanges
-from .splits import Source
+from ..datasets import IMAGE_SUFFIXES
+from ..readers.base import DataError
+from ..readers.records import TAR_BLOCK, TarMembers
+from .splits import Source, table
 
-_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: key, then all from the first dot on
-_BLOCK = 512  # bytes of a header, right before the member's content
-
-
-class TarRecords(ByteRanges):
-    def name(self, index: int) -> str:
-        shard = self.files[self.shard[index]]
-        try:
-            header = self._read(index, int(self.offset[index]) - _BLOCK, _BLOCK)
-            return f"{shard}/{tarfile.TarInfo.frombuf(header, 'utf-8', 'surrogateescape').name}"
-        except (OSError, tarfile.TarError):
-            return super().name(index)
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: the key; all from the first dot on
 
 
 def _matches(entry: os.DirEntry) -> bool:
@@ -29,9 +19,7 @@ def _matches(entry: os.DirEntry) -> bool:
 
 
 def _scan(path: str) -> dict[str, np.ndarray]:
-    offsets: list[int] = []
-    sizes: list[int] = []
-    labels: list[int] = []
+    rows: list[tuple[int, int, int]] = []
     key: str | None = None
     image: tuple[int, int] | None = None
     label: int | None = None
@@ -44,13 +32,11 @@ def _scan(path: str) -> dict[str, np.ndarray]:
                 f"'{path}', sample '{key}': needs an image ({' '.join(IMAGE_SUFFIXES)}) and its class number (.cls), "
                 f"one after the other; it has no {'image' if image is None else '.cls'}."
             )
-        offsets.append(image[0])
-        sizes.append(image[1])
-        labels.append(label)
+        rows.append((*image, label))
 
     try:
-        # tarfile takes part of a header at the end for the end.
-        if os.path.getsize(path) % _BLOCK:
+        # tarfile mistakes part of a header for the end of the archive.
+        if os.path.getsize(path) % TAR_BLOCK:
             raise tarfile.ReadError("cut short")
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -70,11 +56,7 @@ def _scan(path: str) -> dict[str, np.ndarray]:
             close()
     except tarfile.TarError as error:
         raise DataError(f"'{path}' is no whole tar archive, uncompressed: {error}. Fetch or make it again.") from error
-    return {
-        "offset": np.array(offsets, dtype=np.int64),
-        "size": np.array(sizes, dtype=np.int64),
-        "label": np.array(labels, dtype=np.int64),
-    }
+    return table(rows)
 
 
 def _label(path: str, name: str, content: bytes) -> int:
@@ -84,4 +66,4 @@ def _label(path: str, name: str, content: bytes) -> int:
         raise DataError(f"'{path}/{name}' must hold a class number, an integer from 0; got {content[:40]!r}") from None
 
 
-SOURCE = Source("WebDataset shards", _matches, _scan, TarRecords.of)
+SOURCE = Source("WebDataset shards", _matches, _scan, TarMembers.of)

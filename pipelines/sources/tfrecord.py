@@ -1,16 +1,17 @@
-"""TFRecords of tf.train.Example, with the names of features that TensorFlow's ImageNet has."""
+"""TFRecords of tf.train.Example, with the feature names of TensorFlow's ImageNet."""
 
 import mmap
 import os
 import re
 import struct
 
+import google_crc32c
 import numpy as np
 
-from ..datasets import DataError
-from .protobuf import Buffer, fields, varint
-from .records import ByteRanges
-from .splits import Source
+from ..readers.base import DataError
+from ..readers.protobuf import Buffer, fields, varint
+from ..readers.records import ByteRanges
+from .splits import Source, table
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
 _NAME = re.compile(r".+-\d{5}-of-\d{5}|.+\.tfrecords?", re.IGNORECASE)
@@ -22,31 +23,24 @@ def _matches(entry: os.DirEntry) -> bool:
 
 
 def _scan(path: str) -> dict[str, np.ndarray]:
-    """By the headers alone; the images, and so their checksums, are not read."""
+    """List the images by the headers alone, without reading the images or verifying their checksums."""
     if not os.path.getsize(path):
-        return _arrays([])
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data = memoryview(mapped)
-        try:
-            return _arrays([_parse(path, data, start, end) for start, end in _records(path, data)])
-        finally:
-            data.release()
-
-
-def _arrays(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return {name: np.ascontiguousarray(table[:, column]) for column, name in enumerate(("offset", "size", "label"))}
+        return table([])
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        return table([_parse(path, data, start, end) for start, end in _records(path, data)])
 
 
 def _records(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """Where each record's content begins and ends."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
+    """Return where each record's content begins and ends."""
     places: list[tuple[int, int]] = []
     start = 0
     while start < len(data):
         header = bytes(data[start : start + _HEADER])
-        whole = len(header) == _HEADER and masked_crc32c(header[:8]) == struct.unpack("<I", header[8:])[0]
+        whole = len(header) == _HEADER and _masked_crc(header[:8]) == struct.unpack("<I", header[8:])[0]
         begin = start + _HEADER
         end = begin + struct.unpack("<Q", header[:8])[0] if whole else 0
         start = end + _FOOTER
@@ -59,8 +53,14 @@ def _records(path: str, data: memoryview) -> list[tuple[int, int]]:
     return places
 
 
+def _masked_crc(data: bytes) -> int:
+    """Return the checksum of TFRecords: CRC-32C, rotated and shifted."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def _parse(path: str, data: memoryview, start: int, end: int) -> tuple[int, int, int]:
-    """Where the image of a tf.train.Example lies, its size, and its label.
+    """Return where the image of a tf.train.Example begins, its size, and its label.
 
     Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList = 1 or
     Int64List = 3 }, each list { repeated value = 1 }.
@@ -87,13 +87,13 @@ def _parts(data: Buffer, start: int, end: int) -> list[tuple[int, tuple[int, int
 
 
 def _only(data: Buffer, place: tuple[int, int]) -> tuple[int, int]:
-    """The list in a feature."""
+    """Return where the list in a feature begins and ends."""
     ((_, content),) = _parts(data, *place)
     return content
 
 
 def _integer(data: Buffer, start: int, end: int) -> int:
-    """Of a list of one, which may be written packed or not."""
+    """Return the integer in a list of one, which may be packed or not."""
     ((_, value),) = fields(data, start, end)
     number = varint(data, *value)[0] if isinstance(value, tuple) else value
     return number if number < 2**63 else number - 2**64

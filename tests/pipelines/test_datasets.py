@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines import DataError, Dataset, find_dataset
+from pipelines.readers.files import Files
+from pipelines.readers.pixels import Pixels
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -19,11 +21,10 @@ def _touch(root: Path, *names: str) -> Path:
 
 def _listed(root: Path, train: bool = True) -> list[tuple[str, str]]:
     dataset = find_dataset(root, train)
-    assert dataset.paths is not None
     assert dataset.labels.dtype == np.int64
     return [
         (str(Path(path).relative_to(root)), dataset.classes[label])
-        for path, label in zip(dataset.paths, dataset.labels, strict=True)
+        for path, label in zip(dataset.reader.files, dataset.labels, strict=True)
     ]
 
 
@@ -74,9 +75,10 @@ def test_cifar10_has_its_pixels_and_labels(cifar: Path, train: bool) -> None:
     same = find_dataset(cifar / "cifar-10-batches-py", train)
     first = "data_batch_1" if train else "test_batch"
     content = pickle.loads((cifar / "cifar-10-batches-py" / first).read_bytes())
-    assert dataset.images is not None
-    assert len(dataset) == len(dataset.images) == (100 if train else 30)
-    assert dataset.images[3, 7, 5].tolist() == content[b"data"][3].reshape(3, 32, 32)[:, 7, 5].tolist()
+    assert isinstance(dataset.reader, Pixels)
+    images = dataset.reader.images
+    assert len(dataset) == len(images) == (100 if train else 30)
+    assert images[3, 7, 5].tolist() == content[b"data"][3].reshape(3, 32, 32)[:, 7, 5].tolist()
     assert dataset.labels[:20].tolist() == content[b"labels"][:20]
     assert dataset.classes[4] == "class 4"
     assert same.digest == dataset.digest
@@ -125,8 +127,9 @@ def test_the_first_images_of_each_class_are_dealt_out_evenly(seed: int) -> None:
     labels = np.concatenate([np.arange(5), generator.choice(5, 35, p=[0.02, 0.08, 0.2, 0.3, 0.4])])
     generator.shuffle(labels)
     paths = [f"/data/{i:02}.png" for i in range(40)]
-    files = Dataset([*"abcde"], labels, "/data", paths=paths)
-    memory = Dataset([*"abcde"], labels, "/data", images=np.arange(40 * 12, dtype=np.uint16).reshape(40, 2, 2, 3))
+    files = Dataset([*"abcde"], labels, "/data", Files(paths))
+    images = np.arange(40 * 12, dtype=np.uint16).reshape(40, 2, 2, 3)
+    memory = Dataset([*"abcde"], labels, "/data", Pixels(images, "/data"))
     for count in range(5, 41):
         hands = {label: [i for i in range(40) if labels[i] == label] for label in range(5)}
         chosen: list[int] = []
@@ -136,14 +139,13 @@ def test_the_first_images_of_each_class_are_dealt_out_evenly(seed: int) -> None:
                     chosen.append(hands[label].pop(0))
         chosen.sort()
         subset = files.first(count)
-        assert subset.paths == [paths[i] for i in chosen]
+        assert subset.reader.files == [paths[i] for i in chosen]
         assert subset.labels.tolist() == labels[chosen].tolist()
-        assert (subset.classes, subset.images) == (files.classes, None)
+        assert (subset.classes, subset.reader.kind) == (files.classes, "files")
         assert (subset.digest == files.digest) == (count == 40)
         subset = memory.first(count)
-        assert subset.paths is None
-        assert subset.images is not None
-        assert subset.images[:, 0, 0, 0].tolist() == [12 * i for i in chosen]
+        assert isinstance(subset.reader, Pixels)
+        assert subset.reader.images[:, 0, 0, 0].tolist() == [12 * i for i in chosen]
         assert (subset.digest == memory.digest) == (count == 40)
 
 

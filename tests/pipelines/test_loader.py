@@ -1,4 +1,4 @@
-"""The loader's manners: coverage over shards, epochs, break, resume, partial batches, types, errors."""
+"""The interface of the loader: coverage over shards, epochs, break, resume, partial batches, types, errors."""
 
 import json
 from collections.abc import Callable
@@ -52,8 +52,8 @@ def test_every_sample_once_over_shards_and_ranks_together_are_one_process(
 
 def test_a_data_set_in_place_of_its_folder(folders: Path) -> None:
     dataset = find_dataset(folders, train=False)
-    paths = [dataset.paths[index] for index in (20, 3)]
-    (chosen,) = _loader(replace(dataset, paths=paths, labels=np.array([5, 0])), train=False, policy="randaugment")
+    reader = dataset.reader.take(np.array([20, 3]))
+    (chosen,) = _loader(replace(dataset, reader=reader, labels=np.array([5, 0])), train=False, policy="randaugment")
     (whole,) = _loader(folders, train=False, batch_size=37)
     assert torch.equal(chosen.images, whole.images[[20, 3]])
     assert chosen.labels.tolist() == [5, 0]

@@ -86,15 +86,14 @@ def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tu
 
     At most `limit` images, spread evenly over the data set.
     """
-    assert dataset.paths is not None
     prefix = f"{dataset.root}/"  # a list may have paths of other folders: as they are
-    names = [path.removeprefix(prefix) for path in dataset.paths]
+    names = [path.removeprefix(prefix) for path in dataset.reader.files]
     known = [i for i, name in enumerate(names) if name in boxes]
     if not known:
         raise UserError("boxes.tsv has none of the validation images; its paths are relative to the data folder")
     kept = []
     for i in (known[k] for k in spread_evenly(len(known), limit)):
-        pixels, box = view(dataset.paths[i], boxes[names[i]], size)
+        pixels, box = view(dataset.reader.files[i], boxes[names[i]], size)
         if box[2] > box[0] and box[3] > box[1]:
             kept.append(
                 (
@@ -120,9 +119,9 @@ def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, re
     config, model, device = trained.config, trained.model, trained.device
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
-    if dataset.paths is None:
+    if dataset.reader.kind != "files":
         raise UserError(f"{root}: boxes belong to image files, of which it has none; give --data")
-    if any("://" in path for path in dataset.paths):
+    if any("://" in path for path in dataset.reader.files):
         raise UserError(f"{root}: images are read from files on this machine only, not from s3://; give --data")
     check_classes(trained, dataset, run_dir)
 

@@ -71,11 +71,11 @@ def compare_loaders(
         median) in the same turn: "median", "min", "max" and "runs". Under "reference" the faster one's name.
     """
     dataset = find_dataset(data or embedded_data())
-    if dataset.records is not None or any("://" in path for path in dataset.paths or ()):
+    if dataset.reader.kind == "records" or any("://" in path for path in dataset.reader.files):
         raise DataError(
             f"--data must be files on this machine or CIFAR's pickles, which torchvision reads too; got {data}"
         )
-    size = image_size or (48 if data is None else 32 if dataset.images is not None else 224)
+    size = image_size or (48 if data is None else 32 if dataset.reader.kind == "pixels" else 224)
     ours = image_loader(
         dataset,
         policy=None if policy == "none" else policy,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,7 +30,7 @@ class TorchvisionImages(TorchDataset):
         from torchvision.transforms import v2
 
         dataset, recipe = loader.dataset, loader.recipe
-        self.paths, self.images, self.labels = dataset.paths, dataset.images, dataset.labels.tolist()
+        self.reader, self.labels = dataset.reader, dataset.labels.tolist()
         self.form = form
         if recipe.crop == "random_resized":
             crop: list[Any] = [v2.RandomResizedCrop(size, antialias=True)]
@@ -57,16 +58,15 @@ class TorchvisionImages(TorchDataset):
         return [self.normalise(v) for v in views], self.labels[index]
 
     def _image(self, index: int) -> Any:
-        if self.paths is None:
-            assert self.images is not None
-            array = self.images[index]
+        if self.reader.kind == "pixels":
+            (array,) = self.reader.inputs(np.array([index]))
             return Image.fromarray(array) if self.form == "Pillow" else torch.from_numpy(array).permute(2, 0, 1)
         if self.form == "Pillow":
-            with Image.open(self.paths[index]) as image:
+            with Image.open(self.reader.files[index]) as image:
                 return image.convert("RGB")
         from torchvision.io import ImageReadMode, decode_image, read_file
 
-        return decode_image(read_file(self.paths[index]), ImageReadMode.RGB)
+        return decode_image(read_file(self.reader.files[index]), ImageReadMode.RGB)
 
 
 def torchvision_loader(images: TorchvisionImages, *, batch_size: int, workers: int, epoch: int) -> DataLoader:

@@ -1,6 +1,5 @@
 """The images of a run: where they are, what they decide of its options, and its loaders."""
 
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Resolved
     """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
     dataset = dataset or find_dataset(data_folder(config))
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
-    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.images is not None)
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
@@ -38,14 +37,9 @@ def shares_images(train: Dataset, validation: Dataset) -> bool:
 
 def _first_side(dataset: Dataset, *, replace: bool) -> int:
     """The shorter side of the first image; with `replace`, of the first that can be read."""
-    from PIL import Image
-
-    if dataset.images is not None:
-        return min(dataset.images.shape[1:3])
     for index in range(len(dataset)):
         try:
-            with Image.open(io.BytesIO(dataset.encoded(index))) as image:
-                return min(image.size)
+            return dataset.reader.side(index)
         except OSError as error:
             if not replace:
                 name = dataset.name(index)

@@ -27,6 +27,8 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
     run.model.train()
     run.train_loader.set_epoch(run.epoch)
     run.stage.set_epoch(run.epoch)
+    reader = run.train_loader.dataset.reader
+    files = reader.files if reader.kind == "files" else None
     before, start = run.seconds, time.perf_counter()
     with _bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
         batches = run.loader_wait.timed(run.train_loader)
@@ -37,7 +39,7 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
             stopping = stop.agreed()
             saving = stopping or (config.checkpoint_every > 0 and run.step % config.checkpoint_every == 0)
             if saving or run.step % READ_LOSS_EVERY == 0 or run.step == run.steps:
-                for sentence in run.guard.read(folder, run.train_loader.dataset.paths):
+                for sentence in run.guard.read(folder, files):
                     if run.world.is_main:
                         tqdm.write(f"warning: {sentence}", file=sys.stderr)
             if record is not None and run.step % READ_LOSS_EVERY == 0:

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_writable(path)
     datasets = find_all(options.data)
     total = sum(map(len, datasets))
-    if datasets[0].images is not None:
+    if datasets[0].reader.kind == "pixels":
         print(f"{total} images, in pickles that can be read: there are no files to decode")
         return 0
     bad = check(datasets, threads=options.workers or usable_cores(), damaged=not options.fast)

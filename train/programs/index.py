@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from pipelines.datasets import DataError
-from pipelines.sources import find_dataset
+from pipelines import DataError, find_dataset
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     root = build_parser().parse_args(arguments).data
     try:
         training = find_dataset(root)
-        if training.records is None:
+        if training.reader.kind != "records":
             print(f"{root}: its images are not in larger files: it needs no index")
             return 0
         try:
@@ -34,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # Where the same images are for both, there is one index.
-    for index, dataset in {dataset.records.index: dataset for dataset in found if dataset.records is not None}.items():
-        files = len(dataset.records.files)  # type: ignore[union-attr]
+    for index, dataset in {dataset.reader.index_file: dataset for dataset in found}.items():
+        files = len(dataset.reader.files)
         print(f"{index}: {len(dataset)} images of {len(dataset.classes)} classes in {files} files")
     return 0
 

@@ -12,7 +12,8 @@ import torch
 from dali_salaug import METHODS
 from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
-from pipelines.sources import s3
+from pipelines.readers.files import Files
+from pipelines.readers.s3 import is_address
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
 from train.cli.parser import add_option, names_of_methods
@@ -60,13 +61,13 @@ def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
     labels = np.array([number.get(part.classes[label], UNKNOWN) for part in parts for label in part.labels])
     if len(parts) == 1:
         return dataclasses.replace(parts[0], classes=classes, labels=labels)
-    if any(part.paths is None for part in parts):
+    if any(part.reader.kind != "files" for part in parts):
         raise UserError(f"pickles, shards and LMDB folders must be the only path; got {', '.join(map(str, paths))}")
-    return Dataset(classes, labels, "", paths=[path for part in parts for path in part.paths or ()])
+    return Dataset(classes, labels, "", Files([path for part in parts for path in part.reader.files]))
 
 
 def _find(path: Path) -> Dataset:
-    if s3.is_address(path):
+    if is_address(path):
         return find_dataset(path, train=False)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -78,7 +79,7 @@ def _find(path: Path) -> Dataset:
         if not files:
             return find_dataset(path, train=False)
     folder = files[0].absolute().parent
-    return Dataset([folder.name], np.zeros(len(files), dtype=np.int64), str(folder), paths=[str(f) for f in files])
+    return Dataset([folder.name], np.zeros(len(files), dtype=np.int64), str(folder), Files([str(f) for f in files]))
 
 
 def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
@@ -98,7 +99,7 @@ def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Reso
     config = Config(**options | given)
     check(config)
     side = trained.config.image_size
-    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.images is not None)
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
 
 
 def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, count: int, seed: int) -> Sheet:
@@ -118,7 +119,7 @@ def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, co
     """
     mixes = METHODS[config.method].kind == "two images"
     if mixes and len(dataset) == 1:
-        raise UserError(f"--method {config.method} mixes two images; got one, {(dataset.paths or [dataset.root])[0]}")
+        raise UserError(f"--method {config.method} mixes two images; got one, {dataset.name(0)}")
     wanted = max(count, MIXED) if mixes else count
     chosen = np.arange(len(dataset)) if len(dataset) <= count else of_different_classes(dataset.labels, wanted)
     batch = next(iter(loader_of(trained, config, dataset.take(chosen), batch_size=len(chosen), seed=seed)))

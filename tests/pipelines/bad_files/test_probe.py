@@ -119,9 +119,8 @@ def test_odd_formats_become_rgb(tmp_path: Path, make_photo: Callable[..., Image.
         mean=(0, 0, 0), std=(1, 1, 1),
     )  # fmt: skip
     [batch] = loader
-    assert loader.dataset.paths is not None
     for image, index in zip(batch.images.numpy(), batch.indices.tolist(), strict=True):
-        name = os.path.basename(loader.dataset.paths[index])
+        name = os.path.basename(loader.dataset.reader.files[index])
         assert np.isfinite(image).all()
         if not train:
             expected = photo.convert("L") if "grey" in name or "sixteen" in name else photo

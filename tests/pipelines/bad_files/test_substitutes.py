@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from pipelines import Batch, DataError, ImageLoader, find_dataset, image_loader
+from pipelines.readers.files import Files
 
 GOOD, CUT = 14, 6  # files that are whole, and JPEGs that are whole in some crops only
 OPTIONS = {"batch_size": 4, "image_size": 32, "device": "cpu", "num_threads": 1, "seed": 5, "max_bad_share": 1.0}
@@ -46,8 +47,7 @@ def _loader(root: Any, **changes: Any) -> ImageLoader:
 
 def _hopeless(loader: ImageLoader) -> set[int]:
     """The places of the files that are bad in every crop."""
-    assert loader.dataset.paths is not None
-    names = [Path(path).name for path in loader.dataset.paths]
+    names = [Path(path).name for path in loader.dataset.reader.files]
     return {i for i, name in enumerate(names) if not name.startswith(("good", "cut")) and name != "truncated.jpg"}
 
 
@@ -60,7 +60,6 @@ def _same(one: Batch, other: Batch) -> bool:
 def test_labels_indices_and_pixels_are_of_the_sample_that_is_given(folder: Path, train: bool) -> None:
     loader = _loader(folder, train=train, policy="flips_rotation", with_matrices=True)
     dataset, count = loader.dataset, len(loader.dataset)
-    assert dataset.paths is not None
     epochs = [list(loader) for _ in range(2)]
     hopeless = _hopeless(loader)
     assert len(hopeless) == 7
@@ -76,11 +75,11 @@ def test_labels_indices_and_pixels_are_of_the_sample_that_is_given(folder: Path,
 
         # The same pixels as of a data set that has the stand-ins' files in the bad ones' places.
         ordered = _order(loader, epoch if train else None)
-        paths = list(dataset.paths)
+        paths = list(dataset.reader.files)
         for index, stand_in in zip(ordered, given.tolist(), strict=True):
-            paths[index] = dataset.paths[stand_in]
+            paths[index] = dataset.reader.files[stand_in]
         mended = image_loader(
-            replace(dataset, paths=paths), train=train, policy="flips_rotation", with_matrices=True, **OPTIONS
+            replace(dataset, reader=Files(paths)), train=train, policy="flips_rotation", with_matrices=True, **OPTIONS
         )
         mended.set_epoch(epoch)
         for batch, expected in zip(batches, mended, strict=True):
@@ -100,14 +99,13 @@ def _order(loader: ImageLoader, epoch: int | None) -> list[int]:
 
 
 def _at(loader: ImageLoader, epoch: int, indices: set[int]) -> torch.Tensor:
-    order = _order(loader, epoch if loader._train else None)
+    order = _order(loader, epoch if loader.options.train else None)
     return torch.tensor([order.index(index) for index in sorted(indices)])
 
 
 def test_files_that_are_whole_in_some_crops_are_given_in_those(folder: Path) -> None:
     loader = _loader(folder)
-    assert loader.dataset.paths is not None
-    cut = {i for i, path in enumerate(loader.dataset.paths) if Path(path).name.startswith("cut")}
+    cut = {i for i, path in enumerate(loader.dataset.reader.files) if Path(path).name.startswith("cut")}
     given, replaced = set(), set()
     for _ in range(4):
         for batch in loader:
@@ -214,8 +212,7 @@ def test_a_mended_file_is_given_again(folder: Path, make_photo: Callable[..., Im
         batches = list(loader)
     finally:
         missing.unlink()
-    assert loader.dataset.paths is not None
-    index = loader.dataset.paths.index(str(folder / "a" / "missing.jpg"))
+    index = loader.dataset.reader.files.index(str(folder / "a" / "missing.jpg"))
     assert index in loader.bad_files
     assert index in torch.cat([batch.indices for batch in batches])
     assert all(index not in batch.replaced for batch in batches)

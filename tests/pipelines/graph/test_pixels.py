@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn import functional
 
 from pipelines import Batch, ImageLoader, RandAugment, draws, image_loader
-from pipelines.policies.operations import PolicyDraw
+from pipelines.policies.base import PolicyDraw
 
 Resampling = Image.Resampling
 
@@ -39,7 +39,7 @@ def _gradient(height: int, width: int) -> Image.Image:
 def test_cifar_training_pixels_are_a_padded_crop_perhaps_mirrored(cifar: Path) -> None:
     loader = image_loader(cifar, batch_size=100, image_size=32, device="cpu")
     [batch] = loader
-    images = loader.dataset.images
+    images = loader.dataset.reader.images
     assert images is not None
     found = []
     for pixels, index in zip(_pixels(loader, batch.images), batch.indices.tolist(), strict=True):
@@ -60,10 +60,10 @@ def test_cifar_training_pixels_are_a_padded_crop_perhaps_mirrored(cifar: Path) -
 def test_cifar_validation_pixels_are_the_files(cifar: Path) -> None:
     loader = image_loader(cifar, batch_size=30, image_size=32, train=False, device="cpu")
     [batch] = loader
-    np.testing.assert_allclose(_pixels(loader, batch.images), loader.dataset.images, atol=1e-3)
+    np.testing.assert_allclose(_pixels(loader, batch.images), loader.dataset.reader.images, atol=1e-3)
     large = image_loader(cifar, batch_size=30, image_size=64, train=False, device="cpu")
     [batch] = large
-    expected = [Image.fromarray(image).resize((64, 64), Resampling.BILINEAR) for image in loader.dataset.images]
+    expected = [Image.fromarray(image).resize((64, 64), Resampling.BILINEAR) for image in loader.dataset.reader.images]
     assert np.abs(_pixels(large, batch.images) - np.stack(expected)).max() < 2
 
 
@@ -120,8 +120,7 @@ def test_validation_pixels_are_pillows_resize_and_centre_crop(
     root = _folder(tmp_path / "p", [make_photo(*size, seed=i) for i, size in enumerate(sizes)], suffix)
     loader = image_loader(root, batch_size=4, image_size=image_size, train=False, device="cpu")
     [batch] = loader
-    assert loader.dataset.paths is not None
-    for pixels, path in zip(_pixels(loader, batch.images), loader.dataset.paths, strict=True):
+    for pixels, path in zip(_pixels(loader, batch.images), loader.dataset.reader.files, strict=True):
         photo = Image.open(path).convert("RGB")
         scale = shorter / min(photo.size)
         width, height = (round(side * scale) for side in photo.size)

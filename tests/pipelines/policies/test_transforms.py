@@ -15,7 +15,8 @@ from torchvision.transforms import v2
 
 from pipelines import POLICIES, Affine, SimCLR, image_loader
 from pipelines.draws import POLICY, uniforms
-from pipelines.policies.operations import PolicyDraw, compose
+from pipelines.policies.base import PolicyDraw
+from pipelines.policies.operations import compose
 from pipelines.policies.transforms import TRANSFORMS
 
 SIZE, COUNT = 96, 20_000

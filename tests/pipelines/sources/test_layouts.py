@@ -27,10 +27,9 @@ SHARDS = 3
 
 def _samples(root: Path, train: bool = True) -> list[tuple[str, int, bytes]]:
     dataset = find_dataset(root, train)
-    assert dataset.paths is not None
     return [
         (Path(path).name, label, Path(path).read_bytes())
-        for path, label in zip(dataset.paths, dataset.labels.tolist(), strict=True)
+        for path, label in zip(dataset.reader.files, dataset.labels.tolist(), strict=True)
     ]
 
 
@@ -126,8 +125,8 @@ def test_moved_data_are_the_same(sources: Path, tmp_path: Path, kind: str) -> No
 def test_dali_s_own_readers_give_the_same(sources: Path) -> None:
     """What is in the files is what the formats' other readers find there, in the same order."""
     parts = {kind: find_dataset(sources / kind) for kind in ("tar", "tfrecord", "lmdb")}
-    assert all(parts[kind].records is not None for kind in parts)
-    shards = parts["tfrecord"].records.files  # type: ignore[union-attr]
+    assert all(parts[kind].reader.kind == "records" for kind in parts)
+    shards = parts["tfrecord"].reader.files
     indexes = [f"{shard}.idx" for shard in shards]
     for shard, place in zip(shards, indexes, strict=True):
         subprocess.run(["tfrecord2idx", shard, place], check=True, capture_output=True)
@@ -139,8 +138,8 @@ def test_dali_s_own_readers_give_the_same(sources: Path) -> None:
             "image/class/label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
         }
         records = fn.readers.tfrecord(path=shards, index_path=indexes, features=features)
-        tars = fn.readers.webdataset(paths=parts["tar"].records.files, ext=["jpg", "cls"])  # type: ignore[union-attr]
-        datums = fn.readers.caffe(path=parts["lmdb"].records.files)  # type: ignore[union-attr]
+        tars = fn.readers.webdataset(paths=parts["tar"].reader.files, ext=["jpg", "cls"])
+        datums = fn.readers.caffe(path=parts["lmdb"].reader.files)
         return (*tars, records["image/encoded"], records["image/class/label"], *datums)
 
     outputs = [[np.asarray(sample) for sample in output] for output in read().run()]
@@ -158,15 +157,14 @@ def test_many_threads_and_more_shards_than_are_kept_open(
     tmp_path: Path, write_shard: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a thread reads from is neither closed nor another file, however often files are dropped and opened again."""
-    from pipelines.sources import records
+    from pipelines.readers import records
 
     monkeypatch.setattr(records, "_OPEN", 2)
     samples = [(f"{number}.jpg", number % 2, b"%d " % number * 999) for number in range(24)]
     _write("tar", tmp_path, "train", samples, write_shard, shards=12)
     dataset = find_dataset(tmp_path)
-    assert dataset.records is not None
     order = np.random.default_rng(0).integers(0, 24, 2000)
-    for index, content in zip(order.tolist(), records.read(dataset.records, order), strict=True):
+    for index, content in zip(order.tolist(), dataset.reader.inputs(order), strict=True):
         assert content.tobytes() == samples[index][2]
 
 
@@ -188,7 +186,7 @@ def test_bad_images_are_named_and_replaced(
         place = loader.dataset.name(index)
         assert place.startswith(str(tmp_path))
         assert kind == "tfrecord" or Path(name).stem in place
-    with pytest.raises(DataError, match=r"cannot decode image .* Fetch or make the file that it lies in again"):
+    with pytest.raises(DataError, match=r"cannot decode image .* Fetch or make the file that it is in again"):
         list(_loader(tmp_path))
 
 
@@ -278,15 +276,13 @@ def test_where_the_folder_cannot_be_written_the_cache_has_the_index(
     _write("tar", tmp_path / "data", "train", _samples(folders), write_shard)
     for _ in range(2):
         dataset = find_dataset(tmp_path / "data")
-        assert dataset.records is not None
-        assert dataset.records.index is not None
-        assert dataset.records.index.parent == tmp_path / "cache" / "indexes"
-    dataset.records.index.unlink()
+        assert dataset.reader.index_file is not None
+        assert dataset.reader.index_file.parent == tmp_path / "cache" / "indexes"
+    dataset.reader.index_file.unlink()
     refuse_all = True
     dataset = find_dataset(tmp_path / "data")
     assert len(dataset) == 37
-    assert dataset.records is not None
-    assert dataset.records.index is None
+    assert dataset.reader.index_file is None
     assert "could not be stored" in caplog.text
 
 
@@ -403,7 +399,7 @@ def test_lists_that_are_none(tmp_path: Path, text: str, message: str) -> None:
 def test_a_list_may_be_given_itself(tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("a b.jpg 1\n/data/c.jpg 0\n")
     dataset = find_dataset(tmp_path / "few.txt")
-    assert dataset.paths == [f"{tmp_path}/a b.jpg", "/data/c.jpg"]
+    assert dataset.reader.files == [f"{tmp_path}/a b.jpg", "/data/c.jpg"]
     assert dataset.labels.tolist() == [1, 0]
     with pytest.raises(DataError, match=r"no list '.*val\.txt'"):
         find_dataset(tmp_path / "few.txt", train=False)
@@ -424,10 +420,9 @@ def test_real_photographs(
     root = real_data(name)
     dataset = find_dataset(root)
     dataset = dataset.first(max(100, len(dataset.classes)))
-    assert dataset.paths is not None
     samples = [
         (Path(path).name, label, dataset.encoded(index))
-        for index, (path, label) in enumerate(zip(dataset.paths, dataset.labels.tolist(), strict=True))
+        for index, (path, label) in enumerate(zip(dataset.reader.files, dataset.labels.tolist(), strict=True))
     ]
     _write(kind, tmp_path, "train", samples, write_shard)
     (tmp_path / "classes.txt").write_text("\n".join(dataset.classes))

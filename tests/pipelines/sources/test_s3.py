@@ -60,8 +60,7 @@ def _loader(root: str | Path | Dataset, **changes: object) -> ImageLoader:
 def test_the_batches_are_those_of_the_files(store: str, folders: Path) -> None:
     loader, files = _loader(store), _loader(str(folders))
     assert loader.dataset.classes == files.dataset.classes
-    assert loader.dataset.paths is not None
-    assert loader.dataset.paths[0] == f"{store}/train/ape/00.jpg"
+    assert loader.dataset.reader.files[0] == f"{store}/train/ape/00.jpg"
     assert loader.dataset.encoded(0) == (folders / "ape/00.jpg").read_bytes()
     expected = list(files)
     for batch, other in zip(loader, expected, strict=True):

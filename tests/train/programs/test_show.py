@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from train.engine.methods import METHODS
 
 from dali_salaug import saliency_map
 from pipelines import image_loader
@@ -18,7 +19,6 @@ from train.cli.parser import names_of_methods
 from train.config import Config
 from train.data.shapes import SHAPES
 from train.engine import checkpoint
-from train.engine.methods import METHODS
 from train.engine.pictures import Column, draw_sheet, mixed_labels, of_different_classes
 from train.engine.run import make_stage
 from train.errors import UserError
@@ -243,7 +243,7 @@ def test_images_whose_class_is_not_known(sheet: Any, trained: Trained, shapes: P
 
 def test_folders_of_every_form(trained: Trained, shapes: Path, tmp_path: Path) -> None:
     whole, val, flat = (find_images([p], trained.classes) for p in (shapes, shapes / "val", shapes / "val" / "star"))
-    assert whole.paths == val.paths
+    assert whole.reader.files == val.reader.files
     assert whole.labels.tolist() == sorted(list(range(len(SHAPES))) * 2)
     assert flat.labels.tolist() == [trained.classes.index("star")] * 2
     both = find_images([shapes / "val" / "star", shapes], trained.classes)

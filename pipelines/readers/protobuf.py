@@ -1,4 +1,4 @@
-"""Protocol buffers' encoding, as far as to find where a field's content lies, without reading what is between."""
+"""The encoding of protocol buffers, as far as needed to find where a field's content is without reading the rest."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ Buffer = bytes | memoryview
 
 
 def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
-    """The fields of the message in data[start:end].
+    """Yield the fields of the message in data[start:end].
 
     Yields:
         Number, and value: an integer, or where in `data` the content begins and ends.
 
     Raises:
-        ValueError: It is no message.
+        ValueError: It is not a message.
     """
     while start < end:
         tag, start = varint(data, start, end)
@@ -25,7 +25,7 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int | tupl
             elif tag & 7 in (1, 5):
                 length = 8 if tag & 7 == 1 else 4
             else:
-                raise ValueError(f"no message of protocol buffers: a field of type {tag & 7}")
+                raise ValueError(f"not a message of protocol buffers: a field of type {tag & 7}")
             value = start, start + length
             start += length
         if start > end:
@@ -34,7 +34,7 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int | tupl
 
 
 def varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
-    """An integer, and where it ends."""
+    """Return an integer, and where it ends."""
     value = shift = 0
     while start < end and shift < 64:
         byte = data[start]

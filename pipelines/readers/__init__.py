@@ -1,0 +1,1 @@
+"""One reader per data set: how its images are read, wherever they are."""
