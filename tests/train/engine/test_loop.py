@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dali_salaug import METHODS
 from pipelines import DataError
 from train.__main__ import main as program
-from train.config import Config
+from train.config import ResolvedConfig
 from train.data.shapes import write_shapes
 from train.engine import checkpoint
 from train.engine.log import keep_log_of
-from train.engine.methods import METHODS
 from train.errors import UserError
 from train.models.registry import build_model
 from train.programs.train import main
@@ -36,7 +36,7 @@ def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not any(name.startswith(".") for name in names)
 
-    config = Config.load(folder / "config.yaml")
+    config = ResolvedConfig.load(folder / "config.yaml")
     assert (config.image_size, config.batch_size, config.epochs, config.region_size) == (32, 8, 2, 8)
     assert (config.policy, config.lr, config.weight_decay) == ("randaugment", 0.1 * 8 / 128, 5e-4)
 
@@ -190,7 +190,7 @@ def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: P
     here.rename(there)
     assert main({"out": given["out"], "data": str(there), "epochs": 3}, resuming=True) == 0
     assert [record["epoch"] for record in log_of(tmp_path / "run")] == [1, 2, 3]
-    config = Config.load(tmp_path / "run" / "config.yaml")
+    config = ResolvedConfig.load(tmp_path / "run" / "config.yaml")
     assert (config.data, config.epochs) == (str(there), 3)
 
     (there / "train" / "star" / "0000.jpg").unlink()

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.engine.distributed import World
+from train.distributed import World
 from train.engine.nonfinite import NonFiniteGuard
 from train.errors import UserError
 

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from dali_salaug import SaliencyConsistency
+from dali_salaug import METHODS, SaliencyConsistency
 from train.cli.parser import PRESETS, parse
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.engine import checkpoint, loop
-from train.engine.methods import METHODS
 from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main
