@@ -243,6 +243,12 @@ class Config:
         return cls(**plain)
 
 
+def _required(name: str) -> Any:
+    """Return the same option of Config without its default."""
+    (option,) = (option for option in dataclasses.fields(Config) if option.name == name)
+    return field(metadata=option.metadata)
+
+
 @dataclass(kw_only=True)
 class ResolvedConfig(Config):
     """The options of a run once its data is known.
@@ -250,17 +256,17 @@ class ResolvedConfig(Config):
     An option is None only where None has a meaning of its own, such as no policy, or all training images.
     """
 
-    image_size: int
-    batch_size: int
-    region_size: int
-    saliency: str
-    saliency_target: str
-    saliency_scale: float
-    warmup_epochs: int
-    epochs: int
-    lr: float
-    weight_decay: float
-    crop_scale: tuple[float, float]
+    image_size: int = _required("image_size")
+    batch_size: int = _required("batch_size")
+    region_size: int = _required("region_size")
+    saliency: str = _required("saliency")
+    saliency_target: str = _required("saliency_target")
+    saliency_scale: float = _required("saliency_scale")
+    warmup_epochs: int = _required("warmup_epochs")
+    epochs: int = _required("epochs")
+    lr: float = _required("lr")
+    weight_decay: float = _required("weight_decay")
+    crop_scale: tuple[float, float] = _required("crop_scale")
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:

@@ -26,7 +26,7 @@ from train.__main__ import main
 from train.engine import checkpoint
 from train.programs import train as program  # noqa: F401
 
-POINTS = ("begun", "half", "written", "flushed", "renamed")
+POINTS = ("started", "half", "written", "flushed", "renamed")
 
 
 def die() -> None:
@@ -45,10 +45,10 @@ def arm(nth: int, point: str) -> None:
 
             def dying_save(state: Any, file: Any) -> None:
                 whole = path.stat().st_size if path.exists() else 100_000
-                file.write(b"") if point == "begun" else torch_save(state, file)
+                file.write(b"") if point == "started" else torch_save(state, file)
                 file.flush()
-                if point in ("begun", "half"):
-                    os.ftruncate(file.fileno(), 0 if point == "begun" else whole // 2)
+                if point in ("started", "half"):
+                    os.ftruncate(file.fileno(), 0 if point == "started" else whole // 2)
                     die()
                 if point == "written":
                     die()
@@ -117,10 +117,10 @@ def run_all(plan: list[Any], output: Path, arguments: list[str]) -> None:
     folder = Path(arguments[arguments.index("--out") + 1])
     for planned in [*plan, None]:
         resuming = (folder / "last.pt").exists()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         child = start(["--resume", "--out", str(folder)] if resuming else arguments, output, planned)
         status = wait(child, planned, folder / "last.pt")
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         ended = "killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         left = [path.name for path in folder.glob(".*")]
         print(json.dumps({"planned": planned, "ended": ended, "seconds": seconds, "left": left}), flush=True)

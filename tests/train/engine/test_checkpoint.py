@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.engine import checkpoint
+from train.engine import checkpoint, files
 from train.errors import UserError
 
 
@@ -48,7 +48,7 @@ def fails_to_save(path: Path) -> str:
     assert [p.name for p in path.parent.iterdir()] == ["last.pt"]
     message = str(caught.value)
     assert message.startswith(f"{path} cannot be written: ")
-    assert "; the one written before is intact. Make room, or" in message
+    assert "; the previous one is intact. Free some space or" in message
     return message
 
 
@@ -121,8 +121,8 @@ def test_file_and_folder_are_on_the_disk_before_it_is_over(tmp_path: Path, monke
         events.append("rename")
         real_replace(*paths)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", sync)
-    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(files.os, "replace", replace)
     checkpoint.save({}, tmp_path / "last.pt")
     assert events == ["sync False", "rename", "sync True"]
 
@@ -131,7 +131,7 @@ def test_what_was_left_unfinished_is_removed(tmp_path: Path) -> None:
     checkpoint.save({"epoch": 1}, tmp_path / "last.pt")
     (tmp_path / ".last.pt-abc.unfinished").write_bytes(b"half")
     (tmp_path / ".mine").write_text("stays")
-    assert checkpoint.remove_unfinished(tmp_path) == [".last.pt-abc.unfinished"]
+    assert files.remove_unfinished(tmp_path) == [".last.pt-abc.unfinished"]
     assert {p.name for p in tmp_path.iterdir()} == {"last.pt", ".mine"}
 
 

@@ -111,7 +111,7 @@ PARTS = ("model", "averaged", "early_head", "optimizer", "scheduler", "processes
 
 
 def test_each_process_draws_its_own_regions(whole: dict[str, Any]) -> None:
-    first, second = (own["stage"]["generator"] for own in whole["processes"])
+    first, second = (own["objective"]["stage"]["generator"] for own in whole["processes"])
     assert not torch.equal(first, second)
 
 

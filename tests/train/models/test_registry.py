@@ -7,7 +7,8 @@ import torch
 
 from dali_salaug import WithEarlyHead
 from train.errors import UserError
-from train.models.registry import FIRST_BLOCK, Residual, build_model
+from train.models.registry import FIRST_BLOCK, build_model
+from train.models.small import Residual
 
 
 def parameters(model: torch.nn.Module) -> int:
