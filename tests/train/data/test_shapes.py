@@ -3,6 +3,7 @@
 import hashlib
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,8 @@ def _generate(folder: str) -> str:
 
 
 def test_two_processes_that_generate_at_once_share_one_result(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(_generate, [str(tmp_path)] * 2, chunksize=1)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        first, second = pool.map(_generate, [str(tmp_path)] * 2)
     assert first == second
     assert [p.name for p in tmp_path.iterdir()] == [Path(first).name]  # nothing unfinished is left
     assert len(boxes_of(Path(first))) == 4 * len(SHAPES)
