@@ -1,4 +1,4 @@
-"""The embedded data: reproducible, its boxes right, and not to be solved by colour."""
+"""The embedded data: reproducible, with correct boxes, and not to be classified by colour."""
 
 import hashlib
 import multiprocessing
@@ -78,7 +78,7 @@ def test_the_box_is_what_the_object_changes(name: str) -> None:
         assert max(x1, y1) < SIDE - 1
 
 
-def test_colour_histograms_tell_next_to_nothing() -> None:
+def test_colour_histograms_classify_near_chance() -> None:
     """Logistic regression and the nearest class mean on joint 4×4×4 colour histograms stay near chance (12.5 %)."""
 
     def histograms(offset: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

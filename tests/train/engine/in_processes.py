@@ -1,6 +1,6 @@
-"""python -m train on a network of its own, with an accident at a step; for torchrun, see test_distributed.py.
+"""python -m train, with an optional accident in a step; for torchrun, see test_distributed.py.
 
-Arguments: a folder for what each process notes, "signal:rank:step" or "-", and the program's own.
+Arguments: a folder for the notes of each process, "signal:rank:step" or "-", and the program's own.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Training through a folder with every kind of bad file, as the user does: whole, stopped, resumed."""
+"""Training on a folder with every kind of bad file, as a user does: at once, stopped, resumed."""
 
 import re
 import shutil
@@ -64,7 +64,7 @@ def test_the_program_continues_and_reports_each_file_once(
     log = log_of(run)
     assert [record["epoch"] for record in log] == [1, 2]
     for record in log:
-        assert record["train_replaced"] in (7, 8)  # the JPEG file cut short is whole in some crops
+        assert record["train_replaced"] in (7, 8)  # some crops of the truncated JPEG file are complete
         assert record["val_replaced"] == 8
         replaced = record["train_replaced"] + record["val_replaced"]
         assert any(line.endswith(f"  {replaced} replaced") for line in done.stdout.splitlines())

@@ -1,4 +1,4 @@
-"""Checkpoints: all or nothing, without code in them, and the random state round."""
+"""Checkpoints: written whole or not at all, without code in them, and with the random state."""
 
 import os
 import random
@@ -41,7 +41,7 @@ def test_a_failure_while_writing_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 def fails_to_save(path: Path) -> str:
-    """What is said where `path`, which holds {"epoch": 1}, cannot be written anew; it and its folder are as before."""
+    """Return the message where `path`, which holds {"epoch": 1}, cannot be replaced; the folder stays as it was."""
     with pytest.raises(UserError) as caught:
         checkpoint.save({"epoch": 2, "weights": torch.zeros(1_000_000)}, path)
     assert checkpoint.load(path) == {"epoch": 1}
@@ -109,7 +109,7 @@ def test_a_first_one_that_cannot_be_written(tmp_path: Path) -> None:
         checkpoint.save({}, tmp_path / "file" / "last.pt")
 
 
-def test_file_and_folder_are_on_the_disk_before_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_and_folder_are_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     real_sync, real_replace = os.fsync, os.replace
 

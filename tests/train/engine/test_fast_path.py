@@ -1,4 +1,4 @@
-"""What makes a step faster or steadier, each beside the same computed plainly, and all of it through a resume."""
+"""What makes a step faster or steadier: each against the plain computation, and all together through a resume."""
 
 import functools
 import math
@@ -116,7 +116,7 @@ def test_the_average_is_what_is_validated_and_kept(shapes: Path, tmp_path: Path)
 
 
 def test_averaged_weights_do_not_wait() -> None:
-    """Of PyTorch's AveragedModel that cannot be said; meta tensors raise where a value is read."""
+    """Unlike PyTorch's AveragedModel; meta tensors raise where a value is read."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         AveragedWeights(model, 0.9).update(model)
@@ -176,7 +176,7 @@ def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, same: Any, stop_
         assert same(a[part], b[part]), part
 
 
-def test_the_rate_in_proportion_to_the_batch(shapes: Path) -> None:
+def test_the_learning_rate_in_proportion_to_the_batch_size(shapes: Path) -> None:
     for batch_size, lr in ((64, 0.1), (256, 0.4)):
         config = resolve_for_data(Config(data=str(shapes), batch_size=batch_size, lr_per_256=0.4))
         assert math.isclose(config.lr, lr)
@@ -196,6 +196,6 @@ def test_the_rate_in_proportion_to_the_batch(shapes: Path) -> None:
         ({"decode_size_hint": (0, 4)}, "--decode-size-hint must be at least 1"),
     ],
 )
-def test_what_is_illegal(options: dict[str, Any], message: str) -> None:
+def test_illegal_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(Config(**options))

@@ -1,4 +1,4 @@
-"""A run killed 20 times with SIGKILL, inside the writing of checkpoints too, ends as one that nobody disturbed."""
+"""A run killed 20 times with SIGKILL, while it writes checkpoints too, ends as an undisturbed run."""
 
 import json
 import os
@@ -18,7 +18,7 @@ OPTIONS += " --checkpoint-every 1"
 
 
 def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
-    """What `kill_and_resume.py` says of each start."""
+    """Return what `kill_and_resume.py` prints of each start."""
     arguments = ["--data", str(data), *OPTIONS.split(), "--out", str(folder)]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), json.dumps(plan), str(folder.with_suffix(".txt")), *arguments],

@@ -1,4 +1,4 @@
-"""The program end to end, as the user runs it: run folder, methods, stopping, resuming, errors."""
+"""The program end to end, as a user runs it: run folder, methods, stopping, resuming, errors."""
 
 import json
 import shutil
@@ -196,7 +196,7 @@ def test_more_epochs_with_the_data_in_another_place(cli: Any, tmp_path: Path, lo
         main({"out": given["out"], "epochs": 4}, resuming=True)
 
 
-def test_validation_on_the_training_images_is_said_aloud(
+def test_validation_on_the_training_images_is_warned_of(
     cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     given = {"method": "none", "image_size": 16, "batch_size": 8, "epochs": 1, "device": "cpu"}
@@ -266,7 +266,7 @@ def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
 
 
-def test_what_the_user_is_told_when_something_is_wrong(
+def test_mistakes_of_the_user_are_answered(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)

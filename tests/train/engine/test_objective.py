@@ -1,4 +1,4 @@
-"""Training with the saliency-consistency loss: what goes with it, the step, the log, resuming."""
+"""Training with the saliency-consistency loss: the legal options, the step, the log, resuming."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ def the_parts(names: str) -> tuple[str, ...]:
 def test_the_losses_of_a_step(
     weights: tuple[float, float, float], method: dict[str, Any], names: str, run_of: Any
 ) -> None:
-    """As the library gives them, told by hand what the stage did; the gradient reaches every weight."""
+    """They equal the library's for the same stage by hand; the gradient reaches every weight."""
     run, twin = (run_of(consistency=weights, **method) for _ in range(2))
     batch = next(iter(run.train_loader))
     losses = run.objective(batch).losses
@@ -58,7 +58,7 @@ def test_the_losses_of_a_step(
     assert all(p.grad is not None and p.grad.any() for p in run.model.parameters())
 
 
-def test_scale_and_layers_come_into_the_loss(run_of: Any) -> None:
+def test_scale_and_layers_reach_the_loss(run_of: Any) -> None:
     run = run_of(**FLIPS, consistency=(1, 1, 1), consistency_scale=0.5, consistency_layers=("0", "3"))
     assert repr(run.objective.consistency) == repr(
         SaliencyConsistency(1, 1, 1, scale=0.5, layers=["0", "3"], label_smoothing=0.1)
@@ -66,7 +66,7 @@ def test_scale_and_layers_come_into_the_loss(run_of: Any) -> None:
     assert isinstance(run_of(**FLIPS).objective, PlainObjective)
 
 
-def test_in_warm_up_the_other_parts_are_nothing(run_of: Any) -> None:
+def test_in_warm_up_the_other_parts_are_zero(run_of: Any) -> None:
     run = run_of(method="salfmix", image_size=32, consistency=(2, 1, 1))
     batch = next(iter(run.train_loader))
     run.objective.set_epoch(0)
@@ -178,16 +178,16 @@ WEIGHTS = {"consistency": (1.0, 0.0, 1.0)}
         ),
     ],
 )
-def test_what_does_not_go_with_it_is_said(values: dict[str, Any], message: str) -> None:
+def test_options_that_do_not_go_with_it(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(Config(**values))
 
 
-def test_augmix_as_a_name_alone_is_no_obstacle() -> None:
+def test_the_method_augmix_is_legal_with_another_policy() -> None:
     check(Config(**WEIGHTS, method="augmix", policy="affine"))
 
 
-def test_a_layer_that_is_none(shapes: Path, tmp_path: Path) -> None:
+def test_a_layer_that_does_not_exist(shapes: Path, tmp_path: Path) -> None:
     given = {"data": str(shapes), **TINY, **FLIPS, "consistency": (1, 1, 0), "consistency_layers": ("3.bodi",)}
     with pytest.raises(UserError, match=r"--consistency-layers must name submodules .*, such as '0'.*got '3.bodi'"):
         main(given | {"out": str(tmp_path / "run")}, resuming=False)
@@ -217,5 +217,5 @@ def test_the_command_line() -> None:
 
 
 def test_a_configuration_without_the_options_is_read() -> None:
-    """As those of runs from before they were there."""
+    """A configuration that names no loss has none."""
     assert Config.from_dict({"method": "cutout"}).consistency is None

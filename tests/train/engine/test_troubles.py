@@ -1,4 +1,4 @@
-"""What stops or disturbs a run, end to end: numbers that are not finite, memory, disks, checkpoints that do not fit."""
+"""What stops or disturbs a run, end to end: numbers that are not finite, memory, disks, and other checkpoints."""
 
 import json
 import re
@@ -58,9 +58,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     given: Given, broken_step: None, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert program(words(given | {"checkpoint_every": 2})) == 2
-    said = capsys.readouterr().err
-    assert "step 4 of epoch 1: the loss is nan" in said
-    assert "The last checkpoint is from before it" in said
+    errors = capsys.readouterr().err
+    assert "step 4 of epoch 1: the loss is nan" in errors
+    assert "The last checkpoint is from before it" in errors
     assert checkpoint.load(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
     first = json.loads((tmp_path / "run" / "nonfinite.jsonl").read_text().splitlines()[0])
     assert (first["epoch"], first["step"], len(first["indices"]), len(first["files"])) == (1, 4, 8, 8)
@@ -89,15 +89,15 @@ def test_a_skipped_step_resumed_is_as_uninterrupted(
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
 
 
-def test_out_of_memory_says_what_to_lower(
+def test_out_of_memory_names_the_options_to_lower(
     given: Given, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(PlainObjective, "__call__", lambda *_: torch.empty(2**60))  # torch's own refusal
+    monkeypatch.setattr(PlainObjective, "__call__", lambda *_: torch.empty(2**60))  # torch's own error
     assert program(words(given)) == 2
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert (
         "out of memory on cpu at --batch-size 8 and --image-size 16: start a new run with a lower --batch-size or"
-        in said
+        in errors
     )
 
     monkeypatch.setattr(PlainObjective, "__call__", lambda *_: torch.zeros(2) + torch.zeros(3))
@@ -114,13 +114,13 @@ def test_out_of_memory_says_what_to_lower(
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_the_errors_that_mean_it(error: Exception) -> None:
+def test_the_errors_that_mean_out_of_memory(error: Exception) -> None:
     assert is_out_of_memory(error)
     stated = Config(saliency_scale=1.0, consistency=(1, 0, 1))
     config = stated.resolved(side=224, embedded=False, cifar=False)
-    said = str(out_of_memory(error, config, torch.device("cuda")))
-    assert "lower --batch-size or --image-size or --consistency-scale or --saliency-scale" in said
-    assert "\n" not in said
+    message = str(out_of_memory(error, config, torch.device("cuda")))
+    assert "lower --batch-size or --image-size or --consistency-scale or --saliency-scale" in message
+    assert "\n" not in message
 
 
 @pytest.fixture
@@ -139,8 +139,10 @@ def test_a_disk_that_fills_up_and_is_emptied(
 ) -> None:
     out = small_disk / "run"
     assert program(words(given | {"out": str(out), "epochs": 3, "checkpoint_every": 2})) == 2
-    said = capsys.readouterr().err
-    assert re.search(r"cannot be written: No space left on device; the previous one is intact\. Free some space", said)
+    errors = capsys.readouterr().err
+    assert re.search(
+        r"cannot be written: No space left on device; the previous one is intact\. Free some space", errors
+    )
     progress = checkpoint.load(out / "last.pt")["progress"]
     shutil.copytree(out, tmp_path / "run")
     assert program(["--resume", "--out", str(tmp_path / "run")]) == 0
@@ -181,7 +183,7 @@ def test_pictures_and_events(given: Given, tmp_path: Path) -> None:
     assert [image.step for image in events.Images("augmentations")] == [1, 2, 3]
 
 
-def test_a_slow_loader_is_seen() -> None:
+def test_a_slow_loader_is_measured() -> None:
     def batches() -> Iterator[int]:
         for number in range(4):
             time.sleep(0.05)
@@ -223,8 +225,8 @@ def test_a_checkpoint_of_other_classes_or_another_architecture(
     for split in ("train", "val"):
         (other / split / "star").rename(other / split / "asterisk")
     assert program(["--resume", "--out", given["out"], "--data", str(other)]) == 2
-    said = capsys.readouterr().err
-    assert f"cannot resume: the run was started on 8 classes, {other} has 8; only one of them has 'asterisk'" in said
+    errors = capsys.readouterr().err
+    assert f"cannot resume: the run was started on 8 classes, {other} has 8; only one of them has 'asterisk'" in errors
     for split in ("train", "val"):
         shutil.rmtree(other / split / "asterisk")
     assert program(["--resume", "--out", given["out"], "--data", str(other)]) == 2
@@ -234,13 +236,13 @@ def test_a_checkpoint_of_other_classes_or_another_architecture(
 
     best = tmp_path / "run" / "best.pt"
     state = checkpoint.load(best)
-    for change, said in (
+    for change, message in (
         ({"classes": state["classes"][:5]}, r"\(--model small, 5 classes\): .*weight is \(8, 128\), not \(5, 128\)"),
         ({"config": state["config"] | {"model": "resnet18"}}, r"\(--model resnet18, .* and \d+ more differences"),
     ):
         checkpoint.save(state | change, best)
         for where in (tmp_path / "run", best):
-            with pytest.raises(UserError, match=rf"best\.pt: its weights are not those of this model {said}"):
+            with pytest.raises(UserError, match=rf"best\.pt: its weights are not those of this model {message}"):
                 load_best(where)
 
 
