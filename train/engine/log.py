@@ -25,7 +25,7 @@ class Record:
         from torch.utils.tensorboard import SummaryWriter
 
         self._log, self._epochs = folder / LOG, epochs
-        keep_log_of(self._log, epoch)
+        truncate_log(self._log, epoch)
         self._events = SummaryWriter(str(folder), purge_step=step or None)
 
     def __enter__(self) -> "Record":
@@ -55,10 +55,10 @@ class Record:
 
     def print_epoch(self, values: dict[str, float]) -> None:
         """Print an epoch's line."""
-        print(line_of(values, self._epochs), flush=True)
+        print(format_epoch(values, self._epochs), flush=True)
 
 
-def keep_log_of(path: Path, epochs: int) -> None:
+def truncate_log(path: Path, epochs: int) -> None:
     """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete line."""
     if not path.is_file():
         return
@@ -74,7 +74,7 @@ def keep_log_of(path: Path, epochs: int) -> None:
         file.writelines(line.encode() for line in kept)
 
 
-def line_of(values: dict[str, float], epochs: int) -> str:
+def format_epoch(values: dict[str, float], epochs: int) -> str:
     """Return the line that is printed of an epoch."""
     formats = {
         "train_saliency_loss": "saliency loss {:.4f}  ",

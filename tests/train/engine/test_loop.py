@@ -17,7 +17,7 @@ from train.__main__ import main as program
 from train.config import ResolvedConfig
 from train.data.shapes import write_shapes
 from train.engine import checkpoint, loop
-from train.engine.log import keep_log_of
+from train.engine.log import truncate_log
 from train.errors import UserError
 from train.models.registry import build_model
 from train.programs.train import main
@@ -259,10 +259,10 @@ def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.
 def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"epoch": e}) + "\n" for e in (1, 2, 3)))
-    keep_log_of(path, 2)
+    truncate_log(path, 2)
     with open(path, "a") as log:
         log.write('{"epoch": 2, "train_l')  # killed in the middle of a line
-    keep_log_of(path, 2)
+    truncate_log(path, 2)
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
 
 
