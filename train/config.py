@@ -1,4 +1,4 @@
-"""All options of a run, each with its default and its help in one place, on the command line and in config.yaml."""
+"""The options of a run, on the command line and in config.yaml: each with its default and its help in one place."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -23,8 +23,15 @@ def _option(
     by_data: str | None = None,
     names: tuple[str, ...] = ("N",),
 ) -> Any:
-    """A field of Config: `by_data` says what a default of None becomes when the data is known; `names` are those of a
-    tuple's values in the help, one for each, or one for as many as are given."""
+    """Return a field of Config.
+
+    Args:
+        text: the help.
+        choices: the legal values; None: not restricted to a few.
+        low, high: the legal range.
+        by_data: what a default of None stands for, in words.
+        names: of a tuple's values in the help, one for each, or one for any number of them.
+    """
     metadata = {"text": text, "choices": choices, "low": low, "high": high, "by_data": by_data, "names": names}
     return field(default=default, metadata=metadata)
 
@@ -34,7 +41,7 @@ C = TypeVar("C", bound="Config")
 
 @dataclass(kw_only=True)
 class Config:
-    """The options of a run as stated. None stands for "not stated"; `resolved` fills in what suits the data."""
+    """The options of a run as stated. None stands for "not stated"; :meth:`resolved` fills in what suits the data."""
 
     data: str | None = _option(
         None,
@@ -46,23 +53,23 @@ class Config:
     model: str = _option(
         "small", "small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or timm's"
     )
-    method: str = _option("keep_randaugment", "what is done to the images, see below")
+    method: str = _option("keep_randaugment", "augmentation method, see below")
     policy: str | None = _option(
         None,
-        "image-level policy of the methods that use one, in place of their own; see below, or a .yaml or .json file",
+        "image-level policy in place of the method's own, where it uses one; see below, or a .yaml or .json file",
         by_data="the method's",
     )
     train_images: int | None = _option(
-        None, "use only so many training images, the first of each class, evenly", low=1, by_data="all"
+        None, "use only this many training images, the first of each class, in equal shares", low=1, by_data="all"
     )
     epochs: int | None = _option(
-        None, "times through the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
+        None, "passes over the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
     )
     batch_size: int | None = _option(
         None, "images in a step, over all processes", low=1, by_data="32 embedded, 128 otherwise"
     )
     accumulate: int = _option(
-        1, "parts in which a process takes its images of a step, one after the other: for less memory", low=1
+        1, "parts into which a process splits its images of a step, one after the other, to save memory", low=1
     )
     image_size: int | None = _option(
         None,
@@ -75,13 +82,13 @@ class Config:
     )
     lr_per_256: float | None = _option(
         None,
-        "peak learning rate for 256 images in a step, in proportion for more or fewer; in place of --lr",
+        "peak learning rate for 256 images in a step, scaled in proportion to the batch size; replaces --lr",
         low=0,
         by_data="--lr",
     )
-    momentum: float = _option(0.9, "of SGD (Nesterov)", low=0, high=1)
+    momentum: float = _option(0.9, "momentum of SGD (Nesterov)", low=0, high=1)
     weight_decay: float | None = _option(
-        None, "on weights, not on biases and BatchNorm", low=0, by_data="5e-4, 1e-4 for photographs"
+        None, "weight decay, on weights, not on biases and BatchNorm", low=0, by_data="5e-4, 1e-4 for photographs"
     )
     label_smoothing: float = _option(0.1, "share of the target spread over all classes", low=0, high=1)
     lr_steps: tuple[int, ...] | None = _option(
@@ -89,35 +96,35 @@ class Config:
     )
     lr_warmup_epochs: float = _option(1.0, "epochs of linear warm-up at the start", low=0)
     clip_grad: float | None = _option(
-        None, "scale gradients down to this norm, of all together, where it is larger", low=0, by_data="not"
+        None, "largest norm of all gradients together; larger ones are scaled down to it", low=0, by_data="no limit"
     )
     ema: float = _option(
         0.0,
-        "decay of a running average of the weights, which is then what is validated and kept; 0: none",
+        "decay of a running average of the weights, which then is validated and kept in their place; 0: no average",
         low=0,
         high=1,
     )
-    tau: float = _option(0.6, "quantile τ that separates the salient regions from the others", low=0, high=1)
+    tau: float = _option(0.6, "quantile τ that separates salient regions from the others", low=0, high=1)
     region_size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
     saliency: str | None = _option(
         None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
     )
     saliency_scale: float | None = _option(
         None,
-        "side of the saliency map over side of the image, in (0, 1]",
+        "side of the saliency map relative to that of the image, in (0, 1]",
         low=0,
         high=1,
         by_data="the method's, 0.5 for most",
     )
     saliency_target: str | None = _option(
-        None, "what the saliency is the gradient of", choices=TARGETS, by_data="the method's, label for most"
+        None, "scalar whose gradient is the saliency", choices=TARGETS, by_data="the method's, label for most"
     )
     early_head: str = _option(
         "off",
         "early classification head, for cheaper saliency: off, auto (after the model's first block), or the name of"
-        " the module it follows",
+        " the module that it follows",
     )
-    early_weight: float = _option(0.3, "of the early head's loss, added to the network's", low=0)
+    early_weight: float = _option(0.3, "weight of the early head's loss, which is added to the network's", low=0)
     warmup_epochs: int | None = _option(
         None,
         "epochs of clean images before the method starts",
@@ -126,75 +133,79 @@ class Config:
     )
     consistency: tuple[float, float, float] | None = _option(
         None,
-        "train on the clean images and on what the method makes of them, by the saliency-consistency loss: weights of"
-        " its parts, class, invariance and saliency",
+        "train on the clean images and on what the method makes of them, with the saliency-consistency loss: weights of"
+        " its class, invariance and saliency parts",
         low=0,
-        by_data="off: on what the method makes of them alone",
+        by_data="off: train on what the method makes of the images alone",
         names=("ALPHA", "BETA", "GAMMA"),
     )
     consistency_scale: float = _option(
-        1.0, "side of the maps of the saliency-consistency loss over side of the image, in (0, 1]", low=0, high=1
+        1.0, "side of the saliency-consistency loss's maps relative to that of the image, in (0, 1]", low=0, high=1
     )
     consistency_layers: tuple[str, ...] | None = _option(
-        None, "modules of the model whose outputs invariance compares", by_data="the logits", names=("NAME",)
+        None, "modules of the model whose outputs the invariance part compares", by_data="the logits", names=("NAME",)
     )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
-        None, "area of a random resized crop over that of the image: least, most", low=0, high=1,
+        None, "area of a random resized crop relative to that of the image: least, most", low=0, high=1,
         by_data="0.6 1 embedded, 0.08 1 otherwise", names=("LEAST", "MOST"),
     )  # fmt: skip
     color_jitter: float = _option(
-        0.0, "change of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
+        0.0, "range of the changes of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
     )
-    interpolation: str = _option("nearest", "of the policy's geometric operations", choices=("nearest", "linear"))
+    interpolation: str = _option(
+        "nearest", "interpolation of the policy's geometric operations", choices=("nearest", "linear")
+    )
     on_bad_file: str = _option(
         "raise",
-        "where an image cannot be decoded: stop, or go on with another one in its place",
+        "reaction to an image that cannot be decoded: stop, or replace it by another one",
         choices=("raise", "replace"),
     )
     max_bad_share: float = _option(
-        0.1, "of the images of an epoch, at most so many may be replaced; more stop the run", low=0, high=1
+        0.1, "largest share of an epoch's images that may be replaced; more stop the run", low=0, high=1
     )
-    workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the CPUs there are")
-    seed: int = _option(0, "of weights, order, crops, policies and regions", low=0)
+    workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the number of CPUs")
+    seed: int = _option(0, "seed of weights, order, crops, policies and regions", low=0)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
     amp: str = _option(
         "off",
-        "automatic mixed precision of model and saliency pass; float16 with scaled gradients",
+        "automatic mixed precision of the model and the saliency pass; float16 scales the gradients",
         choices=("off", "bfloat16", "float16"),
     )
-    compile: bool = _option(False, "torch.compile for step and saliency pass")
-    fused: bool = _option(False, "PyTorch's fused optimizer: one kernel for all weights")
+    compile: bool = _option(False, "torch.compile for the step and the saliency pass")
+    fused: bool = _option(False, "PyTorch's fused optimizer, one kernel for all weights")
     hw_decoder_load: float = _option(
         0.65,
-        "share of a batch that a GPU's JPEG decoder takes, where there is one; CUDA kernels do the rest",
+        "share of a batch for a GPU's JPEG decoder, where there is one; CUDA kernels decode the rest",
         low=0,
         high=1,
     )
     decode_size_hint: tuple[int, int] | None = _option(
-        None, "the largest images' sides in pixels, for which a GPU's decoders take their memory at the start", low=1,
-        by_data="as images come", names=("WIDTH", "HEIGHT"),
+        None, "sides of the largest images in pixels, for which a GPU's decoders reserve memory at the start", low=1,
+        by_data="as images arrive", names=("WIDTH", "HEIGHT"),
     )  # fmt: skip
     validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)
     checkpoint_every: int = _option(0, "steps between checkpoints inside an epoch; 0: only after each epoch", low=0)
     on_nonfinite: str = _option(
         "stop",
-        "where loss or gradients are not finite, stop the run, or skip the step; the samples go to nonfinite.jsonl",
+        "reaction to a loss or gradients that are not finite: stop the run, or skip the step; nonfinite.jsonl lists the"
+        " samples",
         choices=("stop", "skip"),
     )
     pictures_every: int = _option(
         0,
-        "epochs between pictures of augmented samples, kept; 0: one after the first epoch and one after the last",
+        "epochs between pictures of augmented samples, which are kept; 0: only the picture after the first and the last"
+        " epoch, in one file",
         low=0,
     )
 
     def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "ResolvedConfig":
-        """Return the configuration with every default that the data decides.
+        """Return the configuration with every default that the data or the method decides.
 
         Args:
-            side: the shorter side of its first image, in pixels.
-            embedded: it is the embedded data set.
-            cifar: it is CIFAR.
+            side: the shorter side of the data's first image, in pixels.
+            embedded: whether the data is the embedded data set.
+            cifar: whether the data is CIFAR.
         """
         image_size = self.image_size or (48 if embedded else min(side, 224))
         photographs, entry = image_size > 96, METHODS[self.method]
@@ -202,12 +213,14 @@ class Config:
         policy = self.policy or entry.policy
         if cifar and self.policy is None and policy == "autoaugment":
             policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
+        warmup_epochs = entry.build(num_classes=2).default_warmup_epochs
         stated = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
         by_data = {
             "image_size": image_size,
             "batch_size": batch_size,
             "policy": policy,
             "region_size": self.region_size or default_length((image_size, image_size)),
+            "warmup_epochs": warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
             "saliency": self.saliency or entry.saliency,
             "saliency_target": self.saliency_target or entry.target,
             "saliency_scale": self.saliency_scale or entry.scale,
@@ -230,20 +243,30 @@ class Config:
         return cls(**plain)
 
 
+def _required(name: str) -> Any:
+    """Return the same option of Config without its default."""
+    (option,) = (option for option in dataclasses.fields(Config) if option.name == name)
+    return field(metadata=option.metadata)
+
+
 @dataclass(kw_only=True)
 class ResolvedConfig(Config):
-    """The options of a run once its data is known: what the data decides is never None."""
+    """The options of a run once its data is known.
 
-    image_size: int
-    batch_size: int
-    region_size: int
-    saliency: str
-    saliency_target: str
-    saliency_scale: float
-    epochs: int
-    lr: float
-    weight_decay: float
-    crop_scale: tuple[float, float]
+    An option is None only where None has a meaning of its own, such as no policy, or all training images.
+    """
+
+    image_size: int = _required("image_size")
+    batch_size: int = _required("batch_size")
+    region_size: int = _required("region_size")
+    saliency: str = _required("saliency")
+    saliency_target: str = _required("saliency_target")
+    saliency_scale: float = _required("saliency_scale")
+    warmup_epochs: int = _required("warmup_epochs")
+    epochs: int = _required("epochs")
+    lr: float = _required("lr")
+    weight_decay: float = _required("weight_decay")
+    crop_scale: tuple[float, float] = _required("crop_scale")
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:

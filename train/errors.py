@@ -1,5 +1,5 @@
-"""The error of the programs."""
+"""The error that the programs report to the user."""
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is complete; no traceback is needed."""
+    """A mistake that the user can correct. The message is complete without a traceback."""

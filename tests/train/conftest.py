@@ -1,19 +1,29 @@
-"""A small copy of the embedded data, and the program as the user starts it."""
+"""What the tests of the programs share: a small copy of the embedded data, the command line, runs, logs, and stops."""
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from train.cli.checks import check
+from train.config import Config
+from train.data.loaders import resolve_for_data
 from train.data.shapes import write_shapes
+from train.engine.run import Run
 
 # 48 training images at batch 8: six steps an epoch, quick enough for a test.
 TINY = ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--region-size", "8"]
+
+TIMED = ("seconds", "images_per_second", "loader_wait_share")  # values of the log that are measured
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,7 +44,6 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, through dicts and lists."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -46,11 +55,57 @@ def _same(a: Any, b: Any) -> bool:
 
 @pytest.fixture(scope="session")
 def same() -> Callable[[Any, Any], bool]:
+    """Whether two values are equal to the last bit, through dicts, lists and tensors."""
     return _same
 
 
+def _log_of(folder: Path, *, timed: bool = True) -> list[dict[str, Any]]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if timed or k not in TIMED} for line in lines]
+
+
+@pytest.fixture(scope="session")
+def log_of() -> Callable[..., list[dict[str, Any]]]:
+    """The records in a run's log; with ``timed=False`` without the values that are measured."""
+    return _log_of
+
+
+@contextlib.contextmanager
+def _stop_in_step(step: int, epoch: int = 0) -> Iterator[None]:
+    real = Run.train_step
+
+    def stopped(run: Run, batches: Any) -> Any:
+        if (run.epoch, run.step) == (epoch, step):
+            signal.raise_signal(signal.SIGTERM)
+        return real(run, batches)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Run, "train_step", stopped)
+        yield
+
+
+@pytest.fixture(scope="session")
+def stop_in_step() -> Callable[..., AbstractContextManager[None]]:
+    """A context in which a run receives SIGTERM in a step of an epoch, both from 0."""
+    return _stop_in_step
+
+
+@pytest.fixture
+def run_of(shapes: Path) -> Callable[..., Run]:
+    """A run on the small data with the options of `Config`, before its first step."""
+
+    def build(**options: Any) -> Run:
+        config = Config(**({"data": str(shapes), "image_size": 16, "batch_size": 8, "region_size": 6} | options))
+        check(config)
+        run = Run(resolve_for_data(config))
+        run.begin_epoch()
+        return run
+
+    return build
+
+
 class Cli:
-    """python -m train on the small data; options given later win."""
+    """python -m train on the small data; later options win."""
 
     def __init__(self, data: Path, folder: Path) -> None:
         self.data, self.folder = data, folder

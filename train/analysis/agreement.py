@@ -23,7 +23,7 @@ from train.analysis.trained import check_classes, load_best, loader_of
 from train.cli.checks import check_traceable
 from train.data.loaders import data_folder
 from train.engine.objective import transform
-from train.engine.run import make_stage
+from train.engine.stage import make_stage
 from train.programs.show import configure
 
 BATCH = 64

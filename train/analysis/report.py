@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines import DataError
 from train.cli.parser import at_least, check_writable
-from train.engine.checkpoint import write_json
+from train.engine.files import write_json
 from train.errors import UserError
 
 

@@ -59,9 +59,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     check(config)
     run = Run(resolve_for_data(config))
     run.model.train()
-    run.stage.set_epoch(run.stage.warmup_epochs)
+    run.objective.set_epoch(run.config.warmup_epochs)
     loader_wait = LoaderWait(run.device)
-    batches = loader_wait.timed(endless(FullBatches(run.train_loader, run.train_loader.batch_size)))
+    batches = loader_wait.measure(endless(FullBatches(run.train_loader, run.train_loader.batch_size)))
 
     def step() -> None:
         run.step = 0  # the first of an epoch each time, in which no images are missing

@@ -1,1 +1,1 @@
-"""The images of a run: its loaders, and the embedded data set."""
+"""The images of a run: the loaders, and the embedded data set."""

@@ -1,4 +1,4 @@
-"""The images of a run: where they are, what they decide of its options, and its loaders."""
+"""The images of a run: their folder, the options that they decide, and the loaders."""
 
 import os
 from pathlib import Path
@@ -9,34 +9,42 @@ import torch
 from pipelines import Batch, Dataset, ImageLoader, find_dataset, image_loader
 from train.config import Config, ResolvedConfig
 from train.data.shapes import embedded_data
-from train.engine.distributed import ALONE, World
+from train.distributed import ALONE, World
 from train.errors import UserError
 
 
 def data_folder(config: Config) -> Path:
-    """The folder of the images; generates the embedded data on its first use."""
+    """Return the folder of the images; the first use of the embedded data generates it."""
     return Path(config.data) if config.data else embedded_data()
 
 
 def absolute(data: str) -> str:
-    """The absolute path of a folder of images; an s3:// address as it is."""
+    """Return the absolute path of a folder of images; an s3:// address unchanged."""
     return data if data.startswith("s3://") else os.path.abspath(data)
 
 
 def resolve_for_data(config: Config, dataset: Dataset | None = None) -> ResolvedConfig:
-    """The configuration with all defaults that depend on the data filled in; `dataset` is that, where already found."""
+    """Return the configuration with the defaults that the data decides.
+
+    Args:
+        dataset: the data, if already found.
+
+    Raises:
+        UserError: the first image cannot be read.
+        DataError: the data cannot be found.
+    """
     dataset = dataset or find_dataset(data_folder(config))
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
     return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
-    """Whether some files are in both: `find_dataset` gives a folder without train/ and val/ for both."""
+    """Return whether both have files in common, as with a folder that has no train/ and val/."""
     return train.shares_files(validation)
 
 
 def _first_side(dataset: Dataset, *, replace: bool) -> int:
-    """The shorter side of the first image; with `replace`, of the first that can be read."""
+    """Return the shorter side of the first image; with `replace`, of the first readable one."""
     for index in range(len(dataset)):
         try:
             return dataset.reader.side(index)
@@ -50,7 +58,17 @@ def _first_side(dataset: Dataset, *, replace: bool) -> int:
 def make_loader(
     config: ResolvedConfig, *, train: bool, dataset: Dataset | None = None, world: World = ALONE, **changes: Any
 ) -> ImageLoader:
-    """The loader of a resolved configuration; `changes` go to `pipelines.image_loader` in place of its values."""
+    """Build the training or validation loader of a configuration.
+
+    Args:
+        train: which of the two.
+        dataset: the data, if already found.
+        world: the processes that share the images.
+        changes: arguments of `pipelines.image_loader` in place of the configuration's.
+
+    Raises:
+        DataError: the data cannot be found or used.
+    """
     root = data_folder(config) if dataset is None else dataset
     options: dict[str, Any] = {
         "batch_size": config.batch_size // world.size // config.accumulate,
@@ -77,7 +95,7 @@ def make_loader(
 
 
 def empty_batch(loader: ImageLoader) -> Batch:
-    """Two black images of the form that the loader gives: for a process that has none left where others have."""
+    """Return two black images in the loader's form, for a process that has none left while others have some."""
     side, device = loader.recipe.image_size, loader.device
     images = torch.zeros(2, 3, side, side, device=device).to(memory_format=torch.channels_last)
     numbers = torch.zeros(2, dtype=torch.int64, device=device)

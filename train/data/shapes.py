@@ -1,9 +1,9 @@
 """The embedded default data: generated photographs of eight shapes, as JPEG files in class folders.
 
-One object of random place, size, rotation, colour and texture lies over a cluttered, textured background with
-strokes and blobs that belong to no class. Colours are drawn without regard to the class, so a colour histogram
-tells nothing. The object's box is recorded, so that one can measure how much of the object an augmentation
-destroyed. Same seed and same Pillow version: same bytes.
+Each image has one object of random place, size, rotation, colour and texture, on a cluttered, textured background with
+strokes and blobs that belong to no class. Colours do not depend on the class, so that a colour histogram is no cue. The
+object's box is recorded, so that one can measure how much of the object an augmentation destroys. The same seed and the
+same version of Pillow give the same bytes.
 """
 
 import os
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipelines.cache import cache_folder
 
 SIDE = 64  # pixels
-SUPERSAMPLE = 4  # masks are drawn this much larger and averaged down: smooth edges
+SUPERSAMPLE = 4  # masks are drawn larger by this factor and averaged down, for smooth edges
 TRAIN_PER_CLASS, VAL_PER_CLASS = 500, 100
 VERSION = f"shapes-v1-{SIDE}px-{TRAIN_PER_CLASS}+{VAL_PER_CLASS}"  # part of the cache folder's name
 
@@ -32,18 +32,18 @@ def _circle(radius: float = 1.0, n: int = 48) -> Outline:
 
 
 def _regular(radii: list[float]) -> Outline:
-    """Corners at equal angles with these distances from the centre."""
+    """Return corners at equal angles, at these distances from the centre."""
     return _circle(n=len(radii)) * np.array(radii)[:, None]
 
 
 def _cross() -> Outline:
-    corners = [(0.33, 0.95), (0.33, 0.33), (0.95, 0.33)]  # of a quarter, which is turned four times
+    corners = [(0.33, 0.95), (0.33, 0.33), (0.95, 0.33)]  # of a quarter, which is rotated four times
     turned = [corners := [(y, -x) for x, y in corners] for _ in range(4)]
     return np.array([corner for quarter in turned for corner in quarter])
 
 
 def _crescent() -> Outline:
-    """A disc less a second disc whose edge goes through the first one's poles."""
+    """Return a disc without a second disc, whose edge goes through the first one's poles."""
     outer = np.linspace(np.pi / 2, 3 * np.pi / 2, 32)
     outer_arc = np.stack([np.cos(outer), np.sin(outer)], axis=1)
     inner_arc = outer_arc[::-1] * (0.45, 1)
@@ -70,7 +70,7 @@ SHAPES: dict[str, tuple[Outline, Outline | None]] = {
 
 
 def _texture(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> np.ndarray:
-    """A (SIDE, SIDE, 3) float32 image in [0, 255]: the colour, a gradient, and noise of two grain sizes."""
+    """Return the colour with a gradient and noise of two grain sizes: (SIDE, SIDE, 3), float32 in [0, 255]."""
     image = np.full((SIDE, SIDE, 3), colour, np.float32)
     ramp = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
     across, down = rng.normal(0, contrast, (2, 3)).astype(np.float32)
@@ -82,14 +82,14 @@ def _texture(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> n
 
 
 def _mask(draw_on: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
-    """What is drawn on the enlarged canvas with fill 255, averaged down: (SIDE, SIDE, 1) float32 in [0, 1]."""
+    """Draw with fill 255 on the enlarged canvas, and average it down: (SIDE, SIDE, 1), float32 in [0, 1]."""
     canvas = Image.new("L", (SIDE * SUPERSAMPLE,) * 2)
     draw_on(ImageDraw.Draw(canvas))
     return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32)[:, :, None] / 255
 
 
 def _distractor(rng: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None]:
-    """A bent stroke, or an irregular blob."""
+    """Return a function that draws a bent stroke or an irregular blob."""
     canvas = SIDE * SUPERSAMPLE
     start = rng.uniform(0, canvas, 2)
     if rng.random() < 0.6:
@@ -102,7 +102,7 @@ def _distractor(rng: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], Non
 
 
 def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Texture and distractors, (SIDE, SIDE, 3) float32 in [0, 255], and the texture's mean colour."""
+    """Return texture with distractors, (SIDE, SIDE, 3), float32 in [0, 255], and the texture's mean colour."""
     colour = rng.uniform(30, 225, 3)
     image = _texture(rng, colour, contrast=rng.uniform(6, 24))
     for _ in range(rng.integers(2, 6)):
@@ -112,9 +112,14 @@ def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def render(name: str, rng: np.random.Generator) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """One picture of the shape `name` (a key of SHAPES) and its object's box.
+    """Draw an image of a shape.
 
-    The box has all pixels that the object touches: x0, y0, x1, y1 in pixels, inclusive.
+    Args:
+        name: a key of SHAPES.
+        rng: the source of everything random.
+
+    Returns:
+        The image, and the box of all pixels that the object touches: x0, y0, x1, y1 in pixels, inclusive.
     """
     image, background = _background(rng)
     # Visible, yet of any colour: far enough from the background's mean colour.
@@ -123,7 +128,7 @@ def render(name: str, rng: np.random.Generator) -> tuple[Image.Image, tuple[int,
         colour = rng.uniform(0, 255, 3)
     canvas = SIDE * SUPERSAMPLE
     radius = rng.uniform(0.15, 0.38) * canvas
-    centre = rng.uniform(1.15 * radius, canvas - 1.15 * radius, 2)  # wholly in the image
+    centre = rng.uniform(1.15 * radius, canvas - 1.15 * radius, 2)  # entirely in the image
     angle = rng.uniform(0, 2 * np.pi)
     stretch = rng.uniform(0.85, 1.0, 2)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -148,8 +153,12 @@ def write_shapes(
 ) -> None:
     """Write the data set into the folder `root`: train/<class>/NNNN.jpg, val/<class>/NNNN.jpg and boxes.tsv.
 
-    boxes.tsv has the columns path, x0, y0, x1, y1 (pixels, inclusive) under a header line. Every image has a
-    random generator of its own, so its bytes do not depend on how many others there are.
+    boxes.tsv has a header line and the columns path, x0, y0, x1, y1 (pixels, inclusive). Each image has its own random
+    generator, so that its bytes do not depend on the number of other images.
+
+    Args:
+        train_per_class, val_per_class: number of images of each shape.
+        seed: of all images, at least 0.
     """
     jobs = [
         (split, number, name, i)
@@ -170,10 +179,10 @@ def write_shapes(
 
 
 def embedded_data() -> Path:
-    """The folder of the embedded data set, generated on first use.
+    """Return the folder of the embedded data set; the first use generates it.
 
-    Whole or not there: it is written beside its place and then renamed. Of two processes that generate at once
-    the first to finish wins, and the other takes that result.
+    The folder is complete or does not exist, for it is written under a temporary name and then renamed. If two
+    processes generate it at once, the first to finish wins, and the other uses that result.
     """
     root = cache_folder() / VERSION
     if not root.exists():

@@ -1,1 +1,1 @@
-"""What a run is made of, whatever it trains: state, steps, checkpoints, logs, pictures, several processes."""
+"""The parts of a run, whatever it trains: objective, steps, loop, schedule, checkpoints, log, pictures."""

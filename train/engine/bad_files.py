@@ -1,4 +1,4 @@
-"""What a run tells of the bad files that it replaces: on the screen, and in bad_files.log in its folder."""
+"""Reports of the bad files that a run replaces: on the screen, and in bad_files.log in its folder."""
 
 import contextlib
 import logging
@@ -15,30 +15,34 @@ LOG = "bad_files.log"
 
 
 @contextlib.contextmanager
-def bad_files_told(folder: Path) -> Iterator[None]:
-    """While entered, what the loaders tell of a bad file goes to the screen, past a progress bar, and into the run's
-    log, once for each file: though several loaders come upon it, and however often the run is resumed. All processes
-    of a run append to one log."""
-    path = folder / LOG
-    told = set(path.read_text(errors="surrogateescape").splitlines()) if path.is_file() else set()
+def log_bad_files(folder: Path) -> Iterator[None]:
+    """Write the loaders' warnings of bad files to the screen, above a progress bar, and to the run's log.
 
-    def untold(record: logging.LogRecord) -> bool:
+    Each file is reported once, however many loaders meet it and however often the run is resumed. All processes of a
+    run append to one log.
+    """
+    path = folder / LOG
+    reported = set(path.read_text(errors="surrogateescape").splitlines()) if path.is_file() else set()
+
+    def is_new(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return not (message in told or told.add(message))  # type: ignore[func-returns-value]
+        new = message not in reported
+        reported.add(message)
+        return new
 
     handler = logging.FileHandler(path, encoding="utf-8", errors="surrogateescape", delay=True)
     logger = logging.getLogger("pipelines.bad_files.substitutes")
-    logger.addFilter(untold)
+    logger.addFilter(is_new)
     logger.addHandler(handler)
     try:
         with logging_redirect_tqdm():
             yield
     finally:
         logger.removeHandler(handler)
-        logger.removeFilter(untold)
+        logger.removeFilter(is_new)
         handler.close()
 
 
-def replaced_in(batch: Batch) -> Tensor:
-    """How many samples of the batch are replaced: 0-dim, on its device; for a `Meter`."""
+def count_replaced(batch: Batch) -> Tensor:
+    """Return the number of replaced samples in the batch, for a `Meter`: 0-dim, on its device."""
     return torch.full((), float(len(batch.replaced)), device=batch.labels.device)

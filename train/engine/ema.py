@@ -1,4 +1,4 @@
-"""The running average of the weights, which validates better than the weights themselves at a high learning rate."""
+"""The running average of the weights, which validates better than the weights while the learning rate is high."""
 
 import copy
 
@@ -10,14 +10,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class AveragedWeights:
     """The exponential moving average of a network's parameters and of BatchNorm's statistics.
 
-    PyTorch's AveragedModel around the same function reads a counter back from the device at every step.
+    PyTorch's AveragedModel, around the same function, reads a counter back from the device at every step.
 
     Args:
-        model: a copy of it is kept, in eval mode.
-        decay: of the average, in (0, 1): it reaches back about 1 / (1 − decay) steps.
+        model: the network, which is copied.
+        decay: of the average, in (0, 1); it reaches back about 1 / (1 − decay) steps.
 
     Attributes:
-        model: the averaged network.
+        model: the averaged network, in eval mode.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,7 +27,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """After a step: the weights that it has led to."""
+        """Add the weights after a step to the average."""
         self._average(self._averaged, _values(model), 0)
 
 

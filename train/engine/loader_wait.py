@@ -1,4 +1,4 @@
-"""How long the training steps wait for the loader."""
+"""The time for which training steps wait for the loader."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,18 @@ T = TypeVar("T")
 
 
 class LoaderWait:
-    """Adds up the time in which the device had nothing to do because the next batch was not there.
+    """The sum of the times in which the device is idle because the next batch is not ready.
 
     On the CPU that is the time spent in the loader's `next()`. On a GPU the host runs ahead, and its wait in `next()`
-    costs nothing while there is work in the queue. There an event is recorded before `next()` and one after it: between
-    the two the GPU has no other work, so the time from the one to the other on its own clock is what it waited, be it
-    for the host or for DALI's stream. The events are read by `read`, when the device has come past them anyway.
+    costs nothing while there is work in the queue. One event is recorded before `next()` and one after it. The GPU has
+    no other work between the two, so the time between them on its own clock is its wait, for the host or for DALI's
+    stream. `read` collects the events after the device has passed them.
+
+    Args:
+        device: of training.
 
     Attributes:
-        seconds: of the epoch, as far as is read; the state to be kept.
+        seconds: the sum in the epoch, up to the last reading; the state for a checkpoint.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,8 +29,8 @@ class LoaderWait:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self.seconds = 0.0
 
-    def timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches, with the waits for them measured."""
+    def measure(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield the batches, and measure the wait for each."""
         iterator = iter(batches)
         while True:
             events = [torch.cuda.Event(enable_timing=True) for _ in range(2 * self._on_gpu)]
@@ -47,7 +50,7 @@ class LoaderWait:
             yield batch
 
     def read(self) -> float:
-        """The seconds so far; to be called after the device was waited for."""
+        """Return the seconds so far; call it just after something else has waited for the device."""
         passed = [pair for pair in self._events if pair[1].query()]
         self._events = self._events[len(passed) :]
         self.seconds += sum(before.elapsed_time(after) for before, after in passed) / 1000  # from milliseconds

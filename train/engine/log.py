@@ -1,4 +1,4 @@
-"""What a run tells: of each epoch a line on the screen and one in log.jsonl, of steps and epochs TensorBoard events."""
+"""The log of a run: a line on the screen and in log.jsonl for each epoch, and TensorBoard events."""
 
 import json
 from pathlib import Path
@@ -6,26 +6,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.engine.checkpoint import atomic_write
+from train.engine.files import atomic_write
 
 LOG = "log.jsonl"
 
 
 class Record:
-    """The log and the events of a run, to be used as a context.
+    """The log and the TensorBoard events of a run, as a context.
 
     Args:
         folder: of the run.
-        epochs: of the whole run.
-        epoch: whole epochs that the run goes on from; later lines of a log that is there are dropped.
-        step: likewise, of the whole run.
+        epochs: number of epochs of the whole run.
+        epoch: number of complete epochs from which the run resumes; later lines of an existing log are dropped.
+        step: number of steps of the whole run from which it resumes; later events are dropped.
     """
 
     def __init__(self, folder: Path, *, epochs: int, epoch: int, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._log, self._epochs = folder / LOG, epochs
-        keep_log_of(self._log, epoch)
+        truncate_log(self._log, epoch)
         self._events = SummaryWriter(str(folder), purge_step=step or None)
 
     def __enter__(self) -> "Record":
@@ -35,12 +35,12 @@ class Record:
         self._events.close()
 
     def add_step(self, values: dict[str, float], step: int) -> None:
-        """The losses and the learning rate of one training step, the `step`-th of the run."""
+        """Add the losses and the learning rate of one training step, the `step`-th of the run, to the events."""
         for name, value in values.items():
             self._events.add_scalar(f"train/step_{name}", value, step)
 
     def add_epoch(self, values: dict[str, float], step: int) -> None:
-        """A line of the log; `step` as above, at the end of the epoch."""
+        """Add an epoch to the log and to the events; `step` is the run's last step so far."""
         for name, value in values.items():
             if name not in ("epoch", "seconds"):
                 self._events.add_scalar(f"epoch/{name}", value, step)
@@ -48,17 +48,18 @@ class Record:
             log.write(json.dumps({name: round(value, 6) for name, value in values.items()}) + "\n")
 
     def add_pictures(self, path: Path, epoch: int) -> None:
-        """A picture of augmented samples, among the events."""
+        """Add a picture of augmented samples to the events."""
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self._events.add_image("augmentations", pixels, epoch, dataformats="HWC")
 
     def print_epoch(self, values: dict[str, float]) -> None:
-        print(line_of(values, self._epochs), flush=True)
+        """Print an epoch's line."""
+        print(format_epoch(values, self._epochs), flush=True)
 
 
-def keep_log_of(path: Path, epochs: int) -> None:
-    """Drop the lines of epochs that a checkpoint taken after `epochs` whole epochs does not know, and a cut line."""
+def truncate_log(path: Path, epochs: int) -> None:
+    """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete line."""
     if not path.is_file():
         return
     kept = []
@@ -73,9 +74,9 @@ def keep_log_of(path: Path, epochs: int) -> None:
         file.writelines(line.encode() for line in kept)
 
 
-def line_of(values: dict[str, float], epochs: int) -> str:
-    """What is printed of an epoch."""
-    shown = {
+def format_epoch(values: dict[str, float], epochs: int) -> str:
+    """Return the line that is printed of an epoch."""
+    formats = {
         "train_saliency_loss": "saliency loss {:.4f}  ",
         "val_loss": "val loss {:.4f}  ",
         "val_top1": "top-1 {:6.2f} %  ",
@@ -86,10 +87,10 @@ def line_of(values: dict[str, float], epochs: int) -> str:
         "lr": "lr {:.2g}  ",
         "skipped": "skipped {} steps  ",
     }
-    told = "".join(form.format(values[name]) for name, form in shown.items() if name in values)
+    shown = "".join(form.format(values[name]) for name, form in formats.items() if name in values)
     replaced = [value for name, value in values.items() if name.endswith("_replaced")]
     return (
-        f"epoch {values['epoch']:>{len(str(epochs))}}/{epochs}  train loss {values['train_loss']:.4f}  {told}"
+        f"epoch {values['epoch']:>{len(str(epochs))}}/{epochs}  train loss {values['train_loss']:.4f}  {shown}"
         f"{values['seconds']:6.1f} s  {values['images_per_second']:7.0f} images/s"
         f"  loader wait {values['loader_wait_share']:.0%}" + (f"  {sum(replaced)} replaced" if replaced else "")
     )

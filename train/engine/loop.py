@@ -1,4 +1,4 @@
-"""The training loop: batches through the saliency stage into the model, epoch by epoch, and what is left of it."""
+"""The training loop, epoch by epoch: steps, validation, and what each epoch leaves in the run folder."""
 
 import math
 import sys
@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from train.engine import checkpoint
-from train.engine.bad_files import bad_files_told, replaced_in
+from train.engine.bad_files import count_replaced, log_bad_files
 from train.engine.log import Record
 from train.engine.metrics import Meter, validation_sums
 from train.engine.pictures import write_pictures
@@ -21,17 +21,59 @@ from train.errors import UserError
 READ_LOSS_EVERY = 50  # steps between readings of the loss, each of which waits for the device
 
 
-def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None) -> None:
-    """The steps of the epoch under way that are not done yet."""
+def fit(run: Run, folder: Path) -> None:
+    """Train to the last epoch, from wherever the run stands. Together.
+
+    Writes into the folder log.jsonl, TensorBoard events, last.pt, best.pt (of the epochs that end with a validation)
+    and augmentations.png.
+
+    Raises:
+        Interrupted: on Ctrl-C or SIGTERM, after last.pt is written.
+        UserError: the loss is no longer finite, or a file cannot be written.
+    """
     config = run.config
-    run.model.train()
-    run.train_loader.set_epoch(run.epoch)
-    run.stage.set_epoch(run.epoch)
+    with StopSignal(run.world) as stop, log_bad_files(folder), ExitStack() as stack:
+        record = None
+        if run.world.is_main:
+            done = run.epoch * run.steps + run.step
+            record = stack.enter_context(Record(folder, epochs=config.epochs, epoch=run.epoch, step=done))
+        while run.epoch < config.epochs:
+            if run.step < run.steps:
+                train_epoch(run, stop, folder, record)
+            values = finish_epoch(run, stop, folder)
+            top1 = values.get("val_top1", -1.0)
+            improved, run.best = top1 > run.best, max(run.best, top1)
+            run.end_epoch()
+            if record is not None:
+                # The log first: resuming drops lines the checkpoint does not know, but cannot restore missing ones.
+                record.add_epoch(values, run.epoch * run.steps)
+                if improved:
+                    checkpoint.save(run.best_state_dict(), folder / checkpoint.BEST)
+            save(run, folder)
+            if record is not None:
+                record.print_epoch(values)
+                every = config.pictures_every
+                if run.epoch in (1, config.epochs) or (every and run.epoch % every == 0):
+                    write_pictures(run, folder, record, keep=every > 0)
+
+
+def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None) -> None:
+    """Take the steps of the current epoch that are not done yet. Together.
+
+    Args:
+        record: of the main process; None in the others.
+
+    Raises:
+        Interrupted: as `fit`.
+        UserError: something is not finite, see `NonFiniteGuard`; or a file cannot be written.
+    """
+    config = run.config
+    run.begin_epoch()
     reader = run.train_loader.dataset.reader
     files = reader.files if reader.kind == "files" else None
     before, start = run.seconds, time.perf_counter()
-    with _bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
-        batches = run.loader_wait.timed(run.train_loader)
+    with _progress_bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
+        batches = run.loader_wait.measure(run.train_loader)
         while run.step < run.steps:
             losses = run.train_step(batches)
             run.seconds = before + time.perf_counter() - start
@@ -52,7 +94,68 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
                 save(run, folder)
             if stopping:
                 raise Interrupted
-        next(batches, None)  # none is left: the loader learns that its epoch is over
+        next(batches, None)  # there is none; the loader ends its epoch
+
+
+def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
+    """Validate after the last step of the current epoch, where it is due, and return the epoch's log line. Together.
+
+    Raises:
+        Interrupted: as `fit`.
+        UserError: the mean training loss is not finite.
+    """
+    config, number = run.config, run.epoch + 1
+    means, images = run.meter.totals("replaced")
+    losses = {f"train_{name}": mean for name, mean in means.items()}
+    if not math.isfinite(losses["train_loss"]):
+        raise UserError(f"the training loss of epoch {number} is {losses['train_loss']}: try a lower --lr")
+    measures, measured = run.measures.totals()
+    start = time.perf_counter()
+    due = number == config.epochs or number % config.validate_every == 0
+    values: dict[str, float] = {
+        "epoch": number,
+        **losses,
+        **(validate(run, stop, folder) if due else {}),
+        **(measures if measured else {}),
+        **({"skipped": run.guard.skipped} if run.guard.skipped else {}),
+        "seconds": run.seconds + time.perf_counter() - start,
+        "images_per_second": images / run.seconds,
+        "loader_wait_share": run.loader_wait.read() / run.seconds,
+        "lr": float(run.scheduler.get_last_lr()[0]),
+    }
+    if config.on_bad_file == "raise":  # then no image is replaced
+        values = {name: value for name, value in values.items() if not name.endswith("_replaced")}
+    return values
+
+
+@torch.no_grad()
+def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
+    """Validate the network. Together.
+
+    Returns:
+        "val_loss"; "val_top1" and, over 5 classes, "val_top5", per cent; and "val_replaced", the number of images that
+        were replaced by others.
+
+    Raises:
+        Interrupted: as `fit`.
+    """
+    names = ("val_loss", "val_top1", "val_top5") if len(run.classes) > 5 else ("val_loss", "val_top1")
+    meter = Meter((*names, "val_replaced"), run.device, run.world)
+    model = run.network.validated.eval()
+    run.world.broadcast_buffers(model)
+    in_all_processes = len(run.val_loader.dataset) // (run.world.size * run.val_loader.batch_size)  # batches
+    with _progress_bar(len(run.val_loader), run, "validation") as bar:
+        for number, batch in enumerate(run.val_loader):
+            with run.autocast():
+                logits = model(batch.images)
+            sums = validation_sums(logits.float(), batch.labels)
+            meter.add([*sums, count_replaced(batch)], len(batch.labels))
+            bar.update()
+            if number < in_all_processes and stop.agreed():  # all steps are done: a resumed run starts by validating
+                save(run, folder)
+                raise Interrupted
+    means = meter.means("val_replaced")
+    return {name: 100 * mean if "top" in name else mean for name, mean in means.items()}
 
 
 def save(run: Run, folder: Path) -> None:
@@ -62,90 +165,7 @@ def save(run: Run, folder: Path) -> None:
         checkpoint.save(state, folder / checkpoint.LAST)
 
 
-@torch.no_grad()
-def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
-    """val_loss, val_top1 and (over 5 classes) val_top5 on the validation images, the last two in per cent; and
-    val_replaced, the number of images that others were given for. Together."""
-    names = ("val_loss", "val_top1", "val_top5") if len(run.classes) > 5 else ("val_loss", "val_top1")
-    meter = Meter((*names, "val_replaced"), run.device, run.world)
-    model = run.validated.eval()
-    run.world.share_buffers(model)
-    of_all = len(run.val_loader.dataset) // (run.world.size * run.val_loader.batch_size)  # batches that all have
-    with _bar(len(run.val_loader), run, "validation") as bar:
-        for number, batch in enumerate(run.val_loader):
-            with run.autocast():
-                logits = model(batch.images)
-            sums = validation_sums(logits.float(), batch.labels)
-            meter.add([*sums, replaced_in(batch)], len(batch.labels))
-            bar.update()
-            if number < of_all and stop.agreed():  # all steps are done: resuming begins with the validation
-                save(run, folder)
-                raise Interrupted
-    means = meter.means("val_replaced")
-    return {name: 100 * mean if "top" in name else mean for name, mean in means.items()}
-
-
-def fit(run: Run, folder: Path) -> None:
-    """Train to the last epoch, from wherever the run stands. Together.
-
-    Leaves in the folder log.jsonl, TensorBoard events, last.pt, best.pt (of the epochs that end with a validation) and
-    augmentations.png.
-
-    Raises:
-        Interrupted: on Ctrl-C or SIGTERM, with last.pt written.
-        UserError: the loss is no longer finite.
-    """
-    epochs = run.config.epochs
-    assert epochs is not None
-    with StopSignal(run.world) as stop, bad_files_told(folder), ExitStack() as stack:
-        record = None
-        if run.world.is_main:
-            done = run.epoch * run.steps + run.step
-            record = stack.enter_context(Record(folder, epochs=epochs, epoch=run.epoch, step=done))
-        while run.epoch < epochs:
-            if run.step < run.steps:
-                train_epoch(run, stop, folder, record)
-            means, images = run.meter.totals("replaced")
-            train_losses = {f"train_{name}": mean for name, mean in means.items()}
-            if not math.isfinite(train_losses["train_loss"]):
-                raise UserError(
-                    f"the training loss of epoch {run.epoch + 1} is {train_losses['train_loss']}: try a lower --lr"
-                )
-            regions, measured = run.regions.totals()
-            start = time.perf_counter()
-            last = run.epoch + 1 == epochs
-            scores = validate(run, stop, folder) if last or (run.epoch + 1) % run.config.validate_every == 0 else {}
-            values: dict[str, float] = {
-                "epoch": run.epoch + 1,
-                **train_losses,
-                **scores,
-                **(regions if measured else {}),
-                **({"skipped": run.guard.skipped} if run.guard.skipped else {}),
-                "seconds": run.seconds + time.perf_counter() - start,
-                "images_per_second": images / run.seconds,
-                "loader_wait_share": run.loader_wait.read() / run.seconds,
-                "lr": float(run.scheduler.get_last_lr()[0]),
-            }
-            if run.config.on_bad_file == "raise":  # there are none
-                values = {name: value for name, value in values.items() if not name.endswith("_replaced")}
-            improved = scores.get("val_top1", -1.0) > run.best
-            run.best = max(run.best, scores.get("val_top1", -1.0))
-            run.epoch, run.step, run.seconds, run.guard.skipped = run.epoch + 1, 0, 0.0, 0
-            run.begin_epoch()
-            if record is not None:
-                # The log first: resuming drops lines the checkpoint does not know, but cannot make up missing ones.
-                record.add_epoch(values, run.epoch * run.steps)
-                if improved:
-                    checkpoint.save(run.best_state_dict(), folder / checkpoint.BEST)
-            save(run, folder)
-            if record is not None:
-                record.print_epoch(values)
-                every = run.config.pictures_every
-                if run.epoch in (1, epochs) or (every and run.epoch % every == 0):
-                    write_pictures(run, folder, record, keep=every > 0)
-
-
-def _bar(total: int, run: Run, what: str, done: int = 0) -> tqdm:
-    """A progress bar on stderr, gone when done; none where stderr is a file, and in all processes but the first."""
-    shown = None if run.world.is_main else True
-    return tqdm(total=total, initial=done, desc=what, unit="batch", leave=False, disable=shown)
+def _progress_bar(total: int, run: Run, what: str, done: int = 0) -> tqdm:
+    """Return a progress bar on stderr, which disappears at its end; only the main process shows it, on a terminal."""
+    disable = None if run.world.is_main else True
+    return tqdm(total=total, initial=done, desc=what, unit="batch", leave=False, disable=disable)

@@ -1,11 +1,11 @@
-"""Out of memory: which of the many errors mean it, and what is to be lowered."""
+"""Out of memory: the errors that mean it, and the options to lower."""
 
 import torch
 
 from train.config import ResolvedConfig
 from train.errors import UserError
 
-# What torch's CPU allocator, CUDA and its libraries, and DALI say.
+# Parts of the messages of torch's CPU allocator, CUDA and its libraries, and DALI.
 SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -18,22 +18,23 @@ SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the error means that host or device has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def out_of_memory(error: BaseException, config: ResolvedConfig, device: torch.device) -> UserError:
-    """What to say of such an error in a run."""
+    """Return the error to raise in its place, which names the options of the run that matter."""
     lower = ["--batch-size", "--image-size"]
     if config.consistency is not None and config.consistency_scale > 0.5:
         lower.append("--consistency-scale")
-    if config.saliency_scale is None or config.saliency_scale > 0.5:
+    if config.saliency_scale > 0.5:
         lower.append("--saliency-scale")
     if device.type == "cpu":
         lower.append("--workers")
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"out of memory on {device} at --batch-size {config.batch_size} and --image-size {config.image_size}: begin"
-        f" anew with a lower {' or '.join(lower)} ({said})"
+        f"out of memory on {device} at --batch-size {config.batch_size} and --image-size {config.image_size}: start"
+        f" a new run with a lower {' or '.join(lower)} ({message})"
     )

@@ -1,4 +1,4 @@
-"""Running means that stay on the device until somebody reads them."""
+"""Running means that stay on the device until they are read, and the metrics of validation."""
 
 import math
 
@@ -6,16 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.engine.distributed import ALONE, World
+from train.distributed import ALONE, World
 
 
 class Meter:
-    """Sums of per-sample values, on the device: adding never waits for it, reading does.
+    """Sums of per-sample values on the device: adding never waits for the device, reading does.
 
     Args:
-        names: of the values; each has one float64 sum.
-        device: where the values are.
-        world: the processes that each add their own samples.
+        names: of the values, each of which has one float64 sum.
+        device: of the values.
+        world: the processes, each of which adds its own samples.
+
+    Attributes:
+        samples: number of samples added in this process.
     """
 
     def __init__(self, names: tuple[str, ...], device: torch.device, world: World = ALONE) -> None:
@@ -26,11 +29,12 @@ class Meter:
         self.samples = 0
 
     def add(self, sums: list[Tensor], samples: int, finite: Tensor | bool = True) -> None:
-        """Add one batch: 0-dim tensors on the device, in the order of the names, each summed over its samples.
+        """Add one batch.
 
         Args:
-            samples: how many.
-            finite: 0-dim, bool, on the device: where it is false the batch does not count in the means.
+            sums: 0-dim tensors on the device, in the order of the names, each a sum over the batch's samples.
+            samples: number of samples in the batch.
+            finite: 0-dim, bool, on the device; a batch for which it is false does not count in the means.
         """
         stacked = torch.stack([s.detach().double() for s in sums])
         if not isinstance(finite, bool):
@@ -40,11 +44,17 @@ class Meter:
         self.samples += samples
 
     def means(self, *counts: str) -> dict[str, float]:
-        """The means over all samples of all processes, but the sums of `counts`. Together; waits for the device."""
+        """Return the means over the samples of all processes, and of `counts` the sums.
+
+        Together; waits for the device.
+        """
         return self.totals(*counts)[0]
 
     def totals(self, *counts: str) -> tuple[dict[str, float], int]:
-        """The same, NaN where no sample counted, and the number of all samples."""
+        """Return the values of :meth:`means`, NaN where no sample counts, and the number of all samples.
+
+        Together; waits for the device.
+        """
         samples = torch.full((1,), self.samples, dtype=torch.float64, device=self.sums.device)
         *totals, counted, count = self._world.sum(torch.cat([self.sums, self.counted[None], samples])).tolist()
         means = {
@@ -54,19 +64,30 @@ class Meter:
         return means, int(count)
 
     def state_dict(self) -> dict[str, Tensor | int]:
+        """Return a copy of the sums and counts of this process, on the CPU."""
         return {"sums": self.sums.cpu().clone(), "counted": self.counted.cpu().clone(), "samples": self.samples}
 
     def load_state_dict(self, state: dict) -> None:
+        """Restore a :meth:`state_dict`."""
         self.sums, self.counted = (state[name].clone().to(self.sums.device) for name in ("sums", "counted"))
         self.samples = state["samples"]
 
 
 def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """How many labels are among the k largest logits: (B, K) and (B,) int64 -> 0-dim int64."""
+    """Count the labels that are among the k largest logits.
+
+    Args:
+        logits: (B, K), floating point.
+        labels: (B,), int64.
+        k: in [1, K].
+
+    Returns:
+        The count, 0-dim, int64.
+    """
     return (logits.topk(k, dim=1).indices == labels[:, None]).sum()
 
 
 def validation_sums(logits: Tensor, labels: Tensor) -> list[Tensor]:
-    """Cross-entropy, top-1 and top-5 hits, summed over the batch; top-5 only where there are more than 5 classes."""
+    """Return cross-entropy, top-1 hits and, where there are more than 5 classes, top-5 hits, summed over the batch."""
     sums = [F.cross_entropy(logits, labels, reduction="sum"), top_k_hits(logits, labels, 1)]
     return [*sums, top_k_hits(logits, labels, 5)] if logits.shape[1] > 5 else sums

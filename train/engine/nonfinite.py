@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: seen on the device, suppressed there, told when the loss is read."""
+"""Losses and gradients that are not finite: detected and suppressed on the device, reported when the loss is read."""
 
 import json
 import math
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from train.distributed import ALONE, World
 from train.engine.checkpoint import LAST
-from train.engine.distributed import ALONE, World
 from train.errors import UserError
 
 FILE = "nonfinite.jsonl"  # in the run folder
@@ -29,27 +29,27 @@ class _Row(NamedTuple):
 
 
 class NonFiniteGuard:
-    """Keeps a run from going on with numbers that are not finite.
+    """A guard that keeps a run from continuing with numbers that are not finite.
 
-    In a step: `begin`, the forward pass, `watched` around the loss, the backward pass, and `update` in place of the
-    optimizer's step. Nothing there waits for the device. `read`, where the loss is read anyway and before a checkpoint
-    is written, tells what has happened since.
+    A step calls `begin`, the forward pass, `guarded` around the loss, the backward pass, and `update` in place of the
+    optimizer's step. None of these waits for the device. `read` reports what happened since the last reading. It is
+    called where the loss is read anyway, and before a checkpoint is written.
 
-    Where the loss of a batch is not finite, all its gradients are made NaN, so that the gradients that the processes
-    share tell all of them, which then do the same. "stop" raises at the next reading; checkpoints are from before.
-    With "skip" the step changes neither the weights nor the optimizer's state (by `found_inf`, as a `GradScaler` does
-    it, for which the optimizer is made a fused one), and the network's buffers, BatchNorm's statistics, are put back.
+    Where the loss of a batch is not finite, all its gradients become NaN. The processes that share the gradients
+    therefore all see it, and act alike. With "stop" the next reading raises; the checkpoints are from before. With
+    "skip" the step changes neither the weights nor the optimizer's state (by `found_inf`, as with a `GradScaler`, for
+    which the optimizer becomes a fused one), and the network's buffers, BatchNorm's statistics, are restored.
 
     Args:
         action: "stop" or "skip".
         network: all that is trained.
-        optimizer: of the network's parameters; its state, where there is one, restored.
-        scaled: the gradients are those of a scaled loss (`GradScaler`): they may overflow, which is the scaler's
-            business, which then skips the update on the device. Only the loss is watched.
+        optimizer: of the network's parameters, with its restored state where there is one.
+        scaled: the loss is scaled (`GradScaler`). Its gradients may overflow, and the scaler then skips the update on
+            the device. The guard checks the loss alone.
         world: the processes that share gradients.
 
     Attributes:
-        skipped: steps of the epoch that were skipped, as far as is read.
+        skipped: number of skipped steps in the epoch, up to the last reading.
     """
 
     def __init__(
@@ -66,25 +66,26 @@ class NonFiniteGuard:
             make_fused(optimizer)
 
     def begin(self) -> None:
-        """Before the forward passes of a step."""
+        """Start a step, before its forward passes."""
         if self._buffers:
             torch._foreach_copy_(self._saved, self._buffers)
 
-    def watched(self, loss: Tensor, indices: Tensor, *, epoch: int, step: int) -> Tensor:
-        """The loss to be differentiated: `loss`, 0-dim, or with gradients that are NaN where it is not finite.
+    def guarded(self, loss: Tensor, indices: Tensor, *, epoch: int, step: int) -> Tensor:
+        """Return the loss to differentiate: `loss`, whose gradients are NaN where it is not finite.
 
         Args:
+            loss: 0-dim.
             indices: (B,), int64, of the batch's samples.
-            epoch, step: from 1, to be told by.
+            epoch, step: from 1, for the report.
         """
         self._rows.append(_Row(epoch, step, loss.detach(), indices, None))
         return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
 
     def update(self, norm: Tensor | None = None, scaler: Any = None) -> Tensor:
-        """The optimizer's step, or with "skip" none where something was not finite.
+        """Take the optimizer's step; with "skip" leave it out where something was not finite.
 
         Args:
-            norm: of all gradients, 0-dim, where it was computed.
+            norm: of all gradients, 0-dim, if already computed.
             scaler: a `torch.amp.GradScaler`, which then takes the step.
 
         Returns:
@@ -109,40 +110,43 @@ class NonFiniteGuard:
         return finite
 
     def read(self, folder: Path, files: Sequence[str] | None) -> list[str]:
-        """What was not finite since the last reading, a sentence a step; waits for the device.
+        """Report what was not finite since the last reading. Together; waits for the device.
 
-        The steps' samples are appended to FILE in the folder. All processes read at the same steps.
+        Appends the samples of these steps to FILE in the folder.
 
         Args:
             folder: of the run.
-            files: of the samples, by their indices.
+            files: of the samples, by their indices; None where they have no files of their own.
+
+        Returns:
+            A sentence for each skipped step.
 
         Raises:
             UserError: something was not finite, and the action is "stop"; or too many steps were skipped in a row.
         """
         rows = [(row, row.norm) for row in self._rows if row.norm is not None]
-        self._rows = self._rows[len(rows) :]  # of a step that is not yet whole
+        self._rows = self._rows[len(rows) :]  # of an incomplete step
         if not rows:
             return []
         numbers = torch.stack([torch.stack([row.loss for row, _ in rows]), torch.stack([norm for _, norm in rows])], 1)
-        # The norms are the same in all processes, so that all or none of them come to share what they have.
+        # The norms are the same in all processes, so either all of them gather their entries or none does.
         suspects = [
             (row, loss, norm)
             for (row, _), (loss, norm) in zip(rows, numbers.tolist(), strict=True)
             if not (math.isfinite(loss) and math.isfinite(norm))
         ]
-        told = self._told(suspects, files) if suspects else []
-        bad = sorted({(entry["epoch"], entry["step"]) for entry in told})
+        entries = self._entries(suspects, files) if suspects else []
+        bad = sorted({(entry["epoch"], entry["step"]) for entry in entries})
         for step in dict.fromkeys((row.epoch, row.step) for row, _ in rows):
             self._in_a_row = self._in_a_row + 1 if step in bad else 0
             if self._in_a_row >= SKIPPED_IN_A_ROW:
                 break
-        if not told:
+        if not entries:
             return []
         if self._world.is_main:
             with open(folder / FILE, "a") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in told)
-        first = {(entry["epoch"], entry["step"]): entry for entry in reversed(told)}
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        first = {(entry["epoch"], entry["step"]): entry for entry in reversed(entries)}
         sentences = [
             f"step {step} of epoch {epoch}: the loss is {first[epoch, step]['loss']}, the gradient's norm"
             f" {first[epoch, step]['gradient_norm']}; its samples are in {folder / FILE}"
@@ -153,19 +157,22 @@ class NonFiniteGuard:
                 "The last checkpoint is from before it" if (folder / LAST).exists() else "There is no checkpoint yet"
             )
             raise UserError(
-                f"{sentences[0]}. {before}. Look at the samples, begin anew with a lower --lr, or leave such steps out:"
+                f"{sentences[0]}. {before}. Look at the samples, start a new run with a lower --lr, or skip such steps:"
                 " --on-nonfinite skip, with --resume too"
             )
         self.skipped += len(bad)
         if self._in_a_row >= SKIPPED_IN_A_ROW:
             raise UserError(
                 f"{sentences[-1]}. The last {SKIPPED_IN_A_ROW} steps were all skipped, so the network no longer learns."
-                " Begin anew with a lower --lr"
+                " Start a new run with a lower --lr"
             )
         return [f"skipped {sentence}" for sentence in sentences]
 
-    def _told(self, suspects: list[tuple[_Row, float, float]], files: Sequence[str] | None) -> list[dict[str, Any]]:
-        """The lines of FILE: of each step those of the processes whose loss was not finite, or of all, if none's."""
+    def _entries(self, suspects: list[tuple[_Row, float, float]], files: Sequence[str] | None) -> list[dict[str, Any]]:
+        """Return the lines of FILE. Together.
+
+        Of each step they are those of the processes whose loss was not finite, or of all processes if every loss was.
+        """
         own = []
         for row, loss, norm in suspects:
             entry: dict[str, Any] = {"epoch": row.epoch, "step": row.step, "rank": self._world.rank}
@@ -185,10 +192,10 @@ class NonFiniteGuard:
 
 
 def make_fused(optimizer: Optimizer) -> None:
-    """Let the optimizer's step be one kernel that leaves everything as it is where its `found_inf` is 1.
+    """Make the optimizer's step one kernel, which has no effect where the optimizer's `found_inf` is 1.
 
     Raises:
-        UserError: it has no such form.
+        UserError: the optimizer has no such form.
     """
     for group in optimizer.param_groups:
         if "fused" not in group:
@@ -197,8 +204,7 @@ def make_fused(optimizer: Optimizer) -> None:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
             if isinstance(optimizer, SGD) and group["momentum"] and state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(
-                    parameter
-                )  # else a skipped first step left it uninitialised
-            if "step" in state:  # of Adam; the other forms keep it on the host
+                # Otherwise a skipped first step leaves it uninitialised.
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            if "step" in state:  # of Adam, whose other forms keep it on the host
                 state["step"] = state["step"].to(parameter.device)

@@ -1,20 +1,167 @@
-"""The saliency-consistency loss in a run: what it goes with, and how it is told what was done to a batch."""
+"""What a training step minimises: the losses of a batch, and the measures that a run logs beside them."""
 
+import functools
 import itertools
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_salaug import SaliencyConsistency, SaliencyStage, StageTrace
 from dali_salaug.consistency.activations import layer_outputs
+from dali_salaug.region_share import region_share
 from pipelines import Batch
-from train.config import Config
+from train.config import Config, ResolvedConfig
+from train.engine.network import Network
+from train.engine.stage import training_stage
 from train.errors import UserError
 
 
+class BatchOutcome(NamedTuple):
+    """What an objective makes of a batch."""
+
+    losses: dict[str, Tensor]  # 0-dim, means over the images: "loss", with the graph, and its parts without weights
+    measures: dict[str, Tensor]  # (B,), without a graph; empty where nothing was measured
+
+
+class Objective(Protocol):
+    """The losses of a run. A run calls it once for each batch, and never waits for the device in that call.
+
+    Attributes:
+        loss_names: keys of the losses, in their order; the first is "loss", which is minimised.
+        measure_names: keys of the measures, in their order.
+    """
+
+    loss_names: tuple[str, ...]
+    measure_names: tuple[str, ...]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Announce the epoch, from 0, before its first batch."""
+
+    def __call__(self, batch: Batch) -> BatchOutcome:
+        """Compute the losses and measures of a batch, in the precision of the autocast around the call."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next batches depend on in this process: tensors and plain types."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+
+
+class StageObjective(Objective):
+    """An objective whose inputs a saliency stage makes; measures how much of the saliency its regions hold.
+
+    Args:
+        stage: makes the inputs.
+        network: that is trained.
+        loss_names: see :class:`Objective`.
+    """
+
+    def __init__(self, stage: SaliencyStage, network: Network, loss_names: tuple[str, ...] = ("loss",)) -> None:
+        self.stage = stage
+        self.network = network
+        self.loss_names = loss_names
+        kept = "saliency_kept" if stage.method.uses_augmented else "saliency_cut"
+        self.measure_names = (kept, "region_area")
+
+    def set_epoch(self, epoch: int) -> None:
+        self.stage.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stage": self.stage.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stage.load_state_dict(state["stage"])
+
+    def _measures(self, trace: StageTrace) -> dict[str, Tensor]:
+        """Return the share of each image's saliency in its region, and the region's share of the area."""
+        size = (trace.inputs.shape[-2], trace.inputs.shape[-1])
+        shares = None if trace.saliency is None else region_share(trace.saliency, trace.drawn, size)
+        return {} if shares is None else dict(zip(self.measure_names, shares, strict=True))
+
+    def __repr__(self) -> str:
+        return repr(self.stage)
+
+
+class PlainObjective(StageObjective):
+    """Cross-entropy on the stage's inputs and targets, and that of the early head where there is one.
+
+    Args:
+        stage, network: see :class:`StageObjective`.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1].
+        early_weight: of the early head's loss, at least 0.
+    """
+
+    def __init__(self, stage: SaliencyStage, network: Network, *, label_smoothing: float, early_weight: float) -> None:
+        super().__init__(stage, network)
+        self.early_weight = early_weight
+        self._cross_entropy = functools.partial(F.cross_entropy, label_smoothing=label_smoothing)
+
+    def __call__(self, batch: Batch) -> BatchOutcome:
+        trace = self.stage.trace(self.network.model, batch.images, batch.labels, batch.augmented)
+        outputs = self.network.trained(trace.inputs)
+        if self.network.with_head is None:
+            loss = self._cross_entropy(outputs, trace.targets)
+        else:
+            logits, early = outputs
+            loss = self._cross_entropy(logits, trace.targets)
+            loss = loss + self.early_weight * self._cross_entropy(early, trace.targets)
+        return BatchOutcome({"loss": loss}, self._measures(trace))
+
+
+class ConsistencyObjective(StageObjective):
+    """The saliency-consistency loss between the clean images and what the stage makes of them.
+
+    Args:
+        stage, network: see :class:`StageObjective`.
+        consistency: the loss.
+        image_size: side of the images in pixels.
+
+    Raises:
+        UserError: the model has no such layers as the loss compares.
+    """
+
+    def __init__(
+        self, stage: SaliencyStage, network: Network, consistency: SaliencyConsistency, *, image_size: int
+    ) -> None:
+        computed = (True, True, consistency.beta > 0, consistency.gamma > 0)
+        names = ("loss", "class_loss", "invariance_loss", "saliency_loss")
+        super().__init__(stage, network, tuple(itertools.compress(names, computed)))
+        self.consistency = consistency
+        _check_layers(consistency, network.model, image_size)
+
+    def __call__(self, batch: Batch) -> BatchOutcome:
+        trace, how = transform(self.stage, self.network.model, batch)
+        losses = self.consistency(self.network.trained, batch.images, trace.inputs, batch.labels, **how)
+        parts = (loss for loss in losses if loss is not None)
+        return BatchOutcome(dict(zip(self.loss_names, parts, strict=True)), self._measures(trace))
+
+    def __repr__(self) -> str:
+        return f"{self.consistency!r}, {self.stage!r}"
+
+
+def make_objective(config: ResolvedConfig, network: Network, num_classes: int, seed: int) -> StageObjective:
+    """Build the objective of a configuration.
+
+    Args:
+        num_classes: K.
+        seed: of the stage.
+
+    Raises:
+        UserError: the method cannot take images of the configured size, or the loss does not fit the model.
+    """
+    stage = training_stage(config, network, num_classes, seed)
+    consistency = make_consistency(config)
+    if consistency is not None:
+        return ConsistencyObjective(stage, network, consistency, image_size=config.image_size)
+    return PlainObjective(stage, network, label_smoothing=config.label_smoothing, early_weight=config.early_weight)
+
+
 def make_consistency(config: Config) -> SaliencyConsistency | None:
-    """The loss of a configuration; None where it asks for none."""
+    """Build the saliency-consistency loss of a configuration; None where it names none."""
     if config.consistency is None:
         return None
     return SaliencyConsistency(
@@ -25,9 +172,27 @@ def make_consistency(config: Config) -> SaliencyConsistency | None:
     )
 
 
-def check_layers(consistency: SaliencyConsistency | None, model: nn.Module, image_size: int) -> None:
-    """Raise UserError where the model has no such layers; leaves it in eval mode."""
-    if consistency is None or not consistency.layers:
+def transform(stage: SaliencyStage, model: nn.Module, batch: Batch) -> tuple[StageTrace, dict[str, Any]]:
+    """Pass a batch through the stage, and describe the transformation as `SaliencyConsistency` takes it.
+
+    Args:
+        model: that the stage observes.
+        batch: of a loader that returns matrices, where it has a policy.
+
+    Returns:
+        The stage's trace; and the arguments "matrices", or "method" and "drawn", or none in warm-up.
+    """
+    trace = stage.trace(model, batch.images, batch.labels, batch.augmented)
+    if trace.inputs is batch.images:  # the stage is warming up
+        return trace, {}
+    if stage.method.uses_augmented:
+        return trace, {"matrices": batch.matrices}
+    return trace, {"method": stage.method, "drawn": trace.drawn}
+
+
+def _check_layers(consistency: SaliencyConsistency, model: nn.Module, image_size: int) -> None:
+    """Raise UserError where the model lacks a layer that the loss compares; leave the model in eval mode."""
+    if not consistency.layers:
         return
     images = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
     try:
@@ -35,36 +200,3 @@ def check_layers(consistency: SaliencyConsistency | None, model: nn.Module, imag
             model.eval()(images)
     except ValueError as error:
         raise UserError(f"--consistency-{error}") from error
-
-
-def transform(stage: SaliencyStage, model: nn.Module, batch: Batch) -> tuple[StageTrace, dict[str, Any]]:
-    """What the stage makes of a batch, and what was done to the images, as `SaliencyConsistency` is told.
-
-    Args:
-        batch: of a loader with matrices, where it has a policy.
-    """
-    trace = stage.trace(model, batch.images, batch.labels, batch.augmented)
-    if trace.inputs is batch.images:  # in warm-up nothing is done
-        return trace, {}
-    if stage.method.uses_augmented:
-        return trace, {"matrices": batch.matrices}
-    return trace, {"method": stage.method, "drawn": trace.drawn}
-
-
-def names_of_losses(consistency: SaliencyConsistency | None) -> tuple[str, ...]:
-    """ "loss", and after it the parts that are computed."""
-    if consistency is None:
-        return ("loss",)
-    computed = (True, True, consistency.beta > 0, consistency.gamma > 0)
-    return tuple(itertools.compress(("loss", "class_loss", "invariance_loss", "saliency_loss"), computed))
-
-
-def losses_of(
-    consistency: SaliencyConsistency, stage: SaliencyStage, model: nn.Module, batch: Batch
-) -> tuple[dict[str, Tensor], StageTrace]:
-    """Those of a step by their names: the total, with the graph, and its parts without their weights. And what the
-    stage made."""
-    trace, how = transform(stage, model, batch)
-    losses = consistency(model, batch.images, trace.inputs, batch.labels, **how)
-    parts = (loss for loss in losses if loss is not None)
-    return dict(zip(names_of_losses(consistency), parts, strict=True)), trace

@@ -4,7 +4,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,25 +27,24 @@ from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.methods.hybridmix import HybridMixDraw
 from dali_salaug.methods.mixing import PairDraw
 from train.data.loaders import make_loader
-
-if TYPE_CHECKING:
-    from train.engine.log import Record
-    from train.engine.run import Run
+from train.engine.log import Record
+from train.engine.run import Run
+from train.engine.stage import training_stage
 
 IMAGES = 6
-CELLS = 10  # at most so many side by side: as many images in a row of the sheet as this allows
-REGION = "#00e5ff"  # stands out from photographs and from the saliency map's colours, as does
-SOURCE = "#76ff03"
+CELLS = 10  # largest number of pictures side by side, which decides how many images a row of the sheet holds
+REGION = "#00e5ff"  # of regions written to; stands out from photographs and from the saliency map's colours
+SOURCE = "#76ff03"  # of regions that pixels come from; likewise
 
 
 class Column(NamedTuple):
-    """One step of the method, for all images of a batch."""
+    """One step of a method, for all images of a batch."""
 
     title: str
     pictures: Tensor  # (B, 3, H, W), normalised; or maps (B, h, w)
-    boxes: Tensor | None = None  # (B, 4), in pixels of the images: what is written to, outlined
-    sources: Tensor | None = None  # (B, 4), likewise: where the pixels come from
-    masks: Tensor | None = None  # (B, 1, H, W), bool: where they come from; the rest is dimmed
+    boxes: Tensor | None = None  # (B, 4), in pixels of the images: regions written to, outlined
+    sources: Tensor | None = None  # (B, 4), likewise: regions that the pixels come from
+    masks: Tensor | None = None  # (B, 1, H, W), bool: pixels that are used; the others are dimmed
 
 
 def contact_sheet(
@@ -55,36 +54,35 @@ def contact_sheet(
     augmented: Tensor | None = None,
     augmentation: str | None = None,
 ) -> list[Column]:
-    """The steps from the clean images to the network's inputs, those that the method has.
+    """Return the steps from the clean images to the network's inputs, as far as the method has them.
 
-    Clean images; saliency with the regions that were drawn; images after SalfMix, of HybridMix; partners, and their
-    maps where the method looks at them; images after the policy; the network's inputs, always the last.
+    They are the clean images; the saliency with the drawn regions; the images after HybridMix's SalfMix; the partners,
+    with their maps where the method looks at them; the images after the policy; and the network's inputs, always the
+    last.
 
     Args:
-        method: that of the stage.
-        images: (B, 3, H, W), what the stage was given.
-        trace: what it made of them.
-        augmented: like `images`.
-        augmentation: what made `augmented` of the images: a policy's name or file.
+        method: of the stage.
+        images: (B, 3, H, W), that the stage received.
+        trace: of the stage, for these images.
+        augmented: like `images`; None without a policy.
+        augmentation: the policy's name or file.
     """
     drawn = trace.drawn
     own, mixed = (drawn.first, drawn.second) if isinstance(drawn, HybridMixDraw) else (drawn, drawn)
     columns = [Column("clean", images)]
     if trace.saliency is not None:
-        columns.append(Column(_of_size("saliency", trace.saliency), trace.saliency, _boxes(own), _own_sources(own)))
-    maps = method.partner_maps(images, drawn, trace.saliency)
+        columns.append(Column(_sized("saliency", trace.saliency), trace.saliency, _boxes(own), _own_sources(own)))
+    partner_maps = method.partner_maps(images, drawn, trace.saliency)
     if isinstance(method, HybridMix) and isinstance(drawn, HybridMixDraw):
         images = method.first.apply(images, drawn.first, None)
         columns.append(Column("self-mixed", images, drawn.first.boxes, drawn.first.sources))
     if isinstance(mixed, PairDraw):
-        # The whole partner is pasted by ResizeMix; nothing in it is outlined.
-        sources = (
-            None if isinstance(method, ResizeMix) else mixed.sources if isinstance(mixed, MoveDraw) else _boxes(mixed)
-        )
+        # ResizeMix pastes the whole partner, so that it has nothing to outline.
+        sources = None if isinstance(method, ResizeMix) else _sources(mixed)
         masks = mixed.masks if isinstance(mixed, MaskDraw) else None
         columns.append(Column("partner", images[mixed.partners], sources=sources, masks=masks))
-        if maps is not None:
-            columns.append(Column(_of_size("its map", maps), maps, sources=sources, masks=masks))
+        if partner_maps is not None:
+            columns.append(Column(_sized("its map", partner_maps), partner_maps, sources=sources, masks=masks))
     if augmented is not None:
         columns.append(Column(Path(augmentation or "augmented").name, augmented))
     return [*columns, Column("network's input", trace.inputs, _boxes(mixed), _own_sources(mixed))]
@@ -94,17 +92,22 @@ def _boxes(drawn: Draw) -> Tensor | None:
     return drawn.boxes if isinstance(drawn, BoxDraw) else None
 
 
+def _sources(drawn: Draw) -> Tensor | None:
+    """Return where the pixels of the boxes come from: by default from the same place."""
+    return drawn.sources if isinstance(drawn, MoveDraw) else _boxes(drawn)
+
+
 def _own_sources(drawn: Draw) -> Tensor | None:
     """Return where the pixels come from, where that is the image itself."""
     return drawn.sources if isinstance(drawn, MoveDraw) and not isinstance(drawn, PairDraw) else None
 
 
-def _of_size(title: str, maps: Tensor) -> str:
+def _sized(title: str, maps: Tensor) -> str:
     return f"{title}, {maps.shape[-2]}×{maps.shape[-1]}"
 
 
 def mixed_labels(targets: Tensor, classes: Sequence[str]) -> list[str]:
-    """For each of the targets (B, K), the classes that it holds and their weights; "" where labels are not mixed."""
+    """Return the classes and weights of each of the targets (B, K); "" for targets (B,), which mix no labels."""
     if targets.ndim == 1:
         return [""] * len(targets)
     return [
@@ -114,19 +117,19 @@ def mixed_labels(targets: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices of at most `count` samples: the first of each class, then the second of each, and so on."""
+    """Return the indices of at most `count` samples: the first of each class, then the second of each, and so on."""
     by_class = np.argsort(labels, kind="stable")
     _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
-    place = np.empty(len(labels), dtype=np.int64)  # of each sample among those of its class
+    place = np.empty(len(labels), dtype=np.int64)  # of each sample within its class
     place[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
     return np.argsort(place, kind="stable")[:count]
 
 
-def write_pictures(run: "Run", folder: Path, record: "Record", *, keep: bool) -> None:
-    """augmentations.png in the run folder, see `write_figure`, and the same among the events.
+def write_pictures(run: Run, folder: Path, record: Record, *, keep: bool) -> None:
+    """Write augmentations.png into the run folder, see `write_figure`, and add it to the events.
 
     Args:
-        keep: leave a copy in pictures/ too, by the epoch.
+        keep: whether to leave a copy in pictures/ too, named after the epoch.
     """
     path = folder / "augmentations.png"
     write_figure(run, path)
@@ -136,12 +139,12 @@ def write_pictures(run: "Run", folder: Path, record: "Record", *, keep: bool) ->
         shutil.copyfile(path, folder / "pictures" / f"epoch-{run.epoch:04d}.png")
 
 
-def write_figure(run: "Run", path: Path) -> None:
-    """augmentations.png: the contact sheet of some training images.
+def write_figure(run: Run, path: Path) -> None:
+    """Write the contact sheet of some training images as PNG.
 
-    The images, the regions and the policy's draws are the same at each call, and the run's own loader, stage and
-    random state are left alone. Where the method uses no saliency, the map is shown all the same; beside a method
-    of neither policy nor partners stands Cutout at a random place.
+    Images, regions and the policy's draws are the same at each call. The run's own loader, stage and random state do
+    not change. Where the method uses no saliency, the sheet still shows the map. A method with neither policy nor
+    partners is shown beside Cutout at a random place.
 
     Args:
         run: supplies model, data and method.
@@ -149,13 +152,12 @@ def write_figure(run: "Run", path: Path) -> None:
     """
     config, seed = run.config, run.config.seed + 1
     batch_size = min(64, len(run.train_loader.dataset))
-    loader = make_loader(config, train=True, batch_size=batch_size, seed=seed)
-    batch = next(iter(loader))
+    batch = next(iter(make_loader(config, train=True, batch_size=batch_size, seed=seed)))
     chosen = torch.from_numpy(of_different_classes(batch.labels.cpu().numpy(), IMAGES)).to(run.device)
     images, labels = batch.images[chosen], batch.labels[chosen]
     augmented = None if batch.augmented is None else batch.augmented[chosen]
 
-    stage = run.make_stage(seed)
+    stage = training_stage(config, run.network, len(run.classes), seed)
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(run.model, images, labels, augmented)
     if trace.saliency is None:
@@ -184,11 +186,11 @@ def draw_sheet(
     """Write a contact sheet as PNG.
 
     Args:
-        columns: each of at least as many images as there are names.
-        names: written to the left of the images.
-        notes: written below the last column.
+        columns: each with at least as many images as there are names.
+        names: text to the left of the images.
+        notes: text below the last column.
         path: of the PNG.
-        mean, std: by which the pictures are normalised.
+        mean, std: of the pictures' normalisation.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -209,7 +211,7 @@ def draw_sheet(
         for image, picture in enumerate(pictures):
             row, block = divmod(image, abreast)
             ax = axes[row, block * width + place]
-            # All in image coordinates, so that the region lies where it should on the coarser map too.
+            # The coarser maps have the images' coordinates too, so that the regions are in the right place.
             ax.imshow(picture, cmap="inferno", extent=(0, side, side, 0), interpolation="nearest")
             if column.masks is not None:
                 dimmed = 0.7 * ~column.masks[image, 0].cpu().numpy()
@@ -227,7 +229,7 @@ def draw_sheet(
 
 
 def _pictures(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Normalised (B, 3, H, W) to (B, H, W, 3) uint8; maps as they are."""
+    """Return normalised (B, 3, H, W) as (B, H, W, 3), uint8; maps (B, h, w) unchanged, float32."""
     pictures = pictures.detach().float().cpu()
     if pictures.ndim == 3:
         return pictures.numpy()
@@ -239,7 +241,7 @@ def _outline(ax: Any, box: Sequence[int], colour: str) -> None:
     from matplotlib.patches import Rectangle
 
     top, left, bottom, right = box
-    if bottom == top or right == left:  # this image was left as it is
+    if bottom == top or right == left:  # this image has no region
         return
     for edge, line_width in (("black", 3.0), (colour, 1.6)):
         outline = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=edge, linewidth=line_width)

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate, step by step."""
+"""The optimizer, and the learning rate of each step."""
 
 import functools
 import math
@@ -12,14 +12,14 @@ from train.config import ResolvedConfig
 
 
 def make_optimizer(config: ResolvedConfig, network: nn.Module) -> Optimizer:
-    """That of a resolved configuration, for all parameters of the network."""
+    """Build the optimizer of a configuration, for all parameters of the network."""
     groups = parameter_groups(network, config.weight_decay)
     nesterov = config.momentum > 0
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=config.fused)
 
 
 def make_scheduler(config: ResolvedConfig, optimizer: Optimizer, steps: int) -> LambdaLR:
-    """That of a resolved configuration; `steps`: in an epoch."""
+    """Build the schedule of a configuration, for epochs of `steps` steps."""
     warmup = round(config.lr_warmup_epochs * steps)
     factor = functools.partial(cosine_with_warmup, warmup=warmup, total=config.epochs * steps)
     if config.lr_steps is not None:
@@ -28,19 +28,19 @@ def make_scheduler(config: ResolvedConfig, optimizer: Optimizer, steps: int) -> 
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and the scales and shifts of normalisation layers without."""
+    """Return two groups of parameters: weights with decay; biases and normalisation's scales and shifts without."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def steps_with_warmup(step: int, *, warmup: int, drops: list[int]) -> float:
-    """Factor on the learning rate at a step: linear up to 1 over `warmup`, divided by 10 from each of `drops` on."""
+    """Return the factor on the learning rate: linear up to 1 over `warmup` steps, divided by 10 at each of `drops`."""
     return min(1.0, (step + 1) / (warmup + 1)) * 0.1 ** sum(step >= drop for drop in drops)
 
 
 def cosine_with_warmup(step: int, *, warmup: int, total: int) -> float:
-    """Factor on the learning rate at a step: linear up to 1 over `warmup` steps, then a half cosine down to 0."""
+    """Return the factor on the learning rate: linear up to 1 over `warmup` steps, then a half cosine down to 0."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -1,4 +1,4 @@
-"""Stopping in good order: what a signal asks for, and how the program says that it has obeyed."""
+"""An orderly stop on SIGINT and SIGTERM: the signal handler, and the exception that ends a run."""
 
 import signal
 import time
@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from train.engine.distributed import ALONE, World
+from train.distributed import ALONE, World
 
-IMPATIENCE = 1.0  # seconds; a signal that comes so much later than the first is meant as a second one
+IMPATIENCE = 1.0  # seconds; a later signal counts as a second one
 
 
 class Interrupted(Exception):
@@ -18,12 +18,15 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """While entered, the first SIGINT or SIGTERM sets `requested`; a second one stops the program at once.
+    """A context in which the first SIGINT or SIGTERM sets `requested`, and a second one stops the program at once.
 
-    One key may send several at a time: the terminal to each process, and torchrun to each of its own.
+    One key press may send several signals: the terminal sends one to each process, and torchrun one to each of its own.
 
     Args:
         world: the processes that stop together.
+
+    Attributes:
+        requested: whether this process received a signal.
     """
 
     def __init__(self, world: World = ALONE) -> None:
@@ -39,13 +42,13 @@ class StopSignal:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if error is None or error is Interrupted:  # all processes come here; otherwise another may never vote
+        if error is None or error is Interrupted:  # all processes reach this; otherwise one may never vote
             self._outcome()
 
     def agreed(self) -> bool:
-        """Together: whether one of the processes was asked to stop, the same answer for all.
+        """Return whether any process received a signal, the same answer in all of them. Together.
 
-        Of several it is that of the call before, so that no process waits for the slowest one's present step.
+        Several processes get the answer of the previous call, so that none waits for the slowest one's current step.
         """
         if self._world.host is None:
             return self.requested

@@ -18,7 +18,7 @@ from train.cli.checks import check
 from train.cli.parser import at_least
 from train.config import Config
 from train.data.loaders import absolute, resolve_for_data, shares_images
-from train.engine.checkpoint import write_json
+from train.engine.files import write_json
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.tasks import Task, run_all

@@ -1,1 +1,1 @@
-"""Models by name."""
+"""Networks for small images, and all models by name."""

@@ -1,8 +1,8 @@
 """Residual networks in their CIFAR forms: a 3×3 stem of stride 1, no max-pooling, global average pooling.
 
-They take images of any size from 8×8 on. Their stages are called layer1, layer2, …, as torchvision's. The blocks of the
-plain ResNets are torchvision's; pre-activation, wide and pyramidal networks of this form are in neither torchvision nor
-timm.
+They take images of any size from 8×8 on. Their stages are called layer1, layer2, …, as in torchvision. The plain
+ResNets use torchvision's blocks. Neither torchvision nor timm has pre-activation, wide or pyramidal networks of this
+form.
 """
 
 import functools
@@ -22,7 +22,10 @@ def _norm_relu(channels: int) -> list[nn.Module]:
 
 
 def _body(channels_in: int, channels: int, stride: int, bottleneck: bool) -> list[nn.Module]:
-    """The convolutions of a residual branch, BatchNorm and ReLU between them. A bottleneck puts out 4 · `channels`."""
+    """Return the convolutions of a residual branch, with BatchNorm and ReLU between them.
+
+    A bottleneck has 4 · `channels` outputs.
+    """
     if not bottleneck:
         return [_conv(channels_in, channels, 3, stride), *_norm_relu(channels), _conv(channels, channels)]
     first, middle = _conv(channels_in, channels, 1), _conv(channels, channels, 3, stride)
@@ -30,7 +33,7 @@ def _body(channels_in: int, channels: int, stride: int, bottleneck: bool) -> lis
 
 
 class PreActBlock(nn.Module):
-    """x + f(ReLU(BN(x))); where the shape changes, a 1×1 convolution of ReLU(BN(x)) takes the place of x.
+    """x + f(ReLU(BN(x))); where the shape changes, a 1×1 convolution of ReLU(BN(x)) replaces x.
 
     He et al. 2016, arXiv:1603.05027, fig. 4(e) and appendix.
     """
@@ -50,7 +53,7 @@ class PreActBlock(nn.Module):
 
 
 class PadChannels(nn.Module):
-    """So many channels of zeros behind the others."""
+    """Appends channels of zeros: (B, C, H, W) to (B, C + more, H, W)."""
 
     def __init__(self, more: int) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class PadChannels(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """x + BN(f(BN(x))), no ReLU first; x is average-pooled where the stride is 2, and padded with channels of zeros.
+    """x + BN(f(BN(x))), without a first ReLU; x is average-pooled at stride 2, and padded with channels of zeros.
 
     Han et al. 2017, arXiv:1610.02915, fig. 6(d).
     """
@@ -102,20 +105,23 @@ def _preact(num_classes: int, stem: int, widths: list[int], blocks: list[int], b
 
 
 def preactresnet(num_classes: int, depth: int) -> nn.Module:
-    """PreActResNet of depth 18, 50 or 101 (He et al. 2016) with the four stages of ImageNet's: 11.2, 23.5, 42.5 M."""
+    """Build PreActResNet-18, -50 or -101 (He et al. 2016) with the four stages of ImageNet's: 11.2, 23.5, 42.5 M."""
     blocks = {18: [2, 2, 2, 2], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}[depth]
     return _preact(num_classes, 64, [64, 128, 256, 512], blocks, depth >= 50)
 
 
 def wide_resnet(num_classes: int, depth: int, width: int) -> nn.Module:
-    """WRN-depth-width, depth = 6 n + 4, without dropout (Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1)."""
+    """Build WRN-depth-width, depth = 6 n + 4, without dropout.
+
+    Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1.
+    """
     return _preact(num_classes, 16, [16 * width, 32 * width, 64 * width], 3 * [(depth - 4) // 6], False)
 
 
 def pyramidnet(num_classes: int, depth: int, alpha: int, bottleneck: bool) -> nn.Module:
-    """PyramidNet of additive widening: of N blocks the k-th has 16 + k·α/N channels, rounded as in the authors' code.
+    """Build a PyramidNet of additive widening: block k of N has 16 + k·α/N channels, rounded as in the authors' code.
 
-    Han et al. 2017, §2.1. depth = 6 n + 2, of bottlenecks 9 n + 2, with n blocks in each of three stages.
+    Han et al. 2017, §2.1. The depth is 6 n + 2, or 9 n + 2 with bottlenecks, for n blocks in each of three stages.
     """
     count = (depth - 2) // (9 if bottleneck else 6)
     stages, channels = [], 16
@@ -131,7 +137,7 @@ def pyramidnet(num_classes: int, depth: int, alpha: int, bottleneck: bool) -> nn
 
 
 def resnet_thin(num_classes: int, depth: int) -> nn.Module:
-    """ResNet-20, -56, -110 …, depth = 6 n + 2, of 16, 32 and 64 channels, with the parameter-free shortcuts ("A").
+    """Build ResNet-20, -56, -110 …, depth = 6 n + 2, with 16, 32, 64 channels and parameter-free shortcuts ("A").
 
     He et al. 2016, arXiv:1512.03385, §4.2. The blocks are torchvision's.
     """
@@ -150,7 +156,7 @@ def resnet_thin(num_classes: int, depth: int) -> nn.Module:
 
 
 def resnet18_cifar(num_classes: int) -> nn.Module:
-    """torchvision's ResNet-18 in its CIFAR form: 3×3 stem of stride 1, no max-pooling (He et al. §4.2 for the stem)."""
+    """Build torchvision's ResNet-18 in its CIFAR form: 3×3 stem of stride 1 (He et al. §4.2), no max-pooling."""
     from torchvision.models import resnet18
 
     model = resnet18(weights=None, num_classes=num_classes)

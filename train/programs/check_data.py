@@ -13,7 +13,7 @@ from pipelines.bad_files.check import BadFile, check_files
 from pipelines.bad_files.probe import native_errors_hidden
 from pipelines.build import usable_cores
 from train.cli.parser import check_writable
-from train.engine.checkpoint import write_json
+from train.engine.files import write_json
 from train.errors import UserError
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from dali_salaug import __version__
 from train.analysis.trained import load_best
 from train.engine import checkpoint
+from train.engine.files import atomic_write
 from train.errors import UserError
 from train.models.registry import Origin, origin
 
@@ -100,7 +101,7 @@ def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     facts["load"] = loading_code(Origin(facts["library"], facts["model"], facts["options"]), path.name)
     header = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with checkpoint.atomic_write(path, "export again") as file:
+    with atomic_write(path, "export again") as file:
         file.write(save(weights, metadata={"format": "pt", **header}))
     return path, facts
 

@@ -20,7 +20,7 @@ from train.cli.parser import add_option, names_of_methods
 from train.config import Config, ResolvedConfig
 from train.data.loaders import data_folder
 from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
-from train.engine.run import make_stage
+from train.engine.stage import make_stage
 from train.errors import UserError
 
 OPTIONS = (

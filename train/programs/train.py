@@ -10,10 +10,10 @@ from typing import Any
 from train.cli.checks import check
 from train.config import Config, ResolvedConfig
 from train.data.loaders import absolute, data_folder, resolve_for_data, shares_images
+from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
 from train.engine.checkpoint import LAST
-from train.engine.distributed import World, joined, may_restart
-from train.engine.files import write_yaml
+from train.engine.files import lock_folder, remove_unfinished, write_yaml
 from train.engine.loop import fit
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
@@ -118,7 +118,8 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
     if first:
         processes = f", {run.world.size} processes" if run.world.size > 1 else ""
         print(
-            f"{config.model}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters, {run.stage}\n"
+            f"{config.model}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters,"
+            f" {run.objective}\n"
             f"{len(run.train_loader.dataset)} training and {len(run.val_loader.dataset)} validation images of "
             f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}{processes}\n"
             f"run folder: {folder}",
@@ -136,8 +137,8 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
             print(f"going on in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
     start = time.perf_counter()
     try:
-        with checkpoint.lock_folder(folder) if first else nullcontext():
-            for name in checkpoint.remove_unfinished(folder) if first else ():
+        with lock_folder(folder) if first else nullcontext():
+            for name in remove_unfinished(folder) if first else ():
                 print(f"removed {name}, which a process left that was killed while it wrote")
             if first:
                 write_yaml(folder / "config.yaml", config.to_dict())

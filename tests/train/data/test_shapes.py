@@ -1,8 +1,9 @@
-"""The embedded data: reproducible, its boxes right, and not to be solved by colour."""
+"""The embedded data: reproducible, with correct boxes, and not to be classified by colour."""
 
 import hashlib
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_the_box_is_what_the_object_changes(name: str) -> None:
         assert max(x1, y1) < SIDE - 1
 
 
-def test_colour_histograms_tell_next_to_nothing() -> None:
+def test_colour_histograms_classify_near_chance() -> None:
     """Logistic regression and the nearest class mean on joint 4×4×4 colour histograms stay near chance (12.5 %)."""
 
     def histograms(offset: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,8 +117,8 @@ def _generate(folder: str) -> str:
 
 
 def test_two_processes_that_generate_at_once_share_one_result(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(_generate, [str(tmp_path)] * 2, chunksize=1)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        first, second = pool.map(_generate, [str(tmp_path)] * 2)
     assert first == second
     assert [p.name for p in tmp_path.iterdir()] == [Path(first).name]  # nothing unfinished is left
     assert len(boxes_of(Path(first))) == 4 * len(SHAPES)

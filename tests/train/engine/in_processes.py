@@ -1,6 +1,6 @@
-"""python -m train on a network of its own, with an accident at a step; for torchrun, see test_train_distributed.py.
+"""python -m train, with an optional accident in a step; for torchrun, see test_distributed.py.
 
-Arguments: a folder for what each process notes, "signal:rank:step" or "-", and the program's own.
+Arguments: a folder for the notes of each process, "signal:rank:step" or "-", and the program's own.
 """
 
 import json
@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import nn
 
+from pipelines import Batch
 from train.__main__ import main
-from train.engine import run
+from train.engine import network, objective, run
 
 
 def without_batch_norm(name: str, classes: int, image_size: int) -> nn.Module:
@@ -23,25 +24,25 @@ def without_batch_norm(name: str, classes: int, image_size: int) -> nn.Module:
 
 def noting(notes: Path, accident: str) -> None:
     """Let each process note the samples of each step, and have an accident."""
-    losses, step_of = run.Run.losses, run.Run.train_step
+    objective_of, step_of = objective.PlainObjective.__call__, run.Run.train_step
     number, rank, at = accident.split(":") if accident != "-" else ("SIGKILL", "-1", "-1")
+    current: list[tuple[int, int]] = []  # rank and step
 
-    def noted(self: run.Run, batch: Any, **options: Any) -> Any:
-        with open(notes / f"{self.world.rank}.jsonl", "a") as file:
-            file.write(json.dumps([self.epoch * self.steps + self.step, batch.indices.tolist()]) + "\n")
-        return losses(self, batch, **options)
+    def noted(self: objective.PlainObjective, batch: Batch) -> Any:
+        own, place = current[-1]
+        with open(notes / f"{own}.jsonl", "a") as file:
+            file.write(json.dumps([place, batch.indices.tolist()]) + "\n")
+        return objective_of(self, batch)
 
     def train_step(self: run.Run, batches: Any) -> Any:
         place = self.epoch * self.steps + self.step
-        if (
-            self.world.rank == int(rank)
-            and place == int(at)
-            and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-        ):
+        current.append((self.world.rank, place))
+        started_once = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if self.world.rank == int(rank) and place == int(at) and started_once:
             os.kill(os.getpid(), getattr(signal, number))
         return step_of(self, batches)
 
-    run.Run.losses, run.Run.train_step = noted, train_step  # type: ignore[method-assign]
+    objective.PlainObjective.__call__, run.Run.train_step = noted, train_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
@@ -49,5 +50,5 @@ if __name__ == "__main__":
     options = sys.argv[3:]
     if "--plain-net" in options:
         options.remove("--plain-net")
-        run.build_model = without_batch_norm  # type: ignore[assignment]
+        network.build_model = without_batch_norm  # type: ignore[assignment]
     sys.exit(main(options))

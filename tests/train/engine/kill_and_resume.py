@@ -1,9 +1,9 @@
 """python kill_and_resume.py PLAN OUTPUT ARGUMENTS: python -m train, killed as PLAN says, and resumed.
 
-Everything is imported once; each start of the program is a fork, in which DALI has not run yet. PLAN is a JSON list
-with an entry for each kill: a number, the seconds from the start to a SIGKILL; {"progress": seconds}, the same from the
+Everything is imported once; each start of the program is a fork in which DALI has not run yet. PLAN is a JSON list with
+an entry for each kill: a number, the seconds from the start to a SIGKILL; {"progress": seconds}, the same from the
 first checkpoint after the start; or {"write": n, "at": point}, the process kills itself (SIGKILL too) in the n-th
-writing of a checkpoint after the start, at a point of `POINTS`. After the last kill the run is left to finish.
+writing of a checkpoint after the start, at a point of `POINTS`. After the last kill the run may finish.
 
 Prints a JSON line for each start: how it ended, and what the killed process left unfinished. The program's own output
 goes to the file OUTPUT.
@@ -26,7 +26,7 @@ from train.__main__ import main
 from train.engine import checkpoint
 from train.programs import train as program  # noqa: F401
 
-POINTS = ("begun", "half", "written", "flushed", "renamed")
+POINTS = ("started", "half", "written", "flushed", "renamed")
 
 
 def die() -> None:
@@ -34,7 +34,7 @@ def die() -> None:
 
 
 def arm(nth: int, point: str) -> None:
-    """Let this process die in the n-th `checkpoint.save` of the run's state from now on."""
+    """Let this process die in the n-th `checkpoint.save` from now on."""
     real_save, real_fsync, real_replace, saved = checkpoint.save, os.fsync, os.replace, 0
 
     def save(state: dict[str, Any], path: Path) -> None:
@@ -45,10 +45,10 @@ def arm(nth: int, point: str) -> None:
 
             def dying_save(state: Any, file: Any) -> None:
                 whole = path.stat().st_size if path.exists() else 100_000
-                file.write(b"") if point == "begun" else torch_save(state, file)
+                file.write(b"") if point == "started" else torch_save(state, file)
                 file.flush()
-                if point in ("begun", "half"):
-                    os.ftruncate(file.fileno(), 0 if point == "begun" else whole // 2)
+                if point in ("started", "half"):
+                    os.ftruncate(file.fileno(), 0 if point == "started" else whole // 2)
                     die()
                 if point == "written":
                     die()
@@ -99,7 +99,7 @@ def stamp(path: Path) -> float:
 
 
 def wait(child: int, planned: Any, last: Path) -> int:
-    """The child's wait status, after killing it where the plan is to."""
+    """Return the child's wait status, after killing it where the plan says so."""
     if isinstance(planned, float | int):
         time.sleep(planned)
         os.kill(child, signal.SIGKILL)
@@ -117,10 +117,10 @@ def run_all(plan: list[Any], output: Path, arguments: list[str]) -> None:
     folder = Path(arguments[arguments.index("--out") + 1])
     for planned in [*plan, None]:
         resuming = (folder / "last.pt").exists()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         child = start(["--resume", "--out", str(folder)] if resuming else arguments, output, planned)
         status = wait(child, planned, folder / "last.pt")
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         ended = "killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         left = [path.name for path in folder.glob(".*")]
         print(json.dumps({"planned": planned, "ended": ended, "seconds": seconds, "left": left}), flush=True)

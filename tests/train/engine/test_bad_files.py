@@ -1,6 +1,5 @@
-"""Training through a folder with every kind of bad file, as the user does: whole, stopped, resumed."""
+"""Training on a folder with every kind of bad file, as a user does: at once, stopped, resumed."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,26 +12,8 @@ from PIL import Image
 
 from train.__main__ import main as program
 from train.cli.parser import parse
-from train.engine import checkpoint, loop
+from train.engine import checkpoint
 from train.programs import check_data
-
-TIMED = {"seconds", "images_per_second", "loader_wait_share"}
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "log.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in lines]
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +42,18 @@ def options(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_program_goes_on_and_tells_of_each_file_once(folder: Path, options: list[str], cli: Any) -> None:
+def test_the_program_continues_and_reports_each_file_once(
+    folder: Path, options: list[str], cli: Any, log_of: Any
+) -> None:
     without_size = options[:2] + options[4:]
     done = cli("--out", "run", *without_size, bare=True)
     assert done.returncode == 0, done.stderr
     run = cli.folder / "run"
-    told = (run / "bad_files.log").read_text().splitlines()
-    assert len(told) == len(set(told))
-    for line in told:
+    reported = (run / "bad_files.log").read_text().splitlines()
+    assert len(reported) == len(set(reported))
+    for line in reported:
         assert line in done.stderr
-    named = {line.split("'")[1] for line in told}
+    named = {line.split("'")[1] for line in reported}
     bad = {path for path in folder.rglob("*.jpg") if not path.exists() or path.name[0] not in "0123456789"}
     bad |= set(folder.rglob("*.png"))
     assert len(bad) == 16
@@ -81,7 +64,7 @@ def test_the_program_goes_on_and_tells_of_each_file_once(folder: Path, options: 
     log = log_of(run)
     assert [record["epoch"] for record in log] == [1, 2]
     for record in log:
-        assert record["train_replaced"] in (7, 8)  # the JPEG file cut short is whole in some crops
+        assert record["train_replaced"] in (7, 8)  # some crops of the truncated JPEG file are complete
         assert record["val_replaced"] == 8
         replaced = record["train_replaced"] + record["val_replaced"]
         assert any(line.endswith(f"  {replaced} replaced") for line in done.stdout.splitlines())
@@ -89,32 +72,25 @@ def test_the_program_goes_on_and_tells_of_each_file_once(folder: Path, options: 
 
 
 def test_stopped_and_resumed_as_if_never_stopped(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], tmp_path: Path, same: Any, log_of: Any, stop_in_step: Any
 ) -> None:
     options = [*options, "--method", "keep_cutout"]
     assert program([*options, "--out", str(tmp_path / "whole")]) == 0
-    real = loop.train_epoch
-
-    def stopped(run: Any, stop: Any, *rest: Any) -> None:
-        run.scheduler.optimizer.register_step_post_hook(lambda *_: setattr(stop, "requested", run.step == 3))
-        real(run, stop, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_epoch", stopped)
+    with stop_in_step(3):
         assert program([*options, "--out", str(tmp_path / "parts")]) == 130
     assert program(["--resume", "--out", str(tmp_path / "parts")]) == 0
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     for part in ("model", "optimizer", "scheduler"):
         assert same(a[part], b[part]), part
-    for part in ("stage", "loader"):
+    for part in ("objective", "loader"):
         assert same(a["processes"][0][part], b["processes"][0][part]), part
-    assert log_of(tmp_path / "whole") == log_of(tmp_path / "parts")
+    assert log_of(tmp_path / "whole", timed=False) == log_of(tmp_path / "parts", timed=False)
     whole, parts = ((tmp_path / name / "bad_files.log").read_text().splitlines() for name in ("whole", "parts"))
     assert sorted(whole) == sorted(parts)
 
 
-def test_a_run_that_stopped_at_a_bad_file_goes_on_by_replacing(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_a_run_that_stopped_at_a_bad_file_resumes_by_replacing_it(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, log_of: Any
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(shapes, data)
@@ -144,7 +120,7 @@ def test_too_many_bad_files_stop_the_run(options: list[str], tmp_path: Path, cap
     assert "--max-bad-share must be in [0, 1]; got 1.5" in capsys.readouterr().err
 
 
-def test_photographs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_photographs(real_data: Callable[[str], Path], tmp_path: Path, log_of: Any) -> None:
     """Real images, of which every tenth is cut off at a random length."""
     generator = torch.Generator().manual_seed(0)
     for number, path in enumerate(sorted(real_data("tiny-imagenet-20").glob("train/*/*.JPEG"))[::100]):

@@ -1,4 +1,4 @@
-"""Checkpoints: all or nothing, without code in them, and the random state round."""
+"""Checkpoints: written whole or not at all, without code in them, and with the random state."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.engine import checkpoint
+from train.engine import checkpoint, files
 from train.errors import UserError
 
 
@@ -41,14 +41,14 @@ def test_a_failure_while_writing_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 def fails_to_save(path: Path) -> str:
-    """What is said where `path`, which holds {"epoch": 1}, cannot be written anew; it and its folder are as before."""
+    """Return the message where `path`, which holds {"epoch": 1}, cannot be replaced; the folder stays as it was."""
     with pytest.raises(UserError) as caught:
         checkpoint.save({"epoch": 2, "weights": torch.zeros(1_000_000)}, path)
     assert checkpoint.load(path) == {"epoch": 1}
     assert [p.name for p in path.parent.iterdir()] == ["last.pt"]
     message = str(caught.value)
     assert message.startswith(f"{path} cannot be written: ")
-    assert "; the one written before is intact. Make room, or" in message
+    assert "; the previous one is intact. Free some space or" in message
     return message
 
 
@@ -109,7 +109,7 @@ def test_a_first_one_that_cannot_be_written(tmp_path: Path) -> None:
         checkpoint.save({}, tmp_path / "file" / "last.pt")
 
 
-def test_file_and_folder_are_on_the_disk_before_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_and_folder_are_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     real_sync, real_replace = os.fsync, os.replace
 
@@ -121,8 +121,8 @@ def test_file_and_folder_are_on_the_disk_before_it_is_over(tmp_path: Path, monke
         events.append("rename")
         real_replace(*paths)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", sync)
-    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(files.os, "replace", replace)
     checkpoint.save({}, tmp_path / "last.pt")
     assert events == ["sync False", "rename", "sync True"]
 
@@ -131,7 +131,7 @@ def test_what_was_left_unfinished_is_removed(tmp_path: Path) -> None:
     checkpoint.save({"epoch": 1}, tmp_path / "last.pt")
     (tmp_path / ".last.pt-abc.unfinished").write_bytes(b"half")
     (tmp_path / ".mine").write_text("stays")
-    assert checkpoint.remove_unfinished(tmp_path) == [".last.pt-abc.unfinished"]
+    assert files.remove_unfinished(tmp_path) == [".last.pt-abc.unfinished"]
     assert {p.name for p in tmp_path.iterdir()} == {"last.pt", ".mine"}
 
 

@@ -1,4 +1,4 @@
-"""Two processes, started by torchrun, beside one: the same samples, steps and figures; stopped, killed, resumed."""
+"""Two processes, which torchrun starts, beside one: the same samples, steps and figures; stopped, killed, resumed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SCRIPT = str(Path(__file__).parent / "in_processes.py")
 
 
 class Launch:
-    """The program by torchrun, or by itself where `processes` is 0. Each launch notes the samples of its steps."""
+    """Starts the program by torchrun, or by itself where `processes` is 0, and notes the samples of each step."""
 
     def __init__(self, data: Path, folder: Path) -> None:
         self.data, self.folder = data, folder
@@ -42,7 +42,7 @@ class Launch:
         )
 
     def samples(self, name: str) -> dict[int, list[int]]:
-        """Of each step, from all processes; none of a process that only lent a hand."""
+        """The samples of each step, from all processes."""
         seen: dict[int, list[int]] = {}
         for path in sorted((self.folder / f"{name}-notes").glob("*.jsonl")):
             for line in path.read_text().splitlines():
@@ -57,7 +57,7 @@ def launch(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
 
 
 def test_two_processes_take_the_steps_of_one(launch: Launch) -> None:
-    """In parts too; of the last batch, of one image, the second process has none."""
+    """In parts too; the second process has no image of the last batch, which has one."""
     options = ["--plain-net", "--method", "randaugment", "--batch-size", "8", "--train-images", "41", "--epochs", "2"]
     one = launch("one", 0, *options)
     assert one.returncode == 0, one.stderr
@@ -68,7 +68,7 @@ def test_two_processes_take_the_steps_of_one(launch: Launch) -> None:
     alone, together = launch.samples("one"), launch.samples("two")
     assert sorted(alone) == sorted(together) == list(range(12))
     for step in range(12):
-        if step % 6 == 5:  # the second process takes part with two black images, that count for nothing
+        if step % 6 == 5:  # the second process takes part with two black images, which do not count
             assert together[step] == [*alone[step], 0, 0]
         else:
             assert sorted(together[step]) == sorted(alone[step])
@@ -85,23 +85,14 @@ def test_two_processes_take_the_steps_of_one(launch: Launch) -> None:
 
 
 KEEP = [
-    "--method",
-    "keep_cutout",
-    "--early-head",
-    "layer1",
-    "--model",
-    "resnet18",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "2",
-]
-KEEP += ["--train-images", "32", "--checkpoint-every", "3", "--ema", "0.5"]
+    "--method", "keep_cutout", "--early-head", "layer1", "--model", "resnet18", "--batch-size", "8", "--epochs", "2",
+    "--train-images", "32", "--checkpoint-every", "3", "--ema", "0.5",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def whole(launch: Launch) -> dict[str, Any]:
-    """The last checkpoint of a run of two processes that nothing happened to; eight steps."""
+    """The last checkpoint of an undisturbed run of two processes; eight steps."""
     done = launch("whole", 2, *KEEP)
     assert done.returncode == 0, done.stderr
     return checkpoint.load(launch.folder / "whole" / "last.pt")
@@ -111,7 +102,7 @@ PARTS = ("model", "averaged", "early_head", "optimizer", "scheduler", "processes
 
 
 def test_each_process_draws_its_own_regions(whole: dict[str, Any]) -> None:
-    first, second = (own["stage"]["generator"] for own in whole["processes"])
+    first, second = (own["objective"]["stage"]["generator"] for own in whole["processes"])
     assert not torch.equal(first, second)
 
 
@@ -131,7 +122,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(launch: Launch, whole: dict[
     assert "the checkpoint is of 2 process(es), and 1 are running" in alone.stderr
 
 
-def test_one_is_killed_and_torchrun_starts_all_anew(launch: Launch, whole: dict[str, Any], same: Any) -> None:
+def test_one_is_killed_and_torchrun_restarts_all(launch: Launch, whole: dict[str, Any], same: Any) -> None:
     """From the last checkpoint, after step 3 of the second epoch's four."""
     killed = launch("killed", 2, *KEEP, accident="SIGKILL:1:7", restarts=1)
     assert killed.returncode == 0, killed.stderr
@@ -140,7 +131,7 @@ def test_one_is_killed_and_torchrun_starts_all_anew(launch: Launch, whole: dict[
     assert [part for part in PARTS if not same(state[part], whole[part])] == []
 
 
-def test_what_cannot_be_shared_out(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_cannot_be_shared(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"data": str(shapes), "image_size": 16, "method": "none"}
     with pytest.raises(UserError, match=r"--batch-size.* multiple of .* 1 × 3; got 8"):
         main(given | {"out": str(tmp_path / "a"), "batch_size": 8, "accumulate": 3}, resuming=False)

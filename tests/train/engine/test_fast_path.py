@@ -1,8 +1,8 @@
-"""What makes a step faster or steadier, each beside the same computed plainly, and all of it through a resume."""
+"""What makes a step faster or steadier: each against the plain computation, and all together through a resume."""
 
+import functools
 import math
-import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from train.cli.checks import check
 from train.config import Config
 from train.data.loaders import resolve_for_data
-from train.engine import checkpoint, run
+from train.engine import checkpoint, network
 from train.engine.ema import AveragedWeights
 from train.engine.run import Run
 from train.errors import UserError
@@ -23,14 +24,9 @@ GIVEN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_run(shapes: Path, **options: Any) -> Run:
-    config = Config(**(GIVEN | {"data": str(shapes)} | options))
-    config.check()
-    begun = Run(resolve_for_data(config))
-    begun.model.train()
-    begun.train_loader.set_epoch(0)
-    begun.stage.set_epoch(0)
-    return begun
+@pytest.fixture
+def make_run(run_of: Callable[..., Run]) -> Callable[..., Run]:
+    return functools.partial(run_of, **GIVEN)
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -38,9 +34,9 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("amp", ["bfloat16", "float16"])
-def test_mixed_precision_takes_about_the_same_step(shapes: Path, amp: str) -> None:
+def test_mixed_precision_takes_about_the_same_step(make_run: Any, amp: str) -> None:
     # Of a map of reduced precision another region may be drawn; that it is one as good is test_precision's.
-    plain, mixed = (make_run(shapes, method="cutout", amp=precision) for precision in ("off", amp))
+    plain, mixed = (make_run(method="cutout", amp=precision) for precision in ("off", amp))
     assert mixed.scaler.is_enabled() == (amp == "float16")
     before = weights(plain.model)
     losses = [r.train_step(iter(r.train_loader))["loss"].item() for r in (plain, mixed)]
@@ -52,11 +48,11 @@ def test_mixed_precision_takes_about_the_same_step(shapes: Path, amp: str) -> No
 
 
 @pytest.mark.parametrize("amp", ["bfloat16", "float16"])
-def test_mixed_precision_with_the_stage(shapes: Path, amp: str) -> None:
-    mixed = make_run(shapes, amp=amp, early_head="auto")
+def test_mixed_precision_with_the_stage(make_run: Any, amp: str) -> None:
+    mixed = make_run(amp=amp, early_head="auto")
     traces = []
-    real = mixed.stage.trace
-    mixed.stage.trace = lambda *args: traces.append(real(*args)) or traces[-1]  # type: ignore[method-assign, func-returns-value]
+    real = mixed.objective.stage.trace
+    mixed.objective.stage.trace = lambda *args: traces.append(real(*args)) or traces[-1]  # type: ignore[method-assign, func-returns-value]
     before = weights(mixed.model)
     losses = mixed.train_step(iter(mixed.train_loader))
     assert traces[0].saliency.dtype == traces[0].inputs.dtype == torch.float32
@@ -65,15 +61,15 @@ def test_mixed_precision_with_the_stage(shapes: Path, amp: str) -> None:
     assert not torch.equal(weights(mixed.model), before)
 
 
-def test_a_step_in_parts_is_the_step(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_in_parts_is_the_step(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last one of the epoch too, which has fewer images than the others: 44 = 5 · 8 + 4, in parts of 2."""
 
     def without_batch_norm(*_: Any) -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
 
-    monkeypatch.setattr(run, "build_model", without_batch_norm)
+    monkeypatch.setattr(network, "build_model", without_batch_norm)
     options = {"method": "randaugment", "train_images": 44}
-    whole, parts = make_run(shapes, **options), make_run(shapes, accumulate=4, **options)
+    whole, parts = make_run(**options), make_run(accumulate=4, **options)
     for r in (whole, parts):
         batches = iter(r.train_loader)
         for _ in range(r.steps):
@@ -85,29 +81,29 @@ def test_a_step_in_parts_is_the_step(shapes: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("amp", ["off", "float16"])
-def test_gradients_are_scaled_down_to_the_norm(shapes: Path, amp: str) -> None:
+def test_gradients_are_scaled_down_to_the_norm(make_run: Any, amp: str) -> None:
     options = {"momentum": 0.0, "weight_decay": 0.0, "lr": 0.5, "lr_warmup_epochs": 0.0, "amp": amp}
-    clipped = make_run(shapes, clip_grad=0.01, **options)
+    clipped = make_run(clip_grad=0.01, **options)
     before = weights(clipped.model)
     clipped.train_step(iter(clipped.train_loader))
     assert (weights(clipped.model) - before).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
-def test_the_average_is_that_of_a_loop(shapes: Path, tmp_path: Path) -> None:
-    averaged = make_run(shapes, ema=0.75)
-    assert averaged.validated is averaged.averaged.model  # type: ignore[union-attr]
+def test_the_average_is_that_of_a_loop(make_run: Any, tmp_path: Path) -> None:
+    averaged = make_run(ema=0.75)
+    assert averaged.network.validated is averaged.network.averaged.model  # type: ignore[union-attr]
     expected = {name: value.double() for name, value in averaged.model.state_dict().items()}
     batches = iter(averaged.train_loader)
     for _ in range(3):
         averaged.train_step(batches)
         for name, value in averaged.model.state_dict().items():
             expected[name] = 0.75 * expected[name] + 0.25 * value.double()
-    state = averaged.validated.state_dict()
+    state = averaged.network.validated.state_dict()
     for name, value in state.items():
         if value.is_floating_point():  # BatchNorm's statistics among them; its counts of batches say nothing here
             torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-6)
-    assert not averaged.validated.training
-    assert not any(p.requires_grad for p in averaged.validated.parameters())
+    assert not averaged.network.validated.training
+    assert not any(p.requires_grad for p in averaged.network.validated.parameters())
 
 
 def test_the_average_is_what_is_validated_and_kept(shapes: Path, tmp_path: Path) -> None:
@@ -120,21 +116,21 @@ def test_the_average_is_what_is_validated_and_kept(shapes: Path, tmp_path: Path)
 
 
 def test_averaged_weights_do_not_wait() -> None:
-    """Of PyTorch's AveragedModel that cannot be said; meta tensors raise where a value is read."""
+    """Unlike PyTorch's AveragedModel; meta tensors raise where a value is read."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
         AveragedWeights(model, 0.9).update(model)
 
 
-def test_the_fused_optimizer_takes_the_same_step(shapes: Path) -> None:
-    plain, fused = make_run(shapes), make_run(shapes, fused=True)
+def test_the_fused_optimizer_takes_the_same_step(make_run: Any) -> None:
+    plain, fused = make_run(), make_run(fused=True)
     assert fused.optimizer.param_groups[0]["fused"]
     for r in (plain, fused):
         r.train_step(iter(r.train_loader))
     torch.testing.assert_close(weights(fused.model), weights(plain.model), rtol=1e-4, atol=1e-6)
 
 
-def test_a_compiled_step_is_the_step(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_step_is_the_step(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saliency pass compiled too; weights have their own names in the checkpoint."""
 
     def tiny(*_: Any) -> nn.Module:
@@ -142,26 +138,26 @@ def test_a_compiled_step_is_the_step(shapes: Path, monkeypatch: pytest.MonkeyPat
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 8)
         )
 
-    monkeypatch.setattr(run, "build_model", tiny)
-    plain, compiled = make_run(shapes), make_run(shapes, compile=True)
+    monkeypatch.setattr(network, "build_model", tiny)
+    plain, compiled = make_run(), make_run(compile=True)
     for r in (plain, compiled):
         r.train_step(iter(r.train_loader))
     torch.testing.assert_close(weights(compiled.model), weights(plain.model), rtol=1e-3, atol=1e-5)
     assert compiled.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
 
 
-def test_channels_last_throughout(shapes: Path) -> None:
-    begun = make_run(shapes)
+def test_channels_last_throughout(make_run: Any) -> None:
+    run = make_run()
     seen = []
-    begun.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    begun.train_step(iter(begun.train_loader))
+    run.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    run.train_step(iter(run.train_loader))
     assert seen
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
-    convolutions = [m for m in begun.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    convolutions = [m for m in run.model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
 
 
-def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: Any) -> None:
+def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, same: Any, stop_in_step: Any) -> None:
     given = GIVEN | {
         "data": str(shapes),
         "amp": "float16",
@@ -171,16 +167,8 @@ def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, monkeypatch: pyt
         "fused": True,
     }
     assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
-    real = Run.train_step
-
-    def stopping(self: Run, batches: Any) -> Any:
-        if (self.epoch, self.step) == (1, 2):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, batches)
-
-    monkeypatch.setattr(Run, "train_step", stopping)
-    assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
-    monkeypatch.setattr(Run, "train_step", real)
+    with stop_in_step(2, epoch=1):
+        assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
     assert checkpoint.load(tmp_path / "parts" / "last.pt")["progress"]["step"] == 3
     assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
@@ -188,10 +176,9 @@ def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, monkeypatch: pyt
         assert same(a[part], b[part]), part
 
 
-def test_the_rate_in_proportion_to_the_batch(shapes: Path) -> None:
+def test_the_learning_rate_in_proportion_to_the_batch_size(shapes: Path) -> None:
     for batch_size, lr in ((64, 0.1), (256, 0.4)):
         config = resolve_for_data(Config(data=str(shapes), batch_size=batch_size, lr_per_256=0.4))
-        assert config.lr is not None
         assert math.isclose(config.lr, lr)
 
 
@@ -209,6 +196,6 @@ def test_the_rate_in_proportion_to_the_batch(shapes: Path) -> None:
         ({"decode_size_hint": (0, 4)}, "--decode-size-hint must be at least 1"),
     ],
 )
-def test_what_is_illegal(options: dict[str, Any], message: str) -> None:
+def test_illegal_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Config(**options).check()
+        check(Config(**options))

@@ -1,4 +1,4 @@
-"""A run killed 20 times with SIGKILL, inside the writing of checkpoints too, ends as one that nobody disturbed."""
+"""A run killed 20 times with SIGKILL, while it writes checkpoints too, ends as an undisturbed run."""
 
 import json
 import os
@@ -8,19 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from train.engine import checkpoint
 
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")
-POINTS = ("begun", "half", "written", "flushed", "renamed")
+POINTS = ("started", "half", "written", "flushed", "renamed")
 # 24 steps an epoch, 120 in all, and a checkpoint after each.
 OPTIONS = "--image-size 16 --batch-size 2 --epochs 5 --region-size 6 --method keep_cutout --ema 0.9 --device cpu"
 OPTIONS += " --checkpoint-every 1"
 
 
 def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
-    """What `kill_and_resume.py` says of each start."""
+    """Return what `kill_and_resume.py` prints of each start."""
     arguments = ["--data", str(data), *OPTIONS.split(), "--out", str(folder)]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), json.dumps(plan), str(folder.with_suffix(".txt")), *arguments],
@@ -35,18 +33,7 @@ def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, through dicts and lists."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
-def test_killed_twenty_times(shapes: Path, tmp_path: Path) -> None:
+def test_killed_twenty_times(shapes: Path, tmp_path: Path, same: Any, log_of: Any) -> None:
     seed = random.randrange(2**32)
     print(f"seed of the moments: {seed}")  # shown where the test fails
     drawn = random.Random(seed)
@@ -69,14 +56,12 @@ def test_killed_twenty_times(shapes: Path, tmp_path: Path) -> None:
     for state in (a, b):
         state["progress"].pop("seconds")
         for process in state["processes"]:
-            process.pop("stalled")
+            process.pop("loader_wait")
     assert a.keys() == b.keys()
     for part in a:
         assert same(a[part], b[part]), part
     best = [checkpoint.load(tmp_path / name / "best.pt") for name in ("whole", "parts")]
     assert same(best[0]["model"], best[1]["model"])
-    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
-    timed = {"seconds", "images_per_second", "loader_wait_share"}
-    untimed = [[{k: v for k, v in json.loads(line).items() if k not in timed} for line in log] for log in logs]
-    assert untimed[0] == untimed[1]
-    assert [record["epoch"] for record in untimed[1]] == [1, 2, 3, 4, 5]
+    whole, parts = (log_of(tmp_path / name, timed=False) for name in ("whole", "parts"))
+    assert whole == parts
+    assert [record["epoch"] for record in parts] == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""The program end to end, as the user runs it: run folder, methods, stopping, resuming, errors."""
+"""The program end to end, as a user runs it: run folder, methods, stopping, resuming, errors."""
 
 import json
 import shutil
@@ -11,23 +11,30 @@ import pytest
 import torch
 from PIL import Image
 
+from dali_salaug import METHODS
 from pipelines import DataError
 from train.__main__ import main as program
-from train.config import Config
+from train.config import ResolvedConfig
 from train.data.shapes import write_shapes
-from train.engine import checkpoint
-from train.engine.log import keep_log_of
-from train.engine.methods import METHODS
+from train.engine import checkpoint, loop
+from train.engine.log import truncate_log
 from train.errors import UserError
 from train.models.registry import build_model
 from train.programs.train import main
 
+# One of each kind. Every method takes a step in test_stage.py.
+KINDS = {
+    "one image": "cutout",
+    "one image, by the map": "keep_cutout",
+    "two images": "cutmix",
+    "two images, by a map of its own": "saliencymix",
+    "policy": "randaugment",
+    "policy, with clean regions": "keep_randaugment",
+    "one image, then two": "hybridmix_v3",
+}
 
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
-
-def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
+def test_the_run_folder(cli: Any, tmp_path: Path, log_of: Any) -> None:
     done = cli("--out", "run")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "run"
@@ -36,7 +43,7 @@ def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not any(name.startswith(".") for name in names)
 
-    config = Config.load(folder / "config.yaml")
+    config = ResolvedConfig.load(folder / "config.yaml")
     assert (config.image_size, config.batch_size, config.epochs, config.region_size) == (32, 8, 2, 8)
     assert (config.policy, config.lr, config.weight_decay) == ("randaugment", 0.1 * 8 / 128, 5e-4)
 
@@ -60,17 +67,20 @@ def test_the_run_folder(cli: Any, tmp_path: Path) -> None:
         assert f"epoch {epoch}/2" in done.stdout
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_each_method_trains(method: str, cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
+def test_each_kind_of_method_trains(method: str, cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     given = {"data": str(cli.data), "out": str(tmp_path / "run"), "method": method, "model": "small", "epochs": 1}
-    assert main(given | {"image_size": 16, "batch_size": 24, "region_size": 6, "device": "cpu"}, resuming=False) == 0
+    given |= {"image_size": 16, "batch_size": 24, "region_size": 6, "device": "cpu", "warmup_epochs": 0}
+    assert main(given, resuming=False) == 0
     state = checkpoint.load(tmp_path / "run" / "last.pt")
     assert state["scheduler"]["last_epoch"] == 2
     assert state["config"]["policy"] == METHODS[method].policy
     assert "epoch 1/1" in capsys.readouterr().out
 
 
-def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_path: Path, same: Any) -> None:
+def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(
+    cli: Any, tmp_path: Path, same: Any, log_of: Any
+) -> None:
     options = ["--batch-size", "2", "--device", "cpu", "--label-smoothing", "0.2"]  # 24 steps an epoch
     whole = cli("--out", "whole", *options)
     assert whole.returncode == 0, whole.stderr
@@ -95,16 +105,12 @@ def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     for part in ("model", "optimizer", "scheduler", "processes"):
         assert same(a[part], b[part]), part
-    timed = {"seconds", "images_per_second", "loader_wait_share"}
-    logs = [[{k: v for k, v in r.items() if k not in timed} for r in log_of(tmp_path / n)] for n in ("whole", "parts")]
-    assert logs[0] == logs[1]
+    assert log_of(tmp_path / "whole", timed=False) == log_of(tmp_path / "parts", timed=False)
 
 
 def test_a_stop_in_the_validation_is_resumed_there(
-    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: Any
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: Any, log_of: Any
 ) -> None:
-    from train.engine import loop
-
     given = {
         "data": str(cli.data),
         "method": "keep_cutout",
@@ -136,10 +142,9 @@ def test_a_stop_in_the_validation_is_resumed_there(
 
 
 def test_with_an_early_head(
-    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, same: Any
+    cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture, same: Any, stop_in_step: Any
 ) -> None:
     """Stopped in the middle of an epoch and resumed: the same to the last bit. best.pt is the plain model."""
-    from train.engine import loop
 
     given = {
         "data": str(cli.data),
@@ -153,14 +158,7 @@ def test_with_an_early_head(
     assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
     assert "head=EarlyLogits" in capsys.readouterr().out
 
-    real = loop.train_epoch
-
-    def stopped(run: Any, stop: Any, *rest: Any) -> None:
-        run.scheduler.optimizer.register_step_post_hook(lambda *_: setattr(stop, "requested", run.step == 3))
-        real(run, stop, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_epoch", stopped)
+    with stop_in_step(3):
         assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
     halfway = checkpoint.load(tmp_path / "parts" / "last.pt")
     assert (halfway["progress"]["epoch"], halfway["progress"]["step"]) == (0, 4)
@@ -182,7 +180,7 @@ def test_with_an_early_head(
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: Path) -> None:
+def test_more_epochs_with_the_data_in_another_place(cli: Any, tmp_path: Path, log_of: Any) -> None:
     given = {"method": "none", "image_size": 16, "batch_size": 8, "device": "cpu", "out": str(tmp_path / "run")}
     here, there = tmp_path / "here", tmp_path / "there"
     shutil.copytree(cli.data, here)
@@ -190,7 +188,7 @@ def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: P
     here.rename(there)
     assert main({"out": given["out"], "data": str(there), "epochs": 3}, resuming=True) == 0
     assert [record["epoch"] for record in log_of(tmp_path / "run")] == [1, 2, 3]
-    config = Config.load(tmp_path / "run" / "config.yaml")
+    config = ResolvedConfig.load(tmp_path / "run" / "config.yaml")
     assert (config.data, config.epochs) == (str(there), 3)
 
     (there / "train" / "star" / "0000.jpg").unlink()
@@ -198,7 +196,7 @@ def test_a_run_is_drawn_out_with_its_data_at_another_place(cli: Any, tmp_path: P
         main({"out": given["out"], "epochs": 4}, resuming=True)
 
 
-def test_validation_on_the_training_images_is_said_aloud(
+def test_validation_on_the_training_images_is_warned_of(
     cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     given = {"method": "none", "image_size": 16, "batch_size": 8, "epochs": 1, "device": "cpu"}
@@ -208,10 +206,10 @@ def test_validation_on_the_training_images_is_said_aloud(
     assert "has no train/ and val/: accuracies are on the training images" in capsys.readouterr().err
 
 
-def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture, same: Any) -> None:
+def test_epochs_without_validation(
+    cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture, same: Any, log_of: Any, stop_in_step: Any
+) -> None:
     """Stopped after an epoch without validation and resumed: as uninterrupted. The last epoch always has one."""
-    from train.engine import loop
-
     given = {"data": str(cli.data), "method": "keep_cutout", "image_size": 16, "batch_size": 8, "region_size": 6}
     given |= {"device": "cpu", "epochs": 5, "validate_every": 3}
     assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
@@ -227,26 +225,14 @@ def test_epochs_without_validation(cli: Any, tmp_path: Path, capsys: pytest.Capt
     assert best["val_top1"] == max(log[2]["val_top1"], log[4]["val_top1"])
     assert log[best["epoch"] - 1]["val_top1"] == best["val_top1"]
 
-    real = loop.train_epoch
-
-    def stopped(run: Any, stop: Any, *rest: Any) -> None:
-        stop.requested = run.epoch == 1
-        real(run, stop, *rest)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "train_epoch", stopped)
+    with stop_in_step(0, epoch=1):
         assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
     assert not (tmp_path / "parts" / "best.pt").exists()
     assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     assert all(same(a[part], b[part]) for part in ("model", "optimizer", "scheduler", "processes"))
-    for one, other in zip(log, log_of(tmp_path / "parts"), strict=True):
-        assert one.keys() == other.keys()
-        assert all(
-            one[name] == other[name]
-            for name in one
-            if name not in ("seconds", "images_per_second", "loader_wait_share")
-        )
+    assert log_of(tmp_path / "whole", timed=False) == log_of(tmp_path / "parts", timed=False)
+    assert [record.keys() for record in log] == [record.keys() for record in log_of(tmp_path / "parts")]
 
 
 def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -273,14 +259,14 @@ def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.
 def test_a_log_ahead_of_its_checkpoint_is_cut_back(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps({"epoch": e}) + "\n" for e in (1, 2, 3)))
-    keep_log_of(path, 2)
+    truncate_log(path, 2)
     with open(path, "a") as log:
         log.write('{"epoch": 2, "train_l')  # killed in the middle of a line
-    keep_log_of(path, 2)
+    truncate_log(path, 2)
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
 
 
-def test_what_the_user_is_told_when_something_is_wrong(
+def test_mistakes_of_the_user_are_answered(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)

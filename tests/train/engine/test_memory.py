@@ -71,10 +71,10 @@ def test_a_thousand_steps_with_a_policy_the_stage_and_a_bad_file(photos: Path) -
 
 
 def test_the_measure_sees_growth() -> None:
-    held: list[mmap.mmap] = []
+    kept: list[mmap.mmap] = []
 
-    def hold(_: None) -> None:  # pages of its own: what earlier tests have freed is not taken for it
-        held.append(mmap.mmap(-1, 200_000))
-        held[-1].write(bytes(200_000))
+    def hold(_: None) -> None:  # new pages, not those that earlier tests have freed
+        kept.append(mmap.mmap(-1, 200_000))
+        kept[-1].write(bytes(200_000))
 
     assert growth(itertools.repeat(None), hold) > GROWTH

@@ -24,7 +24,7 @@ def test_top_k_hits_against_sorting_by_hand(k: int) -> None:
     assert top_k_hits(logits, labels, k).item() == hits
 
 
-def test_validation_sums_have_top_5_only_where_it_says_something() -> None:
+def test_validation_sums_have_top_5_only_above_5_classes() -> None:
     labels = torch.tensor([0, 1])
     assert len(validation_sums(torch.randn(2, 5), labels)) == 2
     logits = torch.tensor([[3.0, 0, 0, 0, 0, 0], [9.0, 1, 0, 0, 0, 0]])

@@ -1,4 +1,4 @@
-"""Training with the saliency-consistency loss: what goes with it, the step, the log, resuming."""
+"""Training with the saliency-consistency loss: the legal options, the step, the log, resuming."""
 
 import dataclasses
 import itertools
@@ -8,22 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from dali_salaug import SaliencyConsistency
+from dali_salaug import METHODS, SaliencyConsistency
+from train.cli.checks import check
 from train.cli.parser import PRESETS, parse
 from train.config import Config
-from train.data.loaders import resolve_for_data
 from train.engine import checkpoint, loop
-from train.engine.methods import METHODS
-from train.engine.run import Run
+from train.engine.objective import PlainObjective
 from train.errors import UserError
 from train.programs.train import main
 
 TINY = {"image_size": 16, "batch_size": 8, "region_size": 6, "device": "cpu", "epochs": 1}
 FLIPS: dict[str, Any] = {"method": "randaugment", "policy": "flips_rotation", "interpolation": "linear"}
-
-
-def run_of(shapes: Path, **options: Any) -> Run:
-    return Run(resolve_for_data(Config(data=str(shapes), **(TINY | options))))
 
 
 def the_parts(names: str) -> tuple[str, ...]:
@@ -40,19 +35,16 @@ def the_parts(names: str) -> tuple[str, ...]:
     ],
 )
 def test_the_losses_of_a_step(
-    weights: tuple[float, float, float], method: dict[str, Any], names: str, shapes: Path
+    weights: tuple[float, float, float], method: dict[str, Any], names: str, run_of: Any
 ) -> None:
-    """As the library gives them, told by hand what the stage did; the gradient reaches every weight."""
-    run, twin = (run_of(shapes, consistency=weights, **method) for _ in range(2))
-    for one in (run, twin):
-        one.model.train()
-        one.stage.set_epoch(0)
+    """They equal the library's for the same stage by hand; the gradient reaches every weight."""
+    run, twin = (run_of(consistency=weights, **method) for _ in range(2))
     batch = next(iter(run.train_loader))
-    losses = run.losses(batch)
+    losses = run.objective(batch).losses
     assert (*losses, "replaced") == run.meter.names == ("loss", *the_parts(names), "replaced")
 
-    trace = twin.stage.trace(twin.model, batch.images, batch.labels, batch.augmented)
-    how: dict[str, Any] = {"method": twin.stage.method, "drawn": trace.drawn}
+    trace = twin.objective.stage.trace(twin.model, batch.images, batch.labels, batch.augmented)
+    how: dict[str, Any] = {"method": twin.objective.stage.method, "drawn": trace.drawn}
     if batch.augmented is not None:
         how = {"matrices": batch.matrices}
         assert torch.equal(trace.inputs, batch.augmented)
@@ -66,58 +58,49 @@ def test_the_losses_of_a_step(
     assert all(p.grad is not None and p.grad.any() for p in run.model.parameters())
 
 
-def test_scale_and_layers_come_into_the_loss(shapes: Path) -> None:
-    run = run_of(shapes, **FLIPS, consistency=(1, 1, 1), consistency_scale=0.5, consistency_layers=("0", "3"))
-    assert repr(run.consistency) == repr(
+def test_scale_and_layers_reach_the_loss(run_of: Any) -> None:
+    run = run_of(**FLIPS, consistency=(1, 1, 1), consistency_scale=0.5, consistency_layers=("0", "3"))
+    assert repr(run.objective.consistency) == repr(
         SaliencyConsistency(1, 1, 1, scale=0.5, layers=["0", "3"], label_smoothing=0.1)
     )
-    assert run_of(shapes, **FLIPS).consistency is None
+    assert isinstance(run_of(**FLIPS).objective, PlainObjective)
 
 
-def test_in_warm_up_the_other_parts_are_nothing(shapes: Path) -> None:
-    run = run_of(shapes, method="salfmix", image_size=32, consistency=(2, 1, 1))
-    run.model.train()
+def test_in_warm_up_the_other_parts_are_zero(run_of: Any) -> None:
+    run = run_of(method="salfmix", image_size=32, consistency=(2, 1, 1))
     batch = next(iter(run.train_loader))
-    run.stage.set_epoch(0)
-    losses = run.losses(batch)
+    run.objective.set_epoch(0)
+    losses = run.objective(batch).losses
     assert losses["loss"] == 2 * losses["class_loss"]
     assert losses["saliency_loss"] == losses["invariance_loss"] == 0
-    run.stage.set_epoch(1)
-    assert run.losses(batch)["saliency_loss"] > 0
+    run.objective.set_epoch(1)
+    assert run.objective(batch).losses["saliency_loss"] > 0
 
 
-def test_training_for_it_lowers_it(shapes: Path) -> None:
+def test_training_for_it_lowers_it(run_of: Any) -> None:
     """The same steps on one batch, with and without the part."""
     after = []
     for gamma in (1e-9, 20.0):
-        run = run_of(shapes, **FLIPS, batch_size=16, consistency=(1, 0, gamma))
-        run.model.train()
+        run = run_of(**FLIPS, batch_size=16, consistency=(1, 0, gamma))
         batch = next(iter(run.train_loader))
         for _ in range(15):
-            losses = run.losses(batch)
+            losses = run.objective(batch).losses
             run.optimizer.zero_grad()
             losses["loss"].backward()
             run.optimizer.step()
-        after.append(float(run.losses(batch)["saliency_loss"]))
+        after.append(float(run.objective(batch).losses["saliency_loss"]))
     assert after[1] < 0.8 * after[0]
 
 
 @pytest.mark.parametrize("method", [FLIPS, {"method": "keep_cutout"}], ids=["policy", "keep_cutout"])
 def test_stopped_and_resumed_it_is_the_same_to_the_last_bit(
-    method: dict[str, Any], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    method: dict[str, Any], shapes: Path, tmp_path: Path, capsys: Any, stop_in_step: Any
 ) -> None:
     given = {"data": str(shapes), **TINY, **method, "epochs": 2, "consistency": (1, 0.1, 1)}
     assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
     assert "  saliency loss 0." in capsys.readouterr().out
 
-    real = loop.train_epoch
-
-    def stopped(run: Any, stop: Any, *rest: Any) -> None:
-        run.scheduler.optimizer.register_step_post_hook(lambda *_: setattr(stop, "requested", run.step == 3))
-        real(run, stop, *rest)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_epoch", stopped)
+    with stop_in_step(3):
         assert main(given | {"out": str(tmp_path / "parts")}, resuming=False) == 130
     assert checkpoint.load(tmp_path / "parts" / "last.pt")["progress"]["step"] == 4
     assert main({"out": str(tmp_path / "parts")}, resuming=True) == 0
@@ -161,10 +144,9 @@ TRACEABLE = [
 
 
 @pytest.mark.parametrize("name", TRACEABLE)
-def test_every_method_that_moves_cuts_or_mixes_the_images_alone(name: str, shapes: Path) -> None:
-    run = run_of(shapes, method=name, image_size=32, warmup_epochs=0, consistency=(1, 0, 1), consistency_scale=0.5)
-    run.model.train()
-    losses = run.losses(next(iter(run.train_loader)))
+def test_every_method_that_moves_cuts_or_mixes_the_images_alone(name: str, run_of: Any) -> None:
+    run = run_of(method=name, image_size=32, warmup_epochs=0, consistency=(1, 0, 1), consistency_scale=0.5)
+    losses = run.objective(next(iter(run.train_loader))).losses
     losses["loss"].backward()
     assert losses["saliency_loss"] > 0
     assert all(value.isfinite() for value in losses.values())
@@ -196,16 +178,16 @@ WEIGHTS = {"consistency": (1.0, 0.0, 1.0)}
         ),
     ],
 )
-def test_what_does_not_go_with_it_is_said(values: dict[str, Any], message: str) -> None:
+def test_options_that_do_not_go_with_it(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Config(**values).check()
+        check(Config(**values))
 
 
-def test_augmix_as_a_name_alone_is_no_obstacle() -> None:
-    Config(**WEIGHTS, method="augmix", policy="affine").check()
+def test_the_method_augmix_is_legal_with_another_policy() -> None:
+    check(Config(**WEIGHTS, method="augmix", policy="affine"))
 
 
-def test_a_layer_that_is_none(shapes: Path, tmp_path: Path) -> None:
+def test_a_layer_that_does_not_exist(shapes: Path, tmp_path: Path) -> None:
     given = {"data": str(shapes), **TINY, **FLIPS, "consistency": (1, 1, 0), "consistency_layers": ("3.bodi",)}
     with pytest.raises(UserError, match=r"--consistency-layers must name submodules .*, such as '0'.*got '3.bodi'"):
         main(given | {"out": str(tmp_path / "run")}, resuming=False)
@@ -235,5 +217,5 @@ def test_the_command_line() -> None:
 
 
 def test_a_configuration_without_the_options_is_read() -> None:
-    """As those of runs from before they were there."""
+    """A configuration that names no loss has none."""
     assert Config.from_dict({"method": "cutout"}).consistency is None

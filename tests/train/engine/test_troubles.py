@@ -1,9 +1,10 @@
-"""What stops or disturbs a run, end to end: numbers that are not finite, memory, disks, checkpoints that do not fit."""
+"""What stops or disturbs a run, end to end: numbers that are not finite, memory, disks, and other checkpoints."""
 
 import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipelines import Batch
 from train.__main__ import main as program
+from train.analysis.trained import load_best
 from train.config import Config
 from train.engine import checkpoint
+from train.engine.files import lock_folder
 from train.engine.loader_wait import LoaderWait
-from train.engine.memory import out_of_memory
+from train.engine.memory import is_out_of_memory, out_of_memory
+from train.engine.objective import PlainObjective
 from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main
@@ -39,23 +44,23 @@ def words(options: Given) -> list[str]:
 @pytest.fixture
 def broken_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images of the fourth step of the first epoch are not finite: 6 steps an epoch."""
-    real = Run.losses
+    real = Run.train_step
 
-    def losses(run: Run, batch: Any, **options: Any) -> Any:
+    def train_step(run: Run, batches: Iterator[Batch]) -> Any:
         if (run.epoch, run.step) == (0, 3):
-            batch = batch._replace(images=batch.images * torch.nan)
-        return real(run, batch, **options)
+            batches = (batch._replace(images=batch.images * torch.nan) for batch in batches)
+        return real(run, batches)
 
-    monkeypatch.setattr(Run, "losses", losses)
+    monkeypatch.setattr(Run, "train_step", train_step)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
     given: Given, broken_step: None, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert program(words(given | {"checkpoint_every": 2})) == 2
-    said = capsys.readouterr().err
-    assert "step 4 of epoch 1: the loss is nan" in said
-    assert "The last checkpoint is from before it" in said
+    errors = capsys.readouterr().err
+    assert "step 4 of epoch 1: the loss is nan" in errors
+    assert "The last checkpoint is from before it" in errors
     assert checkpoint.load(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
     first = json.loads((tmp_path / "run" / "nonfinite.jsonl").read_text().splitlines()[0])
     assert (first["epoch"], first["step"], len(first["indices"]), len(first["files"])) == (1, 4, 8, 8)
@@ -72,34 +77,30 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert all(np.isfinite(record["train_loss"]) for record in records)
 
 
-def test_a_skipped_step_resumed_is_as_uninterrupted(given: Given, broken_step: None, tmp_path: Path) -> None:
-    from train.engine import loop
-
+def test_a_skipped_step_resumed_is_as_uninterrupted(
+    given: Given, broken_step: None, tmp_path: Path, stop_in_step: Any
+) -> None:
     given |= {"on_nonfinite": "skip", "epochs": 1}
     assert main(given | {"out": str(tmp_path / "whole")}, resuming=False) == 0
-    real = loop.train_epoch
-    with pytest.MonkeyPatch.context() as patched:
-
-        def stopped(run: Any, stop: Any, *rest: Any) -> None:
-            run.optimizer.register_step_post_hook(lambda *_: setattr(stop, "requested", run.step == 4))
-            real(run, stop, *rest)
-
-        patched.setattr(loop, "train_epoch", stopped)
+    with stop_in_step(4):
         assert main(dict(given), resuming=False) == 130
     assert main({"out": given["out"]}, resuming=True) == 0
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "run"))
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
 
 
-def test_out_of_memory_says_what_to_lower(
+def test_out_of_memory_names_the_options_to_lower(
     given: Given, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(Run, "losses", lambda *_, **__: torch.empty(2**60))  # torch's own refusal
+    monkeypatch.setattr(PlainObjective, "__call__", lambda *_: torch.empty(2**60))  # torch's own error
     assert program(words(given)) == 2
-    said = capsys.readouterr().err
-    assert "out of memory on cpu at --batch-size 8 and --image-size 16: begin anew with a lower --batch-size or" in said
+    errors = capsys.readouterr().err
+    assert (
+        "out of memory on cpu at --batch-size 8 and --image-size 16: start a new run with a lower --batch-size or"
+        in errors
+    )
 
-    monkeypatch.setattr(Run, "losses", lambda *_, **__: torch.zeros(2) + torch.zeros(3))
+    monkeypatch.setattr(PlainObjective, "__call__", lambda *_: torch.zeros(2) + torch.zeros(3))
     with pytest.raises(RuntimeError, match="size of tensor"):  # every other error stays what it is
         program(words(given | {"out": given["out"] + "2"}))
 
@@ -113,13 +114,13 @@ def test_out_of_memory_says_what_to_lower(
         RuntimeError("std::bad_alloc"),
     ],
 )
-def test_the_errors_that_mean_it(error: Exception) -> None:
-    from train.engine.memory import is_out_of_memory
-
+def test_the_errors_that_mean_out_of_memory(error: Exception) -> None:
     assert is_out_of_memory(error)
-    said = str(out_of_memory(error, Config(saliency_scale=1.0, consistency=(1, 0, 1)), torch.device("cuda")))
-    assert "lower --batch-size or --image-size or --consistency-scale or --saliency-scale" in said
-    assert "\n" not in said
+    stated = Config(saliency_scale=1.0, consistency=(1, 0, 1))
+    config = stated.resolved(side=224, embedded=False, cifar=False)
+    message = str(out_of_memory(error, config, torch.device("cuda")))
+    assert "lower --batch-size or --image-size or --consistency-scale or --saliency-scale" in message
+    assert "\n" not in message
 
 
 @pytest.fixture
@@ -138,8 +139,10 @@ def test_a_disk_that_fills_up_and_is_emptied(
 ) -> None:
     out = small_disk / "run"
     assert program(words(given | {"out": str(out), "epochs": 3, "checkpoint_every": 2})) == 2
-    said = capsys.readouterr().err
-    assert re.search(r"cannot be written: No space left on device; the one written before is intact\. Make room", said)
+    errors = capsys.readouterr().err
+    assert re.search(
+        r"cannot be written: No space left on device; the previous one is intact\. Free some space", errors
+    )
     progress = checkpoint.load(out / "last.pt")["progress"]
     shutil.copytree(out, tmp_path / "run")
     assert program(["--resume", "--out", str(tmp_path / "run")]) == 0
@@ -152,7 +155,7 @@ def test_a_disk_that_fills_up_and_is_emptied(
 
 def test_two_runs_in_one_folder(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "run").mkdir()
-    with checkpoint.lock_folder(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         assert program(words(given)) == 2
     assert "run: another process is training there" in capsys.readouterr().err
 
@@ -180,24 +183,20 @@ def test_pictures_and_events(given: Given, tmp_path: Path) -> None:
     assert [image.step for image in events.Images("augmentations")] == [1, 2, 3]
 
 
-def test_a_slow_loader_is_seen() -> None:
-    import time
-
+def test_a_slow_loader_is_measured() -> None:
     def batches() -> Iterator[int]:
         for number in range(4):
             time.sleep(0.05)
             yield number
 
-    stall = LoaderWait(torch.device("cpu"))
-    for _ in stall.timed(batches()):
+    wait = LoaderWait(torch.device("cpu"))
+    for _ in wait.measure(batches()):
         time.sleep(0.05)
-    assert 0.2 <= stall.read() < 0.39, "of 0.4 s"
+    assert 0.2 <= wait.read() < 0.39, "of 0.4 s"
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_wait_counts_only_while_there_is_no_work() -> None:
-    import time
-
     def batches() -> Iterator[int]:
         for number in range(4):
             time.sleep(0.05)
@@ -206,13 +205,13 @@ def test_on_a_gpu_a_wait_counts_only_while_there_is_no_work() -> None:
     device, seconds = torch.device("cuda"), []
     matrix = torch.randn(8192, 8192, device=device)
     for repeats in (0, 200):
-        stall = LoaderWait(device)
+        wait = LoaderWait(device)
         torch.cuda.synchronize()
-        for _ in stall.timed(batches()):
+        for _ in wait.measure(batches()):
             for _ in range(repeats):
                 matrix @ matrix
         torch.cuda.synchronize()
-        seconds.append(stall.read())
+        seconds.append(wait.read())
     assert 0.19 < seconds[0] < 0.3
     assert seconds[1] < 0.1, "but for the first batch the GPU was busy"
 
@@ -220,32 +219,30 @@ def test_on_a_gpu_a_wait_counts_only_while_there_is_no_work() -> None:
 def test_a_checkpoint_of_other_classes_or_another_architecture(
     given: Given, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from train.analysis.trained import load_best
-
     assert main(given | {"epochs": 1}, resuming=False) == 0
     other = tmp_path / "other"
     shutil.copytree(shapes, other)
     for split in ("train", "val"):
         (other / split / "star").rename(other / split / "asterisk")
     assert program(["--resume", "--out", given["out"], "--data", str(other)]) == 2
-    said = capsys.readouterr().err
-    assert f"cannot resume: the run was begun on 8 classes, {other} has 8; 'asterisk' is in one of them alone" in said
+    errors = capsys.readouterr().err
+    assert f"cannot resume: the run was started on 8 classes, {other} has 8; only one of them has 'asterisk'" in errors
     for split in ("train", "val"):
         shutil.rmtree(other / split / "asterisk")
     assert program(["--resume", "--out", given["out"], "--data", str(other)]) == 2
-    assert f"the run was begun on 8 classes, {other} has 7; 'star' is in one" in capsys.readouterr().err
+    assert f"the run was started on 8 classes, {other} has 7; only one of them has 'star'" in capsys.readouterr().err
     assert program(["--resume", "--out", given["out"], "--model", "resnet18"]) == 2
     assert "--model is small in the checkpoint, resnet18 on the command line" in capsys.readouterr().err
 
     best = tmp_path / "run" / "best.pt"
     state = checkpoint.load(best)
-    for change, said in (
+    for change, message in (
         ({"classes": state["classes"][:5]}, r"\(--model small, 5 classes\): .*weight is \(8, 128\), not \(5, 128\)"),
         ({"config": state["config"] | {"model": "resnet18"}}, r"\(--model resnet18, .* and \d+ more differences"),
     ):
         checkpoint.save(state | change, best)
         for where in (tmp_path / "run", best):
-            with pytest.raises(UserError, match=rf"best\.pt: its weights are not those of this model {said}"):
+            with pytest.raises(UserError, match=rf"best\.pt: its weights are not those of this model {message}"):
                 load_best(where)
 
 

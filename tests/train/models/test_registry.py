@@ -1,4 +1,4 @@
-"""Models by name: shapes at both resolutions, sizes, and what an unknown name is told."""
+"""Models by name: shapes at both resolutions, sizes, and the answer to an unknown name."""
 
 import importlib.util
 
@@ -7,7 +7,8 @@ import torch
 
 from dali_salaug import WithEarlyHead
 from train.errors import UserError
-from train.models.registry import FIRST_BLOCK, Residual, build_model
+from train.models.registry import FIRST_BLOCK, build_model
+from train.models.small import Residual
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -46,7 +47,7 @@ def test_an_unknown_name_is_answered_with_the_closest() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
-def test_timm_is_asked_for_where_it_is_missing() -> None:
+def test_a_missing_timm_is_named() -> None:
     with pytest.raises(UserError, match="pip install timm"):
         build_model("timm/resnet10t", 10, 64)
 

@@ -1,4 +1,4 @@
-"""The processes of a run, one for each GPU, as torchrun starts them; without torchrun there is one alone."""
+"""The processes of a run: torchrun starts one for each GPU; without torchrun there is a single process."""
 
 import os
 import time
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 
 from train.errors import UserError
 
-PATIENCE = 600  # seconds, for all processes to be there
+PATIENCE = 600  # seconds until all processes must have started
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all. What "together" is said of is called by all of them, in the same order.
+    """One process among those of a run.
+
+    A method or function marked "Together" is collective: all processes call it, in the same order.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are, on all machines.
-        local_size: how many there are on this machine.
-        host: for what is in the host's memory, whatever the device; None where this process is alone.
+        rank: the number of this process, from 0.
+        size: the number of processes, on all machines.
+        local_size: the number of processes on this machine.
+        host: the group that exchanges values in the host's memory, whatever the device; None for a single process.
     """
 
     rank: int = 0
@@ -35,22 +37,26 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the one that prints, and writes files."""
+        """Whether this is the process that prints and writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Together: until all are here."""
+        """Wait until all processes have arrived. Together."""
         if self.host is not None:
             dist.barrier(self.host)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Together: the sum over all, of tensors of one shape on the devices of training; may overwrite `values`."""
+        """Return the sum over all processes; may overwrite `values`. Together.
+
+        Args:
+            values: of the same shape in all processes, on the devices of training.
+        """
         if self.host is not None:
             dist.all_reduce(values)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """Together: what the first one gave, of plain types."""
+        """Return the main process's value, of plain types. Together."""
         if self.host is None:
             return value
         values = [value]
@@ -58,17 +64,17 @@ class World:
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Together: what each gave, in the order of the ranks, of plain types and tensors in the host's memory."""
+        """Return all processes' values, by rank; of plain types and of tensors in the host's memory. Together."""
         if self.host is None:
             return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, self.host)
         return values
 
-    def share_buffers(self, module: nn.Module) -> None:
-        """Together: the first one's floating-point buffers, BatchNorm's statistics, for all. Does not wait.
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Broadcast the main process's floating-point buffers, such as BatchNorm's statistics. Together.
 
-        The others, such as counts of batches, are alike.
+        The call does not wait for the device. Other buffers, such as counts of batches, are the same everywhere.
         """
         if self.host is None:
             return
@@ -76,7 +82,7 @@ class World:
         for buffer in module.buffers():
             if buffer.is_floating_point():
                 by_type.setdefault(buffer.dtype, []).append(buffer)
-        for buffers in by_type.values():  # in one message
+        for buffers in by_type.values():  # in one message each
             flat = torch.cat([buffer.flatten() for buffer in buffers])
             dist.broadcast(flat, 0)
             parts = flat.split([buffer.numel() for buffer in buffers])
@@ -87,17 +93,19 @@ ALONE = World()
 
 
 def may_restart() -> bool:
-    """Whether torchrun starts the processes anew after one of them has failed. That it has done so cannot be told: its
-    count of restarts is that of failures on this machine."""
+    """Return whether torchrun restarts the processes after one of them fails.
+
+    Whether it has done so is unknown: its count of restarts covers the failures on this machine only.
+    """
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
 
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """A context with the processes that torchrun started, which talk by NCCL on GPUs and by gloo on CPUs.
+    """Connect the processes that torchrun started, by NCCL on GPUs and by gloo on CPUs.
 
     Args:
-        device: "auto", "cpu" or "cuda"; each process is given the GPU of its number on its machine.
+        device: "auto", "cpu" or "cuda"; each process takes the GPU of its local rank.
 
     Raises:
         UserError: a machine has fewer GPUs than processes.
@@ -120,25 +128,25 @@ def joined(device: str) -> Iterator[World]:
     store = dist.PrefixStore(_name_of_start(store, rank, size), store)
     dist.init_process_group("nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=size)
     host = dist.new_group(backend="gloo")
-    assert isinstance(host, dist.ProcessGroup)
+    assert isinstance(host, dist.ProcessGroup)  # all processes are members
     try:
         yield World(rank, size, local_size, host)
-        dist.barrier(host)  # nobody leaves while another still needs it
+        dist.barrier(host)  # no process leaves while another still needs it
     finally:
         dist.destroy_process_group()
 
 
 def _name_of_start(store: dist.Store, rank: int, size: int) -> str:
-    """A name that all processes have in common, and those before a restart had not.
+    """Return a name that all processes share, and that no earlier start of them had.
 
-    torchrun's store outlives its processes, and new ones would find the addresses of those that are gone (torch 2.14).
-    What it says of the number of restarts may differ between machines. So each process asks the first under a name of
-    its own, and the first answers whatever it finds, until all who are there now have confirmed.
+    torchrun's store outlives its processes, so that new ones would find the addresses of processes that no longer exist
+    (torch 2.14). Its count of restarts may differ between machines. Each process therefore asks the main one under a
+    name of its own. The main one answers all requests that it finds until all present processes have confirmed.
     """
     own = uuid.uuid4().hex
     if rank:
         store.set(f"asks/{rank}", own)
-        name = store.get(f"answer/{own}").decode()  # waits for it
+        name = store.get(f"answer/{own}").decode()  # waits for the answer
         store.set(f"confirmed/{name}/{rank}", "")
         return name
     waiting, until = set(range(1, size)), time.monotonic() + PATIENCE
@@ -148,6 +156,6 @@ def _name_of_start(store: dist.Store, rank: int, size: int) -> str:
                 store.set(f"answer/{store.get(f'asks/{other}').decode()}", own)
         waiting = {other for other in waiting if not store.check([f"confirmed/{own}/{other}"])}
         if time.monotonic() > until:
-            raise RuntimeError(f"processes {sorted(waiting)} of {size} have not come within {PATIENCE} s")
+            raise RuntimeError(f"processes {sorted(waiting)} of {size} did not start within {PATIENCE} s")
         time.sleep(0.02)
     return own

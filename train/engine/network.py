@@ -1,0 +1,100 @@
+"""The network of a run in its forms: the plain model, the form that is trained, and the form that is validated."""
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dali_salaug import WithEarlyHead
+from train.config import ResolvedConfig
+from train.distributed import ALONE, World
+from train.engine.ema import AveragedWeights
+from train.errors import UserError
+from train.models.registry import FIRST_BLOCK, build_model
+
+
+class Network:
+    """A model with everything that a run wraps around it.
+
+    Args:
+        config: of the run.
+        num_classes: K, the number of logits.
+        device: of the weights.
+        world: the processes that train together.
+
+    Attributes:
+        model: the model alone, without an early head.
+        with_head: the model with its early head, which always is in training mode; None without one.
+        averaged: the running average of the model's weights; None without one.
+        trained: the module that a training step calls: model or `with_head`, distributed and compiled as configured.
+
+    Raises:
+        UserError: the model has no such module for the early head to follow.
+    """
+
+    def __init__(self, config: ResolvedConfig, num_classes: int, device: torch.device, world: World = ALONE) -> None:
+        model = build_model(config.model, num_classes, config.image_size)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
+        self.with_head = None if config.early_head == "off" else _with_early_head(self.model, config, num_classes)
+        self.trained = self.module
+        self._distributed: DistributedDataParallel | None = None
+        if world.host is not None:
+            # The step broadcasts the buffers before the saliency pass, which uses them too.
+            with warnings.catch_warnings():  # newer torch renames the argument, and warns of this name
+                warnings.simplefilter("ignore", FutureWarning)
+                self._distributed = DistributedDataParallel(self.trained, broadcast_buffers=False)
+            self.trained = self._distributed
+        if config.compile:
+            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+
+    @property
+    def module(self) -> nn.Module:
+        """All that is trained, unwrapped."""
+        return self.model if self.with_head is None else self.with_head
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model that is validated, drawn from and kept as the best: the averaged one, where there is one."""
+        return self.model if self.averaged is None else self.averaged.model
+
+    @property
+    def early(self) -> nn.Module | None:
+        """The part from the images to the early head's logits; None without a head."""
+        return None if self.with_head is None else self.with_head.early
+
+    def sync_gradients(self, enabled: bool) -> AbstractContextManager[None]:
+        """Return a context whose backward pass averages the gradients over the processes, if `enabled`."""
+        return nullcontext() if enabled or self._distributed is None else self._distributed.no_sync()
+
+    def update_average(self) -> None:
+        """Add the weights after a step to their running average, where there is one."""
+        if self.averaged is not None:
+            self.averaged.update(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the weights: "model", "averaged" and "early_head", of which the last two may be None."""
+        return {
+            "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.model.state_dict(),
+            "early_head": None if self.with_head is None else self.with_head.classifier.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the weights of :meth:`state_dict`; other keys of `state` have no effect."""
+        self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(state["averaged"])
+        if self.with_head is not None:
+            self.with_head.classifier.load_state_dict(state["early_head"])
+
+
+def _with_early_head(model: nn.Module, config: ResolvedConfig, num_classes: int) -> WithEarlyHead:
+    after = FIRST_BLOCK.get(config.model) if config.early_head == "auto" else config.early_head
+    try:
+        return WithEarlyHead(model, num_classes, after)
+    except ValueError as error:
+        raise UserError(f"--early-head {config.early_head}: {error}") from error

@@ -1,0 +1,40 @@
+"""The saliency stage of a configuration, for training and for the programs that draw and measure."""
+
+from typing import Any
+
+import torch
+
+from dali_salaug import METHODS, SaliencyStage
+from dali_salaug.saliency.maps import COMPILED
+from train.config import ResolvedConfig
+from train.engine.network import Network
+from train.errors import UserError
+
+
+def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: Any) -> SaliencyStage:
+    """Build the stage of a configuration; `options` as of :class:`SaliencyStage`.
+
+    Raises:
+        UserError: the method cannot take images of the configured size.
+    """
+    method = METHODS[config.method].build(num_classes, region_size=config.region_size, tau=config.tau)
+    side = config.image_size
+    try:  # with one image, before anything is trained
+        method.draw(torch.zeros(1, 3, side, side), torch.zeros(1, side, side), torch.Generator())
+    except ValueError as error:
+        raise UserError(f"--method {config.method} at --image-size {side}: {error}") from error
+    return SaliencyStage(
+        method,
+        saliency=config.saliency,
+        scale=config.saliency_scale,
+        target=config.saliency_target,
+        seed=seed,
+        **options,
+    )
+
+
+def training_stage(config: ResolvedConfig, network: Network, num_classes: int, seed: int) -> SaliencyStage:
+    """Build the stage as training uses it: with warm-up, and with the network's early head where it has one."""
+    compiled = config.compile and config.saliency in COMPILED
+    options = {"warmup_epochs": config.warmup_epochs, "head": network.early, "compiled": compiled}
+    return make_stage(config, num_classes, seed, **options)
