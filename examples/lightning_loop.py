@@ -1,8 +1,8 @@
-"""A Lightning module and data module, fed by this project; its checkpoints resume in mid-epoch, to the same pixels.
+"""Train a Lightning module with this project's loader and stage; checkpoints resume in mid-epoch, to the same pixels.
 
     python examples/lightning_loop.py --help
 
-Lines that end in `# +` are what this project adds, those that begin with `# -` what they take the place of. The same
+Lines that end in `# +` belong to this project. Lines that begin with `# -` are those that they replace. To print the
 script without the project:
 
     sed -e '/# +$/d' -e 's/# - //' examples/lightning_loop.py
@@ -49,7 +49,7 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
-        # By epochs: `estimated_stepping_batches` sets up the loader too early for Lightning to restore its state.
+        # Scheduled by epochs: `estimated_stepping_batches` sets up the loader before Lightning can restore its state.
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -86,18 +86,18 @@ class Images(lightning.LightningDataModule):
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Train a torchvision model by Lightning, with DALI's loader and KeepRandAugment.",
+        description="Train a torchvision model with Lightning, the DALI loader and KeepRandAugment.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", type=Path, help="folder with train/<class>/* and val/<class>/*; None: embedded data")
-    parser.add_argument("--model", default="shufflenet_v2_x0_5", help="a name of torchvision's")
+    parser.add_argument("--model", default="shufflenet_v2_x0_5", help="name of a torchvision model")
     parser.add_argument("--image-size", type=int, default=64, help="side of the network's input in pixels")
     parser.add_argument("--batch-size", type=int, default=64, help="images in a step")
-    parser.add_argument("--epochs", type=int, default=3, help="times through the training images")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the training images")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of AdamW")
-    parser.add_argument("--out", type=Path, default="runs/lightning", help="folder of the checkpoints")
+    parser.add_argument("--out", type=Path, default="runs/lightning", help="folder for the checkpoints")
     parser.add_argument("--checkpoint-every", type=int, default=20, help="steps between checkpoints")
-    parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--resume", type=Path, help="checkpoint to resume from")
     return parser
 
 

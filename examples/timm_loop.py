@@ -1,8 +1,8 @@
-"""The pieces of timm's training script (model, optimizer, schedule, soft-target loss, EMA), fed by this project.
+"""Train with the parts of timm's script (model, optimizer, schedule, soft-target loss, EMA), fed by this project.
 
     python examples/timm_loop.py --help
 
-Lines that end in `# +` are what this project adds, those that begin with `# -` what they take the place of. The same
+Lines that end in `# +` belong to this project. Lines that begin with `# -` are those that they replace. To print the
 script without the project:
 
     sed -e '/# +$/d' -e 's/# - //' examples/timm_loop.py
@@ -26,23 +26,23 @@ from train.data.shapes import embedded_data
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Train a timm model in a loop of timm's pieces, with DALI's loader and KeepCutMix.",
+        description="Train a timm model with timm's parts, the DALI loader and KeepCutMix.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--data", type=Path, help="folder with train/<class>/* and val/<class>/*; None: embedded data")
-    parser.add_argument("--model", default="test_resnet", help="a name of timm's")
+    parser.add_argument("--model", default="test_resnet", help="name of a timm model")
     parser.add_argument("--image-size", type=int, default=64, help="side of the network's input in pixels")
     parser.add_argument("--batch-size", type=int, default=64, help="images in a step")
-    parser.add_argument("--epochs", type=int, default=3, help="times through the training images")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the training images")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of AdamW")
     parser.add_argument("--checkpoint", type=Path, help="file to write after each epoch")
-    parser.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    parser.add_argument("--resume", type=Path, help="checkpoint to resume from")
     return parser
 
 
 @torch.no_grad()
 def validate(model: torch.nn.Module, loader, device: torch.device) -> float:
-    """Top-1 in per cent."""
+    """Return the top-1 accuracy in per cent."""
     top1 = AverageMeter()
     model.eval()
     # - for images, labels in loader:
@@ -79,16 +79,16 @@ def main(arguments: list[str] | None = None) -> ModelEmaV3:
     ema = ModelEmaV3(model, decay=0.99, use_warmup=True)
     criterion = SoftTargetCrossEntropy()
 
-    begun = 0
+    start = 0
     if args.resume:
         state = torch.load(args.resume, map_location=device, weights_only=True)
         for name, part in (("model", model), ("ema", ema), ("optimizer", optimizer), ("scheduler", scheduler)):
             part.load_state_dict(state[name])
         stage.load_state_dict(state["stage"])  # +
         train_loader.load_state_dict(state["loader"])  # +
-        begun = state["epoch"]
+        start = state["epoch"]
 
-    for epoch in range(begun, epochs):
+    for epoch in range(start, epochs):
         losses = AverageMeter()
         model.train()
         updates = epoch * len(train_loader)

@@ -51,5 +51,5 @@ def test_the_options_and_links_are_there(page: str) -> None:
 
 
 def test_the_options_that_may_change_are_listed() -> None:
-    (listed,) = re.findall(r"Legal are (.+?)\.\n", PAGES["resuming"], flags=re.S)
+    (listed,) = re.findall(r"These options may change: (.+?)\.\n", PAGES["resuming"], flags=re.S)
     assert re.findall(r"`--([a-z-]+)`", listed) == [name.replace("_", "-") for name in FREE_OPTIONS]

@@ -145,6 +145,6 @@ def test_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     output = capsys.readouterr().out
     assert output.count("images of this batch are in the place of others") == 2
     assert f"'{folder}/train/" in output
-    first, second = re.findall(r"^python -m train (.+)$", page, flags=re.M)
+    first, second = re.findall(r"^dali-salaug (.+)$", page, flags=re.M)
     assert check_data.build_parser().parse_args(first.split()[1:]).json == Path("bad.json")
-    assert parse(second.split()) == ({"data": "DIR", "on_bad_file": "replace"}, False)
+    assert parse(second.split()[1:]) == ({"data": "DIR", "on_bad_file": "replace"}, False)
