@@ -148,11 +148,15 @@ def draw(examples: Examples, means: dict[str, Any], path: Path, *, image_size: i
                 _share(on, left, top + SIDE, column.shares[row].item(), column.verb, _font(18))
         if mean is not None:
             _share(on, left, foot, mean, column.verb, _font(18, "-Bold"))
-    for line, text in enumerate((f"mean of {means['images']} validation images,", f"{means['repeats']} draws each")):
-        on.text((MARGIN, foot + 12 + 22 * line), text, INK, _font(18, "-Bold"), anchor="lm")
+    for row, name in enumerate(examples.names):
+        middle = HEADER + row * (SIDE + CAPTION) + SIDE + 13 + BAR
+        on.text((MARGIN, middle), name, INK, _font(18), anchor="lm")
+        on.text((lefts[1] + SIDE, middle), "of the object:", FAINT, _font(18), anchor="rm")
+    text = f"mean of {means['images']} validation images:"
+    on.text((lefts[1] + SIDE, foot + 13 + BAR), text, INK, _font(18, "-Bold"), anchor="rm")
     text = (
-        "Shares of the object's box (white). The methods' squares are cyan. A clean square at a random place keeps"
-        f" {_percent(paste['random']['mean'])} of the box."
+        f"Shares of the object's box (white), {means['repeats']} draws for the means. The methods' squares are cyan."
+        f" A clean square at a random place keeps {_percent(paste['random']['mean'])}."
     )
     on.text((MARGIN, foot + FOOTER - 20), text, FAINT, _font(16), anchor="lm")
     # To even levels: a fifth fewer bytes, and no visible difference.
