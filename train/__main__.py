@@ -23,6 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
             from train.programs import check_data
 
             return check_data.main(arguments[1:])
+        if arguments[:1] == ["picture"]:
+            from train.programs import picture
+
+            return picture.main(arguments[1:])
+        if arguments[:1] == ["shapes"]:
+            from train.programs import shapes
+
+            return shapes.main(arguments[1:])
         given, resuming = parse(arguments)
         from train.programs import train as program
 

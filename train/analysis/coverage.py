@@ -21,7 +21,7 @@ from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.methods.base import Method
 from pipelines import Dataset, find_dataset
 from train.analysis.report import measuring_parser, report
-from train.analysis.trained import check_classes, load_best, spread_evenly
+from train.analysis.trained import Trained, check_classes, load_best, spread_evenly
 from train.cli.parser import at_least
 from train.data.loaders import data_folder
 from train.errors import UserError
@@ -107,15 +107,14 @@ def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tu
         yield images, labels, objects
 
 
-def measure(run_dir: Path, boxes: Path | None, data: Path | None, limit: int, repeats: int) -> dict:
-    """The shares for the best checkpoint of a run.
+def measure(trained: Trained, run_dir: Path, boxes: Path | None, data: Path | None, limit: int, repeats: int) -> dict:
+    """Return the shares for the best checkpoint of a run; `trained` is that, with the map's options to measure.
 
     Returns:
         "images", "repeats", and for "cut" (share removed) and "paste" (share kept): "random" and "salient",
         each mean and standard error over images, and "difference" (salient − random, paired by image) with its
         95 % interval "ci95".
     """
-    trained = load_best(run_dir)
     config, model, device = trained.config, trained.model, trained.device
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
@@ -196,7 +195,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     return report(
         options,
-        lambda: measure(options.run_dir, options.boxes, options.data, options.images, options.repeats),
+        lambda: measure(
+            load_best(options.run_dir), options.run_dir, options.boxes, options.data, options.images, options.repeats
+        ),
         _print,
     )
 

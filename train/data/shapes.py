@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from pipelines.cache import cache_folder
 
-SIDE = 64  # pixels
-SUPERSAMPLE = 4  # masks are drawn larger by this factor and averaged down, for smooth edges
+SIDE = 64  # pixels; a larger side gives the same pictures in more detail
+SUPERSAMPLE = 4  # masks are drawn this much larger and averaged down: smooth edges
 TRAIN_PER_CLASS, VAL_PER_CLASS = 500, 100
 VERSION = f"shapes-v1-{SIDE}px-{TRAIN_PER_CLASS}+{VAL_PER_CLASS}"  # part of the cache folder's name
 
@@ -69,50 +69,50 @@ SHAPES: dict[str, tuple[Outline, Outline | None]] = {
 }
 
 
-def _texture(rng: np.random.Generator, colour: np.ndarray, contrast: float) -> np.ndarray:
-    """Return the colour with a gradient and noise of two grain sizes: (SIDE, SIDE, 3), float32 in [0, 255]."""
-    image = np.full((SIDE, SIDE, 3), colour, np.float32)
-    ramp = np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)
+def _texture(rng: np.random.Generator, side: int, colour: np.ndarray, contrast: float) -> np.ndarray:
+    """Return a (side, side, 3) float32 image in [0, 255]: the colour, a gradient, and noise of two grain sizes."""
+    image = np.full((side, side, 3), colour, np.float32)
+    ramp = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     across, down = rng.normal(0, contrast, (2, 3)).astype(np.float32)
     image += ramp[None, :, None] * across + ramp[:, None, None] * down
     for cells, weight in ((rng.integers(3, 9), 1.0), (rng.integers(12, 33), 0.6)):
         grain = rng.normal(128, contrast * weight, (cells, cells, 3)).clip(0, 255).astype(np.uint8)
-        image += np.asarray(Image.fromarray(grain).resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32) - 128
+        image += np.asarray(Image.fromarray(grain).resize((side, side), Image.Resampling.BICUBIC), np.float32) - 128
     return image.clip(0, 255)
 
 
-def _mask(draw_on: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
-    """Draw with fill 255 on the enlarged canvas, and average it down: (SIDE, SIDE, 1), float32 in [0, 1]."""
-    canvas = Image.new("L", (SIDE * SUPERSAMPLE,) * 2)
+def _mask(side: int, draw_on: Callable[[ImageDraw.ImageDraw], None]) -> np.ndarray:
+    """Return what is drawn on the enlarged canvas with fill 255, averaged down: (side, side, 1) float32 in [0, 1]."""
+    canvas = Image.new("L", (side * SUPERSAMPLE,) * 2)
     draw_on(ImageDraw.Draw(canvas))
     return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32)[:, :, None] / 255
 
 
-def _distractor(rng: np.random.Generator) -> Callable[[ImageDraw.ImageDraw], None]:
-    """Return a function that draws a bent stroke or an irregular blob."""
-    canvas = SIDE * SUPERSAMPLE
+def _distractor(rng: np.random.Generator, side: int) -> Callable[[ImageDraw.ImageDraw], None]:
+    """Return what draws a bent stroke, or an irregular blob."""
+    canvas = side * SUPERSAMPLE
     start = rng.uniform(0, canvas, 2)
     if rng.random() < 0.6:
         points = start + np.cumsum(rng.normal(0, 0.22 * canvas, (4, 2)), axis=0)
-        width = int(rng.integers(1, 4) * SUPERSAMPLE)
+        width = int(rng.integers(1, 4) * canvas // SIDE)
         return lambda draw: draw.line([tuple(p) for p in points], fill=255, width=width, joint="curve")
     radii = rng.uniform(0.3, 1.0, 7) * rng.uniform(0.05, 0.14) * canvas
     corners = start + _regular(list(radii))
     return lambda draw: draw.polygon([tuple(p) for p in corners], fill=255)
 
 
-def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return texture with distractors, (SIDE, SIDE, 3), float32 in [0, 255], and the texture's mean colour."""
+def _background(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """Return texture and distractors, (side, side, 3) float32 in [0, 255], and the texture's mean colour."""
     colour = rng.uniform(30, 225, 3)
-    image = _texture(rng, colour, contrast=rng.uniform(6, 24))
+    image = _texture(rng, side, colour, contrast=rng.uniform(6, 24))
     for _ in range(rng.integers(2, 6)):
-        mask = _mask(_distractor(rng))
+        mask = _mask(side, _distractor(rng, side))
         image += mask * (rng.uniform(0, 255, 3).astype(np.float32) - image)
     return image, colour
 
 
-def render(name: str, rng: np.random.Generator) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """Draw an image of a shape.
+def render(name: str, rng: np.random.Generator, side: int = SIDE) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Return one picture, `side` pixels wide and high, of the shape `name` (a key of SHAPES) and its object's box.
 
     Args:
         name: a key of SHAPES.
@@ -121,12 +121,12 @@ def render(name: str, rng: np.random.Generator) -> tuple[Image.Image, tuple[int,
     Returns:
         The image, and the box of all pixels that the object touches: x0, y0, x1, y1 in pixels, inclusive.
     """
-    image, background = _background(rng)
+    image, background = _background(rng, side)
     # Visible, yet of any colour: far enough from the background's mean colour.
     colour = rng.uniform(0, 255, 3)
     while np.linalg.norm(colour - background) < 150:
         colour = rng.uniform(0, 255, 3)
-    canvas = SIDE * SUPERSAMPLE
+    canvas = side * SUPERSAMPLE
     radius = rng.uniform(0.15, 0.38) * canvas
     centre = rng.uniform(1.15 * radius, canvas - 1.15 * radius, 2)  # entirely in the image
     angle = rng.uniform(0, 2 * np.pi)
@@ -141,24 +141,25 @@ def render(name: str, rng: np.random.Generator) -> tuple[Image.Image, tuple[int,
         if hole:
             draw.polygon(hole, fill=0)
 
-    mask = _mask(draw_object)
-    image += mask * (_texture(rng, colour, contrast=rng.uniform(4, 16)) - image)
+    mask = _mask(side, draw_object)
+    image += mask * (_texture(rng, side, colour, contrast=rng.uniform(4, 16)) - image)
     rows, columns = (np.flatnonzero((mask[:, :, 0] > 0).any(axis=a)) for a in (1, 0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
     return Image.fromarray(image.clip(0, 255).astype(np.uint8)), box
 
 
 def write_shapes(
-    root: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS, seed: int = 0
+    root: Path,
+    *,
+    train_per_class: int = TRAIN_PER_CLASS,
+    val_per_class: int = VAL_PER_CLASS,
+    seed: int = 0,
+    side: int = SIDE,
 ) -> None:
     """Write the data set into the folder `root`: train/<class>/NNNN.jpg, val/<class>/NNNN.jpg and boxes.tsv.
 
-    boxes.tsv has a header line and the columns path, x0, y0, x1, y1 (pixels, inclusive). Each image has its own random
-    generator, so that its bytes do not depend on the number of other images.
-
-    Args:
-        train_per_class, val_per_class: number of images of each shape.
-        seed: of all images, at least 0.
+    boxes.tsv has the columns path, x0, y0, x1, y1 (pixels, inclusive) under a header line. Every image has a
+    random generator of its own, so its bytes do not depend on how many others there are, and its picture not on `side`.
     """
     jobs = [
         (split, number, name, i)
@@ -170,7 +171,7 @@ def write_shapes(
     for split, number, name, i in tqdm(
         jobs, desc="Generating the embedded data (once)", unit="img", leave=False, disable=None
     ):
-        image, box = render(name, np.random.default_rng([seed, split == "val", number, i]))
+        image, box = render(name, np.random.default_rng([seed, split == "val", number, i]), side)
         path = f"{split}/{name}/{i:04d}.jpg"
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         image.save(root / path, quality=90)

@@ -135,3 +135,12 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         embedded_data()
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_larger_side_shows_the_same_objects_in_more_detail() -> None:
+    for number, name in enumerate(SHAPES):
+        small, box = render(name, np.random.default_rng(number))
+        large, larger_box = render(name, np.random.default_rng(number), side=2 * SIDE)
+        assert large.size == (2 * SIDE, 2 * SIDE)
+        assert np.abs(np.asarray(large.reduce(2)).astype(float) - np.asarray(small)).mean() < 4
+        assert np.array(larger_box) / 2 == pytest.approx(np.array(box), abs=1)
