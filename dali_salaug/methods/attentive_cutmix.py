@@ -21,8 +21,9 @@ class AttentiveCutMixDraw(MaskDraw, PairDraw):
     MethodEntry(
         "attentive_cutmix",
         TWO_IMAGES,
-        "a partner's most attentive cells",
-        "Walawalkar et al. 2020",
+        description="a partner's cells of greatest attention",
+        source="Walawalkar et al. 2020",
+        reference='arXiv:2003.13048, "Proposed Approach"',
         saliency="grad_cam",
         scale=1.0,
     )

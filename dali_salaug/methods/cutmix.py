@@ -8,7 +8,15 @@ from .base import KEEPAUGMENT, TWO_IMAGES, CuttingMethod, MethodEntry, register
 from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-@register(MethodEntry("cutmix", TWO_IMAGES, "a box replaced by a partner's, labels mixed", "Yun et al. 2019"))
+@register(
+    MethodEntry(
+        "cutmix",
+        TWO_IMAGES,
+        description="a box replaced by a partner's, labels mixed",
+        source="Yun et al. 2019",
+        reference="arXiv:1905.04899, §3.1",
+    )
+)
 class CutMix(BoxMixingMethod[BoxPairDraw], CuttingMethod[BoxPairDraw]):
     """A box of each image is replaced by the same box of another image of the batch.
 
@@ -30,7 +38,15 @@ class CutMix(BoxMixingMethod[BoxPairDraw], CuttingMethod[BoxPairDraw]):
         return BoxPairDraw(self._draw_partners(images, generator), boxes)
 
 
-@register(MethodEntry("keep_cutmix", TWO_IMAGES, "CutMix that cuts away only what is not salient", KEEPAUGMENT))
+@register(
+    MethodEntry(
+        "keep_cutmix",
+        TWO_IMAGES,
+        description="CutMix that spares what is salient",
+        source=KEEPAUGMENT,
+        reference="§4.2",
+    )
+)
 class KeepCutMix(CutMix):
     """CutMix that cuts away only what is not salient, by selective-cut on each image's own map (KeepAugment §4.2).
 

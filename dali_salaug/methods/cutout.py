@@ -52,7 +52,15 @@ def selective_cut(
     return method.apply(images, drawn, None), drawn.boxes
 
 
-@register(MethodEntry("cutout", ONE_IMAGE, "a square at a random place set to zero", "DeVries & Taylor 2017"))
+@register(
+    MethodEntry(
+        "cutout",
+        ONE_IMAGE,
+        description="a square at a random place set to zero",
+        source="DeVries & Taylor 2017",
+        reference="arXiv:1708.04552, §3.2",
+    )
+)
 class Cutout(CuttingMethod[BoxDraw]):
     """A square of each image is blanked, anywhere; its centre is any pixel, and it is clipped to the image.
 
@@ -84,7 +92,15 @@ class Cutout(CuttingMethod[BoxDraw]):
         return f"Cutout(size={self.size}, border={self.border!r}, fill={self.fill:g})"
 
 
-@register(MethodEntry("keep_cutout", ONE_IMAGE, "Cutout that spares what is salient", KEEPAUGMENT))
+@register(
+    MethodEntry(
+        "keep_cutout",
+        ONE_IMAGE,
+        description="Cutout that spares what is salient",
+        source=KEEPAUGMENT,
+        reference="Algorithm 1(a), eq. 2, §4.1",
+    )
+)
 class KeepCutout(Cutout):
     """Cutout that spares what is salient: :func:`selective_cut` as an object (KeepAugment §3 and §4.1).
 

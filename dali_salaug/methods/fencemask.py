@@ -10,7 +10,15 @@ from .base import ONE_IMAGE, MaskDraw, MethodEntry, register
 from .masking import MaskingMethod, check_rotate, phases
 
 
-@register(MethodEntry("fencemask", ONE_IMAGE, "a turned fence of thin strips set to zero", "Li et al. 2020"))
+@register(
+    MethodEntry(
+        "fencemask",
+        ONE_IMAGE,
+        description="a rotated fence of thin strips set to zero",
+        source="Li et al. 2020",
+        reference="arXiv:2006.07877",
+    )
+)
 class FenceMask(MaskingMethod):
     """A fence is blanked: parallel strips in two directions at right angles, turned by a random angle.
 

@@ -10,7 +10,15 @@ from .base import ONE_IMAGE, MaskDraw, MethodEntry, register
 from .masking import MaskingMethod, check_rotate, phases
 
 
-@register(MethodEntry("gridmask", ONE_IMAGE, "a turned grid of squares set to zero", "Chen et al. 2020"))
+@register(
+    MethodEntry(
+        "gridmask",
+        ONE_IMAGE,
+        description="a rotated grid of squares set to zero",
+        source="Chen et al. 2020",
+        reference="arXiv:2001.04086",
+    )
+)
 class GridMask(MaskingMethod):
     """A grid of evenly spaced squares, turned by a random angle, is blanked.
 

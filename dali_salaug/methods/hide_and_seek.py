@@ -11,7 +11,15 @@ from .base import ONE_IMAGE, MaskDraw, MethodEntry, register
 from .masking import MaskingMethod
 
 
-@register(MethodEntry("hide_and_seek", ONE_IMAGE, "a part of a grid's patches set to zero", "Singh et al. 2018"))
+@register(
+    MethodEntry(
+        "hide_and_seek",
+        ONE_IMAGE,
+        description="some patches of a grid set to zero",
+        source="Singh et al. 2018",
+        reference="arXiv:1811.02545, §3.1",
+    )
+)
 class HideAndSeek(MaskingMethod):
     """Each image is divided into square patches, and each of them is blanked with a probability.
 

@@ -26,7 +26,15 @@ class HybridMixDraw(Draw):
 
 
 def _entry(name: str, second: str, title: str) -> MethodEntry:
-    return MethodEntry(name, TWO_IMAGES, f"SalfMix, then {title}", SALFMIX, target="loss", options={"second": second})
+    return MethodEntry(
+        name,
+        TWO_IMAGES,
+        description=f"SalfMix, then {title}",
+        source=SALFMIX,
+        reference="§4.4, Algorithm 2, table 2",
+        target="loss",
+        options={"second": second},
+    )
 
 
 @register(

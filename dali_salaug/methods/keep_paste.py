@@ -81,12 +81,38 @@ class KeepPaste(Method[BoxDraw]):
         return f"KeepPaste(size={self.size}, tau={self.tau:g})"
 
 
-for _policy, _title, _source in (
-    ("autoaugment", "AutoAugment", "Cubuk et al. 2019"),
-    ("randaugment", "RandAugment", "Cubuk et al. 2020"),
-    ("trivialaugment", "TrivialAugment", "Müller & Hutter 2021"),
-    ("augmix", "AugMix", "Hendrycks et al. 2020"),
-):
-    _kept = f"{_title}, a salient square kept clean"
-    register(MethodEntry(_policy, POLICY, _title, _source, policy=_policy))(Augmented)
-    register(MethodEntry(f"keep_{_policy}", POLICY, _kept, KEEPAUGMENT, policy=_policy))(KeepPaste)
+def _register_policy(name: str, title: str, source: str, reference: str, *, keep_reference: str) -> None:
+    """Enter the two methods of a policy: its images as they are, and with a salient square kept clean."""
+    kept = f"{title}, a salient square kept clean"
+    register(MethodEntry(name, POLICY, title, source, reference, policy=name))(Augmented)
+    register(MethodEntry(f"keep_{name}", POLICY, kept, KEEPAUGMENT, keep_reference, policy=name))(KeepPaste)
+
+
+_register_policy(
+    "autoaugment",
+    "AutoAugment",
+    "Cubuk et al. 2019",
+    "arXiv:1805.09501, §3 and appendix",
+    keep_reference="Algorithm 1(b), eq. 3, §4.1",
+)
+_register_policy(
+    "randaugment",
+    "RandAugment",
+    "Cubuk et al. 2020",
+    "arXiv:1909.13719, §3",
+    keep_reference="eq. 3; in the paper's semi-supervised training, §4.3",
+)
+_register_policy(
+    "trivialaugment",
+    "TrivialAugment",
+    "Müller & Hutter 2021",
+    "arXiv:2103.10158, §3",
+    keep_reference="eq. 3; not in the paper",
+)
+_register_policy(
+    "augmix",
+    "AugMix",
+    "Hendrycks et al. 2020",
+    "arXiv:1912.02781, §3, Algorithm 1",
+    keep_reference="eq. 3; not in the paper",
+)

@@ -31,11 +31,11 @@ class BoxPairDraw(BoxDraw, PairDraw):
     """A partner for each image, and the region that it fills."""
 
 
-P = TypeVar("P", bound=PairDraw)
-B = TypeVar("B", bound=BoxPairDraw)
+PairT = TypeVar("PairT", bound=PairDraw)
+BoxPairT = TypeVar("BoxPairT", bound=BoxPairDraw)
 
 
-class MixingMethod(Method[P]):
+class MixingMethod(Method[PairT]):
     """A method that makes each input from an image and a partner of the same batch, and mixes their labels likewise.
 
     Args:
@@ -82,10 +82,10 @@ class MixingMethod(Method[P]):
         return 2 * (0.5 * cut * image_size).long()
 
     @abstractmethod
-    def _weights(self, drawn: P, image_size: tuple[int, int]) -> Tensor:
+    def _weights(self, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
         """Return the weights of the image's own label and of its partner's, (B, 2)."""
 
-    def targets(self, labels: Tensor, drawn: P, image_size: tuple[int, int]) -> Tensor:
+    def targets(self, labels: Tensor, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
         """Return each label's weight, (B, K), float32."""
         own, other = self._weights(drawn, image_size).float().split(1, 1)
         # Not one_hot(), which reads its smallest label back to check it.
@@ -96,13 +96,13 @@ class MixingMethod(Method[P]):
         return f"{type(self).__name__}({self.num_classes}, alpha={self.alpha:g}, partners={self.partners!r})"
 
 
-class BoxMixingMethod(MixingMethod[B]):
+class BoxMixingMethod(MixingMethod[BoxPairT]):
     """A mixing method that fills a box of each image from its partner; labels weigh the shares of the pixels."""
 
-    def apply(self, images: Tensor, drawn: B, augmented: Tensor | None) -> Tensor:
+    def apply(self, images: Tensor, drawn: BoxPairT, augmented: Tensor | None) -> Tensor:
         """Replace each image's box by the same box of its partner."""
         return replace_boxes(images, drawn.boxes, images[drawn.partners])
 
-    def _weights(self, drawn: B, image_size: tuple[int, int]) -> Tensor:
+    def _weights(self, drawn: BoxPairT, image_size: tuple[int, int]) -> Tensor:
         taken = box_areas(drawn.boxes) / (image_size[0] * image_size[1])
         return torch.stack([1 - taken, taken], 1)

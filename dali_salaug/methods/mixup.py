@@ -21,7 +21,15 @@ class MixupDraw(PairDraw):
     weights: Tensor
 
 
-@register(MethodEntry("mixup", TWO_IMAGES, "a blend with a partner, labels too", "Zhang et al. 2018"))
+@register(
+    MethodEntry(
+        "mixup",
+        TWO_IMAGES,
+        description="a blend with a partner, labels mixed",
+        source="Zhang et al. 2018",
+        reference="arXiv:1710.09412, §2",
+    )
+)
 class Mixup(MixingMethod[MixupDraw]):
     """Each image is blended with another of the batch: λ · image + (1 − λ) · partner, and so are their labels.
 

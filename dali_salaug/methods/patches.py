@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_number, check_whole_number
-from .base import D, Method
+from .base import DrawT, Method
 
 
-class PatchMethod(Method[D]):
+class PatchMethod(Method[DrawT]):
     """A method that places patches around cells of a grid over the image (SalfMix §4.3).
 
     Cell i of an axis of so many pixels reaches from ⌊i · pixels / n⌋ to ⌈(i + 1) · pixels / n⌉, as in adaptive pooling:

@@ -34,7 +34,12 @@ class PuzzleMixDraw(PairDraw):
 
 @register(
     MethodEntry(
-        "puzzlemix", TWO_IMAGES, "blocks of both, chosen and moved by optimisation", "Kim et al. 2020", target="loss"
+        "puzzlemix",
+        TWO_IMAGES,
+        description="blocks of both images, chosen and moved by optimisation",
+        source="Kim et al. 2020",
+        reference="arXiv:2009.06962, §4",
+        target="loss",
     )
 )
 class PuzzleMix(MixingMethod[PuzzleMixDraw]):

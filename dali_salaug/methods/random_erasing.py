@@ -25,7 +25,13 @@ class ErasingDraw(BoxDraw):
 
 
 @register(
-    MethodEntry("random_erasing", ONE_IMAGE, "a rectangle of random size overwritten by noise", "Zhong et al. 2020")
+    MethodEntry(
+        "random_erasing",
+        ONE_IMAGE,
+        description="a rectangle of random size overwritten by noise",
+        source="Zhong et al. 2020",
+        reference="arXiv:1708.04896, Algorithm 1",
+    )
 )
 class RandomErasing(CuttingMethod[ErasingDraw]):
     """A rectangle of each image, of its own area, aspect and place, is overwritten by normal noise.
@@ -87,7 +93,15 @@ class RandomErasing(CuttingMethod[ErasingDraw]):
         return f"{type(self).__name__}({self.probability:g}, area={self.area}, aspect={self.aspect})"
 
 
-@register(MethodEntry("keep_random_erasing", ONE_IMAGE, "Random Erasing that spares what is salient", KEEPAUGMENT))
+@register(
+    MethodEntry(
+        "keep_random_erasing",
+        ONE_IMAGE,
+        description="Random Erasing that spares what is salient",
+        source=KEEPAUGMENT,
+        reference="§4.4, eq. 2",
+    )
+)
 class KeepRandomErasing(RandomErasing):
     """Random Erasing that spares what is salient, by selective-cut (KeepAugment §3 and §4.4).
 

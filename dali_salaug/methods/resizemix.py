@@ -9,7 +9,15 @@ from .base import TWO_IMAGES, MethodEntry, register
 from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-@register(MethodEntry("resizemix", TWO_IMAGES, "a whole partner, made small, at a random place", "Qin et al. 2020"))
+@register(
+    MethodEntry(
+        "resizemix",
+        TWO_IMAGES,
+        description="a whole partner, reduced, at a random place",
+        source="Qin et al. 2020",
+        reference="arXiv:2012.11101",
+    )
+)
 class ResizeMix(BoxMixingMethod[BoxPairDraw]):
     """The whole of another image of the batch is resized and pasted at a random place; labels are mixed by area.
 

@@ -49,12 +49,20 @@ def salfmix(
 
 
 @register(
-    MethodEntry("salfmix", ONE_IMAGE, "its most salient patch copied over its least", SALFMIX, target="loss"),
+    MethodEntry(
+        "salfmix",
+        ONE_IMAGE,
+        description="the most salient patch copied over the least salient",
+        source=SALFMIX,
+        reference="§4.3, Algorithm 1, table 4",
+        target="loss",
+    ),
     MethodEntry(
         "salfmix_random",
         ONE_IMAGE,
-        "SalfMix without saliency: two random patches",
-        f"{SALFMIX} §6.2",
+        description="SalfMix without saliency: two random patches",
+        source=f"{SALFMIX} §6.2",
+        reference="table 9",
         options={"use_saliency": False},
     ),
 )

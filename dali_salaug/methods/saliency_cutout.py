@@ -12,7 +12,14 @@ from .patches import PatchMethod
 
 
 @register(
-    MethodEntry("saliency_cutout", ONE_IMAGE, "the least salient patch set to zero", f"{SALFMIX} §6.2", target="loss")
+    MethodEntry(
+        "saliency_cutout",
+        ONE_IMAGE,
+        description="the least salient patch set to zero",
+        source=f"{SALFMIX} §6.2",
+        reference="table 9; cells and patches of §4.3",
+        target="loss",
+    )
 )
 class SaliencyCutout(PatchMethod[BoxDraw]):
     """A patch around the least salient cell of each image is blanked.

@@ -9,7 +9,15 @@ from .base import TWO_IMAGES, MethodEntry, register
 from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-@register(MethodEntry("saliencymix", TWO_IMAGES, "a box around a partner's most salient point", "Uddin et al. 2021"))
+@register(
+    MethodEntry(
+        "saliencymix",
+        TWO_IMAGES,
+        description="a box around a partner's most salient point",
+        source="Uddin et al. 2021",
+        reference="arXiv:2006.01791, §3.1 and §3.2",
+    )
+)
 class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
     """A box around the peak of a partner's fine-grained map is copied to the same place of each image.
 

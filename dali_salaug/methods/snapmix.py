@@ -28,8 +28,9 @@ class SnapMixDraw(MoveDraw, BoxPairDraw):
     MethodEntry(
         "snapmix",
         TWO_IMAGES,
-        "a partner's box in another box, labels by the maps",
-        "Huang et al. 2021",
+        description="a partner's box in another box, labels weighted by the maps",
+        source="Huang et al. 2021",
+        reference="arXiv:2012.04846",
         saliency="grad_cam",
         scale=1.0,
     )
