@@ -109,6 +109,8 @@ def test_python_runs(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # beside others, threads that spin while they wait for one another take six times as long
     request.addfinalizer(lambda: torch.set_num_threads(threads))
+    registered = dict(dali_salaug.METHODS)  # a page may register one more
+    request.addfinalizer(lambda: (dali_salaug.METHODS.clear(), dali_salaug.METHODS.update(registered)))
     torch.manual_seed(0)
     model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=len(SHAPES))
     names: dict[str, Any] = {"__name__": page.stem}
