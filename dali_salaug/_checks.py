@@ -1,6 +1,6 @@
-"""Checks of arguments, made once, where a caller hands them in. None of them reads a value from the device.
+"""Checks of arguments, made once, where a caller passes them. None of them reads a value from the device.
 
-Each raises a ValueError that names the argument, what is legal and what came.
+Each raises a ValueError that names the argument, the legal values and the value received.
 """
 
 from collections.abc import Collection
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def check_given(name: str, value: T | None) -> T:
-    """Return ``value``, which this method needs."""
+    """Return ``value``; raise where it is None, because the method needs it."""
     if value is None:
         raise ValueError(f"{name} must be given for this method; got None")
     return value
@@ -25,21 +25,21 @@ def check_choice(name: str, value: object, legal: Collection[str]) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    """``low <= value <= high``, or ``low < value <= high`` with ``open_low``."""
+    """Require ``low <= value <= high``, or ``low < value <= high`` with ``open_low``."""
     fits = isinstance(value, int | float) and low <= value <= high and not (open_low and value == low)
     if not fits:
         raise ValueError(f"{name} must be a number in {'(' if open_low else '['}{low:g}, {high:g}]; got {value!r}")
 
 
 def check_range(name: str, ends: tuple[float, float], most: float) -> None:
-    """A range (least, greatest) above 0 and below ``most``."""
+    """Require a range (least, greatest) above 0 and below ``most``."""
     pair = isinstance(ends, tuple | list) and len(ends) == 2
     if not pair or not 0 < ends[0] <= ends[1] < most:
         raise ValueError(f"{name} must be (least, greatest) with 0 < least <= greatest < {most:g}; got {ends!r}")
 
 
 def check_whole_number(name: str, value: object, low: int, *, of: str = "") -> None:
-    """A whole number (``of`` what, for the message) of at least ``low``."""
+    """Require a whole number of at least ``low``; ``of`` completes the message, as in " of classes"."""
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name} must be a whole number{of}, {low} or more; got {value!r}")
 
@@ -51,7 +51,7 @@ def check_images(name: str, images: object) -> Tensor:
 
 
 def check_like_images(name: str, other: object, images: Tensor) -> Tensor:
-    """``other`` must be a batch like ``images``: same shape, dtype and device."""
+    """Require a batch like ``images``, of the same shape, dtype and device, and return it."""
     fits = isinstance(other, Tensor) and (other.shape, other.dtype) == (images.shape, images.dtype)
     if not fits or other.device != images.device:  # type: ignore[attr-defined]
         raise ValueError(f"{name} must be like images ({_describe(images)}); got {_describe(other)}")
@@ -86,7 +86,7 @@ def check_matrices(matrices: object, images: Tensor) -> Tensor:
 
 
 def check_region(size: object) -> tuple[int, int]:
-    """A region's size as (height, width): a whole number of pixels, or a pair of them."""
+    """Return a region's size as (height, width), from a whole number of pixels or a pair of them."""
     pair = size if isinstance(size, tuple | list) else (size, size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise ValueError(f"size must be a positive whole number of pixels, or (height, width); got {size!r}")

@@ -1,4 +1,4 @@
-"""Two steps on tensors that several modules take."""
+"""Two small functions on tensors that several modules use."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def known_to_host(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Whole numbers as a tensor (N,), int64, on ``device``, without waiting for it."""
+    """Return whole numbers as a tensor (N,), int64, on ``device``, without waiting for it."""
     # torch.full, not torch.tensor: the latter copies from the host, which waits for the device.
     return torch.cat([torch.full((1,), number, device=device) for number in numbers])
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Floating-point values in float32, or as they are where they have more digits."""
+    """Return floating-point values in float32, or unchanged where they are more precise."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The one place that writes pixels: what a region holds comes from elsewhere."""
+"""The one place that writes pixels. Other modules decide where and what."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """True inside each image's box.
+    """Return a mask that is true inside each image's box.
 
     Args:
         boxes: (B, 4), int64: top, left, bottom, right in pixels, half-open.
@@ -23,41 +23,42 @@ def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def box_areas(boxes: Tensor) -> Tensor:
-    """The pixels in each of the boxes (B, 4), see :func:`box_mask`: (B,), int64."""
+    """Return the number of pixels in each of the boxes (B, 4), see :func:`box_mask`: (B,), int64."""
     return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
 def replace(images: Tensor, masks: Tensor, content: Tensor | float) -> Tensor:
-    """A copy of ``images`` with the pixels under the masks taken from ``content``: M ⊙ content + (1 − M) ⊙ images.
+    """Return a copy of ``images`` whose pixels under the masks are ``content``: M ⊙ content + (1 − M) ⊙ images.
 
     Args:
         images: (B, C, H, W).
-        masks: (B, 1, H, W), bool: true where ``content`` goes.
+        masks: (B, 1, H, W), bool: true where ``content`` is written.
         content: (B, C, H, W) like ``images``, or one value.
 
     Returns:
         (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
     """
-    # torch.where, not masked_fill: the latter turns channels-last images into contiguous ones. The images come first,
-    # since the memory format is that of the first of two tensors that differ.
+    # torch.where, not masked_fill, which turns channels-last images into contiguous ones. The images come first: the
+    # result takes its memory format from the first of two tensors that differ.
     return torch.where(~masks, images, content)
 
 
 def replace_boxes(images: Tensor, boxes: Tensor, content: Tensor | float) -> Tensor:
-    """:func:`replace` within each image's box (B, 4), see :func:`box_mask`.
+    """Call :func:`replace` with each image's box (B, 4) as its mask, see :func:`box_mask`.
 
-    KeepAugment eq. 2 (content 0) and eq. 3 (images the augmented, content the clean ones).
+    This is KeepAugment eq. 2 (content 0) and eq. 3 (``images`` augmented, ``content`` clean).
     """
     return replace(images, box_mask(boxes, (images.shape[-2], images.shape[-1])), content)
 
 
 def move_boxes(images: Tensor, sources: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
-    """A copy of ``images`` with each image's target box holding what its source box holds in ``images``.
+    """Return a copy of ``images`` in which each image's source box is copied over its target box.
 
     Args:
         images: (B, C, H, W).
-        sources, targets: (B, 4), int64, see :func:`box_mask`; inside the image. The two may overlap.
-        size: height and width of all the boxes. It is known to the host, so that no more than the boxes is touched.
+        sources, targets: (B, 4), int64, see :func:`box_mask`; inside the image. The two may overlap; the
+            copy comes from the original image.
+        size: height and width of all the boxes. The host knows it, so only the boxes' pixels are read and written.
 
     Returns:
         (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
@@ -75,7 +76,7 @@ def move_boxes(images: Tensor, sources: Tensor, targets: Tensor, size: tuple[int
 
 
 def blend(images: Tensor, others: Tensor, weights: Tensor) -> Tensor:
-    """(1 − w) ⊙ images + w ⊙ others.
+    """Return (1 − w) ⊙ images + w ⊙ others.
 
     Args:
         images, others: (B, C, H, W).
@@ -88,10 +89,10 @@ def blend(images: Tensor, others: Tensor, weights: Tensor) -> Tensor:
 
 
 def paste_resized(images: Tensor, boxes: Tensor, content: Tensor, sources: Tensor) -> Tensor:
-    """A copy of ``images`` with each image's box taken from a box of ``content``, resized to it bilinearly.
+    """Return a copy of ``images`` with a box of ``content`` resized bilinearly into each image's box.
 
-    The pixels are those of ``F.interpolate(mode="bilinear")`` of the cut-out: from pixel centres, nothing from outside
-    of the source box, no antialiasing. Each image has sizes of its own; the batch is sampled by one ``grid_sample``.
+    The pixels equal ``F.interpolate(mode="bilinear")`` of the cut-out: sampled at pixel centres, from nothing outside
+    the source box, without antialiasing. Each image has its own sizes; one ``grid_sample`` samples the whole batch.
 
     Args:
         images: (B, C, H, W).
@@ -106,20 +107,20 @@ def paste_resized(images: Tensor, boxes: Tensor, content: Tensor, sources: Tenso
     y = _source_places(height, boxes[:, 0::2], sources[:, 0::2])
     x = _source_places(width, boxes[:, 1::2], sources[:, 1::2])
     grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], 3)
-    dtype = torch.promote_types(images.dtype, torch.float32)  # places in half precision would be off by whole pixels
+    dtype = torch.promote_types(images.dtype, torch.float32)  # in half precision places would be off by whole pixels
     resized = F.grid_sample(content.to(dtype), grid.to(dtype), padding_mode="border", align_corners=False)
     return replace_boxes(images, boxes, resized.to(images.dtype))
 
 
 def blend_blocks(images: Tensor, partners: Tensor, shares: Tensor, moves: Tensor) -> Tensor:
-    """Each image with its blocks moved, blended block by block with its partner with its own moved.
+    """Move the blocks of each image and of its partner, and blend the two block by block.
 
     Args:
         images: (B, C, H, W); n divides H and W.
         partners: (B,), int64: the place in the batch of each image's partner.
-        shares: (B, n, n), floating point: of the image in each block.
-        moves: (B, 2, n, n), int64 in [0, n²): the number, row by row, of the image's and of the partner's block that
-            comes to each place.
+        shares: (B, n, n), floating point: the image's share of each block.
+        moves: (B, 2, n, n), int64 in [0, n²): the number, row by row, of the image's block and of the partner's block
+            that moves to each place.
 
     Returns:
         (B, C, H, W), the dtype and memory format of ``images``; the inputs are not written to.
@@ -139,17 +140,17 @@ def blend_blocks(images: Tensor, partners: Tensor, shares: Tensor, moves: Tensor
 
 
 def _source_places(pixels: int, box: Tensor, source: Tensor) -> Tensor:
-    """Along one axis, where each pixel's content lies, −1 and 1 being the borders of the image: (B, pixels), float64.
+    """Return where each pixel's content is along one axis, with the image's borders at −1 and 1: (B, pixels), float64.
 
     Args:
         pixels: the image's length.
-        box: begin and end of the box that is written, (B, 2), int64.
-        source: begin and end of the box that is read, (B, 2), int64.
+        box: start and stop of the box that is written, (B, 2), int64.
+        source: start and stop of the box that is read, (B, 2), int64.
     """
     start, stop = box.split(1, 1)
     source_start, source_stop = source.split(1, 1)
     scale = (source_stop - source_start).double() / (stop - start).clamp(min=1)
     within = (torch.arange(pixels, device=box.device) - start + 0.5) * scale
-    # Within half a pixel of its border the source is held constant, as interpolation does at the border of an image.
+    # Within half a pixel of its border the source is constant, as in interpolation at the border of an image.
     places = source_start + within.clamp(min=0.5).minimum(source_stop - source_start - 0.5)
     return 2 * places / pixels - 1

@@ -1,4 +1,4 @@
-"""How much of an image's saliency lies in what a method keeps or cuts: a measurement beside training, on the device."""
+"""How much of an image's saliency a method keeps or cuts: a measurement during training, on the device."""
 
 import torch
 from torch import Tensor
@@ -9,20 +9,21 @@ from .methods.puzzlemix import PuzzleMixDraw
 
 
 def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
-    """The share of each map's mass that lies in the drawn region, and beside it the region's share of the image's area.
+    """Return the share of each map's mass in the drawn region, and the region's share of the image's area.
 
-    Of a method that pastes clean regions over augmented images (:class:`KeepPaste`) it is the share that was kept, of
-    every other the share that was cut away, of the image itself (not of its partner). A region blind to the saliency
-    has on average as much of the one as of the other. Nothing waits for the device.
+    For a method that pastes clean regions over augmented images (:class:`KeepPaste`), this is the share that was kept.
+    For every other method it is the share that was cut away from the image itself (not from its partner). The two
+    shares of a region drawn without saliency are equal on average. Nothing waits for the device.
 
     Args:
         saliency: of the images, (B, h, w), floating point, at any resolution; values that are not finite count as 0,
             and a map without mass as uniform.
-        drawn: what the method drew; of HybridMix its SalfMix counts, of PuzzleMix what is left of the image's blocks.
+        drawn: what the method drew. For HybridMix the region is that of its SalfMix; for PuzzleMix it is what is hidden
+            of the image's blocks.
         image_size: (H, W).
 
     Returns:
-        Twice (B,), float32 in [0, 1]; 0 for an image that was left as it was. None where the draw has no regions.
+        Two tensors (B,), float32 in [0, 1], which are 0 for an image without a region; None if the draw has no regions.
     """
     if isinstance(drawn, HybridMixDraw):
         drawn = drawn.first
@@ -49,7 +50,7 @@ def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> 
 
 
 def _covered(intervals: Tensor, length: int, cells: int) -> Tensor:
-    """How much of each of the map's cells along one axis the intervals (N, 2) in [0, length] cover: (N, cells)."""
+    """Return how much of each map cell along one axis the intervals (N, 2) in [0, length] cover: (N, cells)."""
     edges = torch.arange(cells + 1, device=intervals.device) * (length / cells)
     start, stop = intervals.split(1, 1)
     covered = torch.minimum(stop, edges[1:]) - torch.maximum(start, edges[:-1])
@@ -57,11 +58,11 @@ def _covered(intervals: Tensor, length: int, cells: int) -> Tensor:
 
 
 def _unit_intervals(count: int, device: torch.device) -> Tensor:
-    """[0, 1], [1, 2] … as (count, 2)."""
+    """Return the intervals [0, 1], [1, 2] … as (count, 2)."""
     start = torch.arange(count, device=device, dtype=torch.float32)
     return torch.stack([start, start + 1], 1)
 
 
 def _share(inside: Tensor, mass: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the mass and of the area, each (B,)."""
+    """Return the share of the mass and that of the area, each (B,); a map without mass counts as uniform."""
     return torch.where(mass > 0, inside / mass, area).clamp(0, 1), area

@@ -3,9 +3,9 @@
 KeepAugment §3: eq. 1 (a region's score is the sum of the map inside it) and "Remark" (the threshold is a quantile of
 the scores of all candidates; the region is drawn uniformly among those that pass it).
 
-A candidate is a position on the *map's* grid, which may be coarser than the image; the region's size is scaled to
-it and its place scaled back. All candidates of all images are handled at once, without a loop, a rejection or a
-value read back to the host.
+A candidate is a position on the *map's* grid, which may be coarser than the image. The region's size is scaled to the
+map, and its place is scaled back. All candidates of all images are handled at once, without a loop, without rejection
+sampling and without reading a value back to the host.
 """
 
 import math
@@ -24,24 +24,24 @@ BORDERS = ("inside", "clip")
 class Axis(NamedTuple):
     """One axis of the candidates: where each of the n begins and ends (half-open), on the map and in the image.
 
-    S is B where every image has a region size of its own, or 1 where all share one.
+    S is B where every image has its own region size, and 1 where all share one.
     """
 
     map_start: Tensor  # (S, n), int64, like the next three
     map_stop: Tensor
     image_start: Tensor
     image_stop: Tensor
-    valid: Tensor  # (S, n), bool: the first so many of the n positions are candidates
+    valid: Tensor  # (S, n), bool: the leading positions that are candidates
 
 
 def candidate_axis(cells: int, pixels: int, size: Tensor, border: str) -> Axis:
-    """The candidates along one axis.
+    """Return the candidates along one axis.
 
     Args:
         cells: the map's length.
         pixels: the image's length.
         size: the region's length in image pixels, (S,), int64, in [0, pixels].
-        border: "inside", the region lies wholly in the image; "clip", its centre c is any position, it covers
+        border: "inside": the region lies wholly in the image. "clip": its centre c is any position; it covers
             [c − ⌊size/2⌋, c − ⌊size/2⌋ + size) and is clipped to the image.
     """
     place = torch.arange(cells, device=size.device)[None]
@@ -63,21 +63,21 @@ def candidate_axis(cells: int, pixels: int, size: Tensor, border: str) -> Axis:
 
 
 def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """The score of every candidate: the sum of the map inside it (KeepAugment eq. 1).
+    """Return the score of every candidate: the sum of the map inside it (KeepAugment eq. 1).
 
-    The map is put into fixed point first, per image, so that sums are exact whatever their order: regions with
-    equal content tie, as those of a flat map must. Scores are therefore comparable within an image only. The
-    resolution is 2⁻⁴⁶ of the map's peak at 224×224, finer than float32 resolves the map itself.
+    Each image's map is first converted to fixed point, which makes sums exact in any order: regions with equal content
+    tie, as those of a flat map must. Scores are therefore comparable only within an image. The resolution is 2⁻⁴⁶ of
+    the map's peak at 224×224, finer than float32 resolves the map itself.
 
     Args:
         saliency: (B, h, w), floating point. Values that are not finite count as 0.
         rows, columns: candidates along the height (m of them) and the width (n).
 
     Returns:
-        (B, m, n), int64; meaningless where a candidate is not valid.
+        (B, m, n), int64; without meaning where a candidate is not valid.
     """
     bits = 62 - math.ceil(math.log2(saliency[0].numel()))  # so that the sum of the whole map fits into int64
-    # Worked on in place: at full resolution and a large batch each of these is a fifth of a gigabyte.
+    # In place: at full resolution and with a large batch, each of these tensors takes a fifth of a gigabyte.
     finite = saliency.to(torch.float64, copy=True).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     peak = finite.abs().amax((1, 2), keepdim=True)
     fixed = finite.div_(torch.where(peak > 0, peak, 1.0)).mul_(2.0**bits).round_().long()
@@ -88,14 +88,14 @@ def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
 
 
 def _range_sums(values: Tensor, start: Tensor, stop: Tensor, dim: int) -> Tensor:
-    """Sums of ``values`` (B, h, w) over [start, stop) along ``dim``, from one running sum."""
+    """Sum ``values`` (B, h, w) over [start, stop) along ``dim``, by means of one running sum."""
     before_first = [0, 0] * (2 - dim) + [1, 0]
     running = F.pad(values.cumsum(dim), before_first)
     return _take(running, stop, dim).sub_(_take(running, start, dim))
 
 
 def _take(values: Tensor, places: Tensor, dim: int) -> Tensor:
-    """``values`` (B, h, w) at ``places`` (S, n) along ``dim``; the places of each image, or those all share."""
+    """Take ``values`` (B, h, w) at ``places`` (S, n) along ``dim``; with S = 1 all images share the places."""
     if len(places) == 1:
         return values.index_select(dim, places[0])
     index = (
@@ -107,22 +107,23 @@ def _take(values: Tensor, places: Tensor, dim: int) -> Tensor:
 
 
 def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
-    """Which candidates lie on one side of the τ-quantile of their image's scores.
+    """Return which candidates are on one side of the τ-quantile of their image's scores.
 
     The quantile is the usual one (position τ·(N − 1) among N sorted scores, interpolated), used as a rank: "low"
-    keeps every score ≤ it, "high" every score ≥ it. Ties at the threshold qualify, so of a flat map all candidates do.
+    admits every score ≤ it, "high" every score ≥ it. Ties at the threshold qualify, so all candidates of a flat map do.
 
     Args:
         scores: (B, M), int64.
-        valid: (S, M), bool: which of the M places are candidates; N of them, N may differ between images.
+        valid: (S, M), bool: which of the M places are candidates. Their number N may differ between images.
         tau: τ in [0, 1].
         keep: "low" (selective-cut) or "high" (selective-paste).
 
     Returns:
-        (B, M), bool; at least one of each image.
+        (B, M), bool; true for at least one candidate of each image.
     """
-    # One rank for all images, although N differs: of an image's other places so many are set below all its scores, and
-    # the rest above, that its own rank becomes the common one. kthvalue takes one rank, and sorts nothing.
+    # kthvalue sorts nothing, but takes one rank for all images, although N differs between them. So of the places that
+    # are no candidates, as many are set below all scores of their image as make its own rank the common one; the rest
+    # are set above.
     position = tau * (scores.shape[1] - 1)
     own = tau * (valid.sum(1, keepdim=True).double() - 1)
     # The tolerance: 0.6 · 15 is 9, in floats a little less.
@@ -139,11 +140,11 @@ def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
 
 
 def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:
-    """One candidate for each image, uniform among those that are :func:`admitted`.
+    """Draw one candidate for each image, uniformly among those that are :func:`admitted`.
 
     Args:
-        scores, valid, tau, keep: as there.
-        uniforms: (B,), float64 in [0, 1): the draw.
+        scores, valid, tau, keep: as for :func:`admitted`.
+        uniforms: (B,), float64 in [0, 1): the random numbers.
 
     Returns:
         (B,), int64 in [0, M).
@@ -164,12 +165,12 @@ def draw_boxes(
     tau: float = 0.6,
     keep: str = "low",
 ) -> Tensor:
-    """One region for each image: uniform among the candidates that the saliency admits, or among all without one.
+    """Draw one region for each image, uniformly among the candidates that the saliency admits; without one, among all.
 
     Args:
         image_size: the image's (H, W).
         size: the regions' height and width in image pixels, (S, 2), int64, S = B or 1; not larger than the image.
-        uniforms: (B,), float64 in [0, 1), on the images' device: the draw.
+        uniforms: (B,), float64 in [0, 1), on the images' device: the random numbers.
         border: "inside" or "clip", see :func:`candidate_axis`.
         saliency: (B, h, w), at any resolution.
         tau, keep: see :func:`admitted`.
@@ -199,9 +200,9 @@ def draw_boxes(
 
 
 def default_length(image_size: tuple[int, int]) -> int:
-    """The side of the square region: 16 at 32×32 and 40 at 224×224 (KeepAugment §4), on a straight line between.
+    """Return the side of the square region: 16 at 32×32 and 40 at 224×224 (KeepAugment §4), linear in the image's side.
 
-    At other sizes the line goes on, up to the image's shorter side.
+    It never exceeds the image's shorter side.
     """
     side = min(image_size)
     return min(12 + side // 8, side)
@@ -217,13 +218,13 @@ def draw_regions(
     tau: float = 0.6,
     keep: str = "low",
 ) -> Tensor:
-    """Boxes for a batch: :func:`draw_boxes` with the draw made by ``generator`` and a default for ``size``.
+    """Draw boxes for a batch: :func:`draw_boxes` with random numbers from ``generator`` and a default for ``size``.
 
     Args:
         images: (B, C, H, W); only their shape and device are used.
-        size: the region's (height, width); or (B, 2), int64, one for each image, known to fit; None for a square of
+        size: the region's (height, width); or (B, 2), int64, one for each image, which must fit; None for a square of
             :func:`default_length`.
-        generator: on the images' device; the global one where it is None.
+        generator: on the images' device; None for the global one.
         border, saliency, tau, keep: see :func:`draw_boxes`.
 
     Raises:

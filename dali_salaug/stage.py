@@ -13,44 +13,45 @@ from .saliency.maps import METHODS, check_saliency_options, saliency_map
 
 
 class StageTrace(NamedTuple):
-    """What a pass through the stage made, for pictures and measurements."""
+    """The results of one pass through the stage, for pictures and measurements."""
 
-    inputs: Tensor  # (B, C, H, W), what the network is given
-    targets: Tensor  # (B,), int64; or (B, K), floating point, of a method that mixes labels
+    inputs: Tensor  # (B, C, H, W), the network's inputs
+    targets: Tensor  # (B,), int64; or (B, K), floating point, from a method that mixes labels
     saliency: Tensor | None  # (B, h, w), float32; None where the method uses none, or in warm-up
-    drawn: Draw  # of the method's own type; a plain Draw, which holds nothing, in warm-up
+    drawn: Draw  # of the method's own type; an empty Draw in warm-up
 
     @property
     def boxes(self) -> Tensor | None:
-        """(B, 4), int64: top, left, bottom, right of each image's region; None where there is no one box."""
+        """Each image's region, (B, 4), int64: top, left, bottom, right; None where a region is not one box."""
         drawn = self.drawn.second if isinstance(self.drawn, HybridMixDraw) else self.drawn
         return drawn.boxes if isinstance(drawn, BoxDraw) else None
 
 
 class SaliencyStage:
-    """Make a network's inputs from a batch of any loader, just before the optimizer step.
+    """The step between a loader and a model: it makes the network's inputs from a batch of any loader.
 
-    The stage never waits for the device. Its random numbers come from a generator of its own, on the images'
-    device, made at the first call; the state goes into the checkpoint by :meth:`state_dict`. In a trace of
-    ``torch.profiler`` it shows as the ranges "saliency" and "compositing".
+    The stage never waits for the device. Its random numbers come from its own generator, which the first call creates
+    on the images' device; :meth:`state_dict` returns its state for the checkpoint. In a trace of ``torch.profiler``
+    the stage appears as the ranges "saliency" and "compositing".
 
     Args:
-        method: what is done to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
+        method: what to do to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
         saliency: the method of the saliency map: "gradient", "smoothgrad", "guided", "deconvnet", "grad_cam" or
             "fine_grained", see :func:`saliency_map`.
-        scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1; by default
-            half, as in its §4, "Settings").
-        target: the scalar of the map: "label", "max" or "loss", see :func:`saliency_map`.
-        warmup_epochs: for so many epochs the images are handed on as they are, since the map of an untrained
-            model says nothing; by default as the method's authors do: 1 for SalfMix and HybridMix, else 0. The epochs
-            are counted by :meth:`set_epoch`.
-        seed: of the stage's generator. With several processes give each its own, such as seed + rank.
-        head: takes the model's place in the saliency pass: the ``early`` of a :class:`WithEarlyHead`, or a teacher.
+        scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1). The default is that of
+            its §4, "Settings".
+        target: the scalar whose gradient the map is: "label", "max" or "loss", see :func:`saliency_map`.
+        warmup_epochs: the number of first epochs in which the images pass unchanged, because the map of an untrained
+            model carries no information. By default as the method's authors do: 1 for SalfMix and HybridMix, else 0.
+            :meth:`set_epoch` sets the epoch.
+        seed: of the stage's generator. Give each of several processes its own, such as seed + rank.
+        head: the module that replaces the model in the saliency pass: the ``early`` of a :class:`WithEarlyHead`, or a
+            teacher.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
             the noise.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
 
     Example:
         >>> stage = SaliencyStage(KeepPaste())
@@ -89,31 +90,31 @@ class SaliencyStage:
         self.head = head
         self._epoch: int | None = None
         self._generator: torch.Generator | None = None
-        self._generator_state: Tensor | None = None  # restored, waiting for the first call to tell the device
+        self._generator_state: Tensor | None = None  # restored; the first call determines the device
 
     def __call__(
         self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The inputs and targets of one training step.
+        """Return the inputs and targets of one training step.
 
         Args:
-            model: the live model, in whatever wrapper; it is only observed, see :func:`saliency_map`.
+            model: the live model, in any wrapper. It is only observed, see :func:`saliency_map`.
             images: the clean images (B, C, H, W), floating point, normalised; not written to.
             labels: (B,), int64, on the images' device.
-            augmented: an augmented copy of the same crops, like ``images``; for methods that paste.
+            augmented: an augmented copy of the same crops, like ``images``, for methods that use one.
 
         Returns:
             The inputs (B, C, H, W), which may be ``images`` or ``augmented`` itself, and the targets: ``labels``, or
-            (B, K), floating point, of a method that mixes labels.
+            (B, K), floating point, from a method that mixes labels.
 
         Raises:
-            ValueError: for an argument outside of what is said above, or a region larger than the images.
+            ValueError: for an argument outside the ranges above, or a region larger than the images.
         """
         trace = self.trace(model, images, labels, augmented)
         return trace.inputs, trace.targets
 
     def trace(self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None) -> StageTrace:
-        """The same as a call, with the saliency map and what was drawn beside the inputs and targets."""
+        """Do the same as a call, and return the saliency map and the draw as well as inputs and targets."""
         images = check_images("images", images)
         labels = check_labels(labels, images)
         if self.method.uses_augmented:
@@ -138,19 +139,19 @@ class SaliencyStage:
         return StageTrace(inputs, targets, saliency, drawn)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the stage the epoch, from 0, for ``warmup_epochs``."""
+        """Set the epoch, counted from 0, for ``warmup_epochs``."""
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and the state of the generator: plain types and a tensor, for ``torch.save``."""
+        """Return the epoch and the generator's state: plain types and a tensor, for ``torch.save``."""
         state = self._generator_state if self._generator is None else self._generator.get_state()
         return {"epoch": self._epoch, "generator": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`, with the same draws that would have come next.
+        """Resume from a :meth:`state_dict`, with the draws that would have come next.
 
         Raises:
-            ValueError: where ``state`` is not one of this stage.
+            ValueError: if ``state`` is not the state of a stage.
         """
         if set(state) != {"epoch", "generator"}:
             raise ValueError(f"state must have the keys 'epoch' and 'generator'; got {sorted(state)}")

@@ -7,11 +7,16 @@ repository; `include_patterns` says what is a page.
 import argparse
 import importlib
 import importlib.metadata
+import inspect
 import os
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+
+import dali_salaug
+from dali_salaug import METHODS, Draw
 
 project = "dali_salaug"
 release = importlib.metadata.version("dali-salaug")
@@ -32,6 +37,7 @@ napoleon_use_ivar = True  # the attributes of a NamedTuple are members already
 
 # -n is strict about our own names; an inventory of other projects' would have to be fetched.
 nitpick_ignore_regex = [(r"py:.*", r"(?!(dali_salaug|pipelines|train)\b).*")]
+nitpick_ignore_regex += [(r"py:.*", r"dali_salaug\.methods\.\w+\.\w+T")]  # type variables have no entry
 
 html_theme = "furo"
 html_title = f"dali_salaug {release}"
@@ -53,6 +59,31 @@ class HelpOf(Directive):
         return [nodes.literal_block(text := p.format_help(), text, language="none") for p in (parser, *commands)]
 
 
+class MethodsOf(Directive):
+    """The registered methods of a kind, such as "one image", with their functional forms and their types of draws."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        methods = {entry.method for entry in METHODS.values() if entry.kind == self.arguments[0]}
+        modules = dict.fromkeys(entry.method.__module__ for entry in METHODS.values() if entry.method in methods)
+        lines = []
+        for module in map(importlib.import_module, modules):
+            for name, value in vars(module).items():
+                if getattr(value, "__module__", None) != module.__name__:
+                    continue
+                place = "dali_salaug" if name in dali_salaug.__all__ else module.__name__
+                if inspect.isfunction(value) and name in dali_salaug.__all__:
+                    lines.append(f".. autofunction:: {place}.{name}")
+                elif value in methods or (inspect.isclass(value) and issubclass(value, Draw)):
+                    lines += [f".. autoclass:: {place}.{name}", "   :no-members:"]
+        section = nodes.section()
+        self.state.nested_parse(StringList(lines, "the registered methods"), self.content_offset, section)
+        return section.children
+
+
 def setup(app: Sphinx) -> None:
     os.environ["COLUMNS"] = "100"  # the width of a help
     app.add_directive("help-of", HelpOf)
+    app.add_directive("methods-of", MethodsOf)

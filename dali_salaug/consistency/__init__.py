@@ -1,1 +1,1 @@
-"""The saliency-consistency loss, and the second derivatives that it takes."""
+"""The saliency-consistency loss, and the second derivatives that it needs."""

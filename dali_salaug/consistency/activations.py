@@ -1,4 +1,4 @@
-"""What layers of a model put out in a forward pass, by hooks that leave nothing behind."""
+"""The outputs of a model's layers in a forward pass, by hooks that leave nothing behind."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 @contextmanager
 def layer_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """A context that yields, by name, the outputs of ``network``'s layers in the one forward pass within it.
+    """Yield a dictionary that the one forward pass inside the context fills with the outputs of layers, by name.
 
     Args:
-        network: not in a wrapper.
+        network: the model, not in a wrapper.
         names: of submodules that return one tensor and run once.
 
     Raises:
-        ValueError: for names of anything else; at the pass, or after it where a layer did not run.
+        ValueError: for other names; in the pass, or after it if a layer did not run.
     """
     outputs: dict[str, Tensor] = {}
     with ExitStack() as hooks:

@@ -1,4 +1,4 @@
-"""The saliency-consistency loss: the network should look at the same pixels before and after an augmentation."""
+"""The saliency-consistency loss: the same pixels should matter to the network before and after an augmentation."""
 
 import math
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from .second_order import TwiceDifferentiable
 
 
 class ConsistencyLoss(NamedTuple):
-    """The loss of one step and, for the log, its parts without their weights. All are scalars on the images' device."""
+    """The loss of one step and, for the log, its unweighted parts. All are scalars on the images' device."""
 
-    total: Tensor  # with the graph: α · classification + β · invariance + γ · saliency
+    total: Tensor  # attached to the graph: α · classification + β · invariance + γ · saliency
     classification: Tensor  # detached, like the other parts
     invariance: Tensor | None  # None where β is 0
     saliency: Tensor | None  # None where γ is 0
@@ -39,28 +39,28 @@ class SaliencyConsistency:
     - Class: the mean cross-entropy over both halves.
     - Invariance (§3.2, eq. 6): the mean squared distance between the halves' activations.
     - Saliency: the mean squared difference between the halves' maps. A map is the largest absolute gradient over
-      channels of the label's logit; where labels are mixed, of the logits weighted as they are. It is computed with the
+      channels of the label's logit; where labels are mixed, of the logits weighted likewise. It is computed with the
       model as it is (in training mode, with the batch's statistics), in the forward pass of the class loss, and
-      differentiated exactly; see :mod:`dali_salaug.consistency.second_order` for how that costs about 2.5 times a plain
-      step (ResNet-18 and ResNet-50 on two cores of an AMD EPYC).
+      differentiated exactly. This costs about 2.5 times a plain step (ResNet-18 and ResNet-50 on two cores of an AMD
+      EPYC); :mod:`dali_salaug.consistency.second_order` explains how.
 
-    The map of a moved image is carried back by its matrix, and both maps are scaled to [0, 1] over the pixels that the
-    transformation kept in view: so what only one of them shows decides nothing, and a network that looks at the same
-    pixels has the loss 0. For Cutout, CutMix and Mixup the originals' maps, each scaled to [0, 1], are composed as the
-    images were; the outcome and the map of the composed image are scaled once more.
+    The map of a moved image is unwarped by its matrix. Both maps are scaled to [0, 1] over the pixels that the
+    transformation kept in view, so that what only one of them shows does not matter, and the loss is 0 for a network
+    to which the same pixels matter. For Cutout, CutMix and Mixup, the originals' maps, each scaled to [0, 1], are
+    composed as the images were; the result and the map of the composed image are scaled once more.
 
     Args:
-        alpha, beta, gamma: α, β, γ, the weights of the three parts, 0 or more. What has the weight 0 is not computed,
-            but for the class.
+        alpha, beta, gamma: α, β, γ, the weights of the three parts, 0 or more. A part of weight 0 is not computed,
+            except the class.
         scale: side of the maps over side of the images, in (0, 1]. Below 1 the maps are those of reduced images, as
-            :func:`saliency_map` reduces them, in a pass of their own that leaves the buffers (BatchNorm's) alone: half
+            :func:`saliency_map` reduces them, in a separate pass that does not change the buffers (BatchNorm's). Half
             costs about 1.7 times a plain step, measured likewise.
-        layers: names of submodules, without a wrapper's "module.", whose outputs invariance compares; the mean over
+        layers: names of submodules, without a wrapper's "module.", whose outputs invariance compares, averaged over
             them. By default the logits.
         label_smoothing: of the cross-entropy, in [0, 1].
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
 
     Example:
         >>> consistency = SaliencyConsistency(gamma=1)
@@ -103,25 +103,26 @@ class SaliencyConsistency:
         method: Method | None = None,
         drawn: Draw | None = None,
     ) -> ConsistencyLoss:
-        """The loss of one training step; ``total.backward()`` gives the parameters' gradients, once.
+        """Return the loss of one training step; ``total.backward()`` computes the parameters' gradients, once.
 
-        What was done is told by ``matrices``, or by ``method`` and ``drawn``; by neither where no pixel was moved
-        (contrast, colour). Under ``torch.no_grad()`` the parts are measured, and no graph is kept.
+        The transformation is described by ``matrices``, or by ``method`` and ``drawn``, or by neither where no pixel
+        moved (contrast, colour). Under ``torch.no_grad()`` the parts are measured, and no graph is kept.
 
         Args:
-            model: images (2B, C, H, W) to logits (2B, K), as it is: bare, or in DistributedDataParallel, whose one
-                forward pass and one backward pass it is. It may be in autocast (bfloat16).
+            model: images (2B, C, H, W) to logits (2B, K), bare or in DistributedDataParallel, which sees one forward
+                pass and one backward pass. Autocast to bfloat16 is allowed.
             images: the clean images (B, C, H, W), floating point, normalised.
             transformed: their augmented copies, like ``images``.
             labels: (B,), int64, in [0, K).
             matrices: (B, 2, 3), floating point: from ``images`` to ``transformed``, in pixels (x, y) with centres at
-                +0.5, as ``matrices`` of the loader's batches.
-            method, drawn: the method that made ``transformed`` of ``images``, and its draw: ``method.draw(...)``. Any
-                that cuts, fills or mixes the images themselves.
+                +0.5, like ``matrices`` of the loader's batches.
+            method, drawn: the method that made ``transformed`` from ``images``, and its draw, ``method.draw(...)``.
+                It may be any method that cuts, fills or mixes the images themselves.
 
         Raises:
-            ValueError: for an argument outside of what is said above; or a model that cannot be differentiated twice
-                (compiled, with ``scale=1``; SyncBatchNorm) or whose wrapper cannot (``static_graph``), with γ above 0.
+            ValueError: for an argument outside the ranges above; with γ above 0, for a model that cannot be
+                differentiated twice (compiled, with ``scale=1``; SyncBatchNorm), or whose wrapper cannot
+                (``static_graph``).
         """
         images = check_images("images", images)
         transformed = check_like_images("transformed", transformed, images)
@@ -156,7 +157,7 @@ class SaliencyConsistency:
                     logits, pixels = self._reduced_pass(model, pixels, second_order)
                 scalar = _label_logits(logits, labels, targets)
                 gradient = second_order.pixel_gradient(scalar, pixels, differentiable=differentiable)
-                # Autocast would compute places in reduced precision, wrong by whole pixels.
+                # Autocast would compute places in reduced precision, off by whole pixels.
                 with torch.autocast(images.device.type, enabled=False):
                     maps = at_least_float32(gradient).abs().amax(1)
                     saliency = _disagreement(maps, size, matrices, method, drawn)
@@ -174,7 +175,7 @@ class SaliencyConsistency:
     def _reduced_pass(
         self, model: nn.Module, images: Tensor, second_order: TwiceDifferentiable
     ) -> tuple[Tensor, Tensor]:
-        """The logits of the reduced images, and those images; on the live parameters, and on copies of the buffers."""
+        """Return the logits of the reduced images, from live parameters and copies of the buffers, and those images."""
         network = unwrap(model)
         pixels = reduced(images, self.scale).to(images.dtype).requires_grad_()
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
@@ -197,7 +198,7 @@ class SaliencyConsistency:
 def _disagreement(
     maps: Tensor, image_size: tuple[int, int], matrices: Tensor | None, method: Method | None, drawn: Draw | None
 ) -> Tensor:
-    """The mean squared difference of the halves of the maps (2B, h, w)."""
+    """Return the mean squared difference between the halves of the maps (2B, h, w)."""
     own, other = maps.chunk(2)
     whole = torch.ones_like(own, dtype=torch.bool)
     if matrices is not None:
@@ -211,7 +212,7 @@ def _disagreement(
 
 
 def _label_logits(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """The labels' logits, summed; of the transformed half, where its labels are mixed, weighted as they are."""
+    """Return the sum of the labels' logits; in the transformed half, weighted as its labels are mixed."""
     clean, transformed = at_least_float32(logits).chunk(2)
     total = clean.gather(1, labels[:, None]).sum()
     if targets.ndim == 1:
@@ -226,7 +227,7 @@ def _half_distance(output: Tensor) -> Tensor:
 
 @contextmanager
 def _twice(second_order: TwiceDifferentiable) -> Iterator[None]:
-    # Of the attentions only the one in plain operators can be differentiated twice.
+    # Only the attention made of plain operators can be differentiated twice.
     with second_order, sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -237,7 +238,7 @@ def _check_transformation(images: Tensor, matrices: Tensor | None, method: Metho
     given = {"matrices": matrices, "method": method, "drawn": drawn}
     if (method is None) != (drawn is None) or (method is not None and matrices is not None):
         raise ValueError(
-            "what was done must be told by matrices, or by method and drawn, or by none of them where no pixel moved; "
+            "the transformation must be described by matrices, or by method and drawn, or by none if no pixel moved; "
             f"got {', '.join(name for name, value in given.items() if value is not None)}"
         )
     if method is None or drawn is None:

@@ -1,16 +1,16 @@
-"""Convolution and BatchNorm whose gradient is cheap to differentiate once more.
+"""Convolution and BatchNorm with a gradient that is cheap to differentiate once more.
 
 A loss on the pixels' gradient g = ∂f/∂x differentiates a backward pass. PyTorch does that with a convolution as large
-as the image for each weight, and a dozen passes over the activations for each BatchNorm. Both need no more than the
-kernels of the first order: with dy what the layer's g is made from, and u what comes back to that g,
+as the image for each weight, and a dozen passes over the activations for each BatchNorm. The kernels of the first order
+suffice for both. Let dy be the gradient from which the layer computes its g, and u the gradient that arrives at g:
 
-- convolution, g = Wᵀ dy: to dy goes W u, a forward pass; to W goes the weights' gradient of an ordinary backward pass,
-  with u in the input's place;
-- BatchNorm on the batch's statistics, g = J dy with J symmetric: to dy goes J u, an ordinary backward pass; the sums
-  that this pass takes for weight and bias make up what goes to x and to the weight.
+- convolution, g = Wᵀ dy: dy receives W u, a forward pass; W receives the weights' gradient of an ordinary backward
+  pass, with u in place of the input;
+- BatchNorm on the batch's statistics, g = J dy with J symmetric: dy receives J u, an ordinary backward pass; the sums
+  that this pass takes for weight and bias determine what x and the weight receive.
 
-So the step has six passes where a plain one has three: forward, to the pixels, the two of its derivative, and the two
-of an ordinary backward pass. The result is PyTorch's, up to rounding.
+The step therefore has six passes instead of three: forward, to the pixels, the two of its derivative, and the two of an
+ordinary backward pass. The result equals PyTorch's, up to rounding.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ aten = torch.ops.aten
 
 
 class TwiceDifferentiable(TorchFunctionMode):
-    """A context, within which a forward pass gets a :meth:`pixel_gradient` that is cheap to differentiate.
+    """A context in which a forward pass has a :meth:`pixel_gradient` that is cheap to differentiate.
 
-    It exchanges 2-d convolutions and BatchNorm on batch statistics; all else is as PyTorch does it. The gradient can be
-    differentiated once. An ordinary backward pass through the same graph, before, after or together with that, is what
-    it always is.
+    It replaces 2-d convolutions and BatchNorm on batch statistics, and leaves everything else to PyTorch. The gradient
+    can be differentiated once. An ordinary backward pass through the same graph, before, after or together with that,
+    is unaffected.
 
     Example:
         >>> with TwiceDifferentiable() as second_order:
@@ -52,7 +52,7 @@ class TwiceDifferentiable(TorchFunctionMode):
         return exchanged(*args, **(kwargs or {}))
 
     def pixel_gradient(self, scalar: Tensor, pixels: Tensor, *, differentiable: bool = True) -> Tensor:
-        """The gradient of ``scalar``, made within the context, with respect to ``pixels``; like ``pixels``."""
+        """Return the gradient of ``scalar``, computed inside the context, by ``pixels``, and of their shape."""
         self._pass.pixels_only = True
         try:
             (gradient,) = torch.autograd.grad(scalar, pixels, create_graph=differentiable, retain_graph=True)
@@ -73,7 +73,7 @@ class TwiceDifferentiable(TorchFunctionMode):
         if isinstance(padding, str) or input.ndim != 4:
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         device = input.device.type
-        if torch.is_autocast_enabled(device):  # its casts are made between here and the operator
+        if torch.is_autocast_enabled(device):  # it casts between here and the operator
             dtype = torch.get_autocast_dtype(device)
             input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         pairs = [[side, side] if isinstance(side, int) else list(side) for side in (stride, padding, dilation)]
@@ -90,13 +90,13 @@ class TwiceDifferentiable(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if not training:  # a factor and a shift for each channel: as cheap as it is
+        if not training:  # a factor and a shift for each channel, which is cheap already
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps, self._pass)
 
 
 class _Pass:
-    # Autograd does not tell a Function that only the pixels' gradient is asked for, and would compute all the weights'.
+    # Autograd does not tell a Function that only the pixels' gradient is needed, and would compute all weights' too.
     pixels_only = False
 
 
@@ -175,8 +175,8 @@ class _BatchNormPixelGradient(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        # What goes to x and w is the gradient of s = ⟨u, J dy⟩ = w/σ q, of which the sums come out of the kernel, all
-        # but one: q = ⟨u, dy⟩ − ⟨u, 1⟩⟨dy, 1⟩/N − ⟨u, x̂⟩⟨dy, x̂⟩/N. With ∂σ/∂x = x̂/N and ∂x̂/∂x = (I − 11ᵀ/N − x̂x̂ᵀ/N)/σ
+        # x and w receive the gradient of s = ⟨u, J dy⟩ = w/σ q. The kernel returns all of its sums but one:
+        # q = ⟨u, dy⟩ − ⟨u, 1⟩⟨dy, 1⟩/N − ⟨u, x̂⟩⟨dy, x̂⟩/N. With ∂σ/∂x = x̂/N and ∂x̂/∂x = (I − 11ᵀ/N − x̂x̂ᵀ/N)/σ
         # ∂s/∂x = −w/(σ²N) (⟨dy, x̂⟩ (u − ū) + ⟨u, x̂⟩ (dy − mean dy) + x̂ (q − 2 ⟨u, x̂⟩⟨dy, x̂⟩/N)).
         dy, x, weight, mean, invstd, dy_x, dy_1 = ctx.saved_tensors
         to_dy, u_x, u_1 = _batch_norm_backward(u, x, weight, mean, invstd, ctx.eps, [True, True, True])
@@ -191,7 +191,7 @@ class _BatchNormPixelGradient(Function):
         def per_channel(values: Tensor) -> Tensor:
             return values.reshape(-1, *(1,) * (x.ndim - 2))
 
-        # In float32 under autocast: constant and x nearly cancel where the mean is far from 0.
+        # In float32 even under autocast: constant and x nearly cancel where the mean is far from 0.
         to_x = torch.addcmul(per_channel(constant), x.to(mean.dtype), per_channel(of_x))
         to_x.addcmul_(u.to(mean.dtype), per_channel(of_u)).addcmul_(dy.to(mean.dtype), per_channel(of_dy))
         return to_dy, to_x.to(x.dtype), None if weight is None else q * invstd, None, None, None
@@ -200,5 +200,5 @@ class _BatchNormPixelGradient(Function):
 def _batch_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, invstd: Tensor, eps: float, needed: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What an ordinary backward pass gives to x, weight and bias: J dy, and for each channel ⟨dy, x̂⟩ and ⟨dy, 1⟩."""
+    """Return the ordinary gradients of x, weight and bias: J dy, and ⟨dy, x̂⟩ and ⟨dy, 1⟩ for each channel."""
     return aten.native_batch_norm_backward(dy, x, weight, None, None, mean, invstd, True, eps, needed)

@@ -1,4 +1,4 @@
-"""Attentive CutMix: the cells of a partner that the network looks at most are pasted at their own places."""
+"""Attentive CutMix: a partner's cells of greatest attention are pasted at their own places."""
 
 from dataclasses import dataclass
 
@@ -14,40 +14,41 @@ from .mixing import MixingMethod, PairDraw
 
 @dataclass(frozen=True, eq=False)
 class AttentiveCutMixDraw(MaskDraw, PairDraw):
-    """A partner for each image, and the pixels that it fills."""
+    """A partner for each image, and the pixels that the partner fills."""
 
 
 @register(
     MethodEntry(
         "attentive_cutmix",
         TWO_IMAGES,
-        "a partner's most attentive cells",
-        "Walawalkar et al. 2020",
+        description="a partner's cells of greatest attention",
+        source="Walawalkar et al. 2020",
+        reference='arXiv:2003.13048, "Proposed Approach"',
         saliency="grad_cam",
         scale=1.0,
     )
 )
 class AttentiveCutMix(MixingMethod[AttentiveCutMixDraw]):
-    """The most attentive cells of another image of the batch are pasted at their own places; labels by area.
+    """The cells of greatest attention of another image of the batch, pasted at their own places; labels by area.
 
-    Walawalkar et al. 2020, arXiv:2003.13048, "Proposed Approach": the attention of a network is put on a grid, and the
-    N cells where it is greatest are cut out of one image and pasted on the other.
+    Walawalkar et al. 2020, arXiv:2003.13048, "Proposed Approach": the attention of a network is averaged over a grid,
+    and the N cells of greatest attention are cut out of one image and pasted on the other.
 
-    The attention is the saliency map given to the stage, averaged over the cells. The authors take a feature map of a
-    network trained beforehand; ``saliency="grad_cam", scale=1.0, head=teacher`` of the stage, with ``teacher`` such a
-    network on the images' device, is nearest to it. Without ``head`` the live model attends. A map of half the size
-    comes from a feature map of 4×4 at 224×224, which the cells interpolate.
+    The attention is the stage's saliency map, averaged over the cells. The authors take a feature map of a network
+    trained beforehand. The stage comes nearest to that with ``saliency="grad_cam", scale=1.0, head=teacher``, where
+    ``teacher`` is such a network on the images' device. Without ``head`` the attention is the live model's. A map of
+    half the size comes from a feature map of 4×4 at 224×224, which the cells interpolate.
 
-    Among cells of equal attention those taken are random, so that a flat map favours no place. Where the grid does not
-    divide the side, cells differ by a pixel, and the labels' weights are those of the pixels really replaced.
+    Cells of equal attention are taken at random, so that a flat map favours no place. Where the grid does not divide
+    the side, cells differ by a pixel, and the labels' weights are the shares of the pixels really replaced.
 
     Args:
-        cells: N, how many cells are pasted, at least 1; 6 by the authors.
+        cells: N, the number of cells to paste, at least 1; the authors use 6.
         grid: cells along a side.
         num_classes, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     uses_saliency = True
@@ -65,7 +66,7 @@ class AttentiveCutMix(MixingMethod[AttentiveCutMixDraw]):
         partners = self._draw_partners(images, generator)
         finite = check_given("saliency", saliency).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).index_select(0, partners)
         attention = F.adaptive_avg_pool2d(finite[:, None], self.grid).flatten(1)
-        # In a random order, from which the sort takes equal ones as they come.
+        # Shuffle the cells: the stable sort then leaves equal ones in random order.
         uniforms = torch.rand(attention.shape, generator=generator, dtype=torch.float64, device=images.device)
         order = uniforms.argsort(1)
         ranked = order.gather(1, attention.gather(1, order).argsort(dim=1, descending=True, stable=True))
@@ -74,7 +75,7 @@ class AttentiveCutMix(MixingMethod[AttentiveCutMixDraw]):
         for dim in (2, 3):
             cell = torch.arange(images.shape[dim], device=images.device) * self.grid // images.shape[dim]
             masks = masks.index_select(dim, cell)
-        return AttentiveCutMixDraw(partners, masks)
+        return AttentiveCutMixDraw(partners=partners, masks=masks)
 
     def apply(self, images: Tensor, drawn: AttentiveCutMixDraw, augmented: Tensor | None) -> Tensor:
         return replace(images, drawn.masks, images.index_select(0, drawn.partners))

@@ -1,9 +1,9 @@
-"""What a method is: a draw, an application of what was drawn, and the facts by which others find it."""
+"""What a method is: a draw, the application of a draw, and the facts by which the rest of the project finds it."""
 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,12 +12,12 @@ from torch import Tensor
 from ..regions import draw_regions
 
 ONE_IMAGE, TWO_IMAGES, POLICY = KINDS = ("one image", "two images", "policy")
-KEEPAUGMENT, SALFMIX = "Gong et al. 2021 (KeepAugment)", "Choi et al. 2021 (SalfMix)"  # sources that several cite
+KEEPAUGMENT, SALFMIX = "Gong et al. 2021 (KeepAugment)", "Choi et al. 2021 (SalfMix)"  # sources of several methods
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """What a method drew for a batch. Each method has a type of its own; this one holds nothing."""
+    """What a method drew for a batch. Each method has its own type; this one holds nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class BoxDraw(Draw):
     """A region of each image.
 
     Attributes:
-        boxes: (B, 4), int64: top, left, bottom, right in pixels, half-open; empty for no region.
+        boxes: (B, 4), int64: top, left, bottom, right in pixels, half-open; empty where an image has no region.
     """
 
     boxes: Tensor
@@ -33,10 +33,10 @@ class BoxDraw(Draw):
 
 @dataclass(frozen=True, eq=False)
 class MoveDraw(BoxDraw):
-    """A region of each image, and where its new pixels come from.
+    """A region of each image, and the region that its new pixels come from.
 
     Attributes:
-        sources: (B, 4), like ``boxes``.
+        sources: (B, 4), int64, like ``boxes``.
     """
 
     sources: Tensor
@@ -44,45 +44,52 @@ class MoveDraw(BoxDraw):
 
 @dataclass(frozen=True, eq=False)
 class MaskDraw(Draw):
-    """The pixels of each image that are replaced, where they are more than one box.
+    """The pixels of each image that are replaced, where they form more than one box.
 
     Attributes:
-        masks: (B, 1, H, W), bool.
+        masks: (B, 1, H, W), bool: true where a pixel is replaced.
     """
 
     masks: Tensor
 
 
-D = TypeVar("D", bound=Draw)
+DrawT = TypeVar("DrawT", bound=Draw)
 
 
-class Method(ABC, Generic[D]):
-    """A way to make the network's inputs from a batch. Subclasses state what they need and implement the two halves.
+class Method(ABC, Generic[DrawT]):
+    """A way to make the network's inputs from a batch. Subclasses declare what they need and implement two halves.
 
-    ``draw`` makes a few tensors from a generator; ``apply`` and ``targets`` are pure functions of the batch and of what
-    was drawn. None of them waits for the device. A test or a figure can therefore inject a draw, and a draw can be
-    replayed.
+    :meth:`draw` turns random numbers into a few tensors. :meth:`apply` and :meth:`targets` are pure functions of the
+    batch and of these tensors. None of them waits for the device. A test or a figure can therefore inject a draw, and
+    a draw can be replayed.
+
+    Attributes:
+        uses_saliency: whether :meth:`draw` needs the saliency maps.
+        uses_augmented: whether :meth:`apply` needs the augmented images.
+        traceable: whether a saliency map can be followed through what the method does to an image.
+        own_map: the saliency method by which this method itself makes maps of the partners; "" where it makes none.
+        default_warmup_epochs: the epochs that its authors train without it.
     """
 
-    uses_saliency: bool = False  # draw needs the saliency map
-    uses_augmented: bool = False  # apply needs the augmented images
-    traceable: bool = True  # a saliency map can be followed through what the method does to an image
-    own_map: str = ""  # the saliency method by which this one makes maps of the partners itself
-    default_warmup_epochs: int = 0  # epochs that its authors train without it
+    uses_saliency: bool = False
+    uses_augmented: bool = False
+    traceable: bool = True
+    own_map: str = ""
+    default_warmup_epochs: int = 0
 
     @abstractmethod
-    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> D:
+    def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> DrawT:
         """Draw what to do to each image.
 
         Args:
             images: the clean images (B, C, H, W), floating point.
             saliency: their maps (B, h, w), float32, at any resolution; None where the method uses none.
-            generator: on the images' device; the global one where it is None.
+            generator: on the images' device; None for the global one.
         """
 
     @abstractmethod
-    def apply(self, images: Tensor, drawn: D, augmented: Tensor | None) -> Tensor:
-        """Make the network's inputs (B, C, H, W). Writes into none of its arguments.
+    def apply(self, images: Tensor, drawn: DrawT, augmented: Tensor | None) -> Tensor:
+        """Make the network's inputs (B, C, H, W). Write into none of the arguments.
 
         Args:
             images: the clean images (B, C, H, W), floating point.
@@ -90,8 +97,8 @@ class Method(ABC, Generic[D]):
             augmented: an augmented copy, like ``images``; None where the method uses none.
         """
 
-    def targets(self, labels: Tensor, drawn: D, image_size: tuple[int, int]) -> Tensor:
-        """Make the targets: the labels (B,), int64, or (B, K), floating point, where the method mixes them.
+    def targets(self, labels: Tensor, drawn: DrawT, image_size: tuple[int, int]) -> Tensor:
+        """Make the targets: the labels (B,), int64, or, where the method mixes them, (B, K), floating point.
 
         Args:
             labels: (B,), int64.
@@ -100,8 +107,8 @@ class Method(ABC, Generic[D]):
         """
         return labels
 
-    def partner_maps(self, images: Tensor, drawn: D, saliency: Tensor | None) -> Tensor | None:
-        """Return the maps (B, h, w) of the partners that the draw looked at, for pictures; None where it looks at none.
+    def partner_maps(self, images: Tensor, drawn: DrawT, saliency: Tensor | None) -> Tensor | None:
+        """Return, for pictures, the maps (B, h, w) of the partners that the draw used; None where it used none.
 
         Args:
             images, saliency: as for :meth:`draw`.
@@ -110,11 +117,16 @@ class Method(ABC, Generic[D]):
         return None
 
 
-class CuttingMethod(Method[D]):
-    """A method that cuts a region out of each image: anywhere, or, where it uses saliency, by selective-cut."""
+class CuttingMethod(Method[DrawT]):
+    """A method that cuts one region out of each image: anywhere, or by selective-cut where it uses saliency.
 
-    border: str  # "clip" or "inside"
-    tau: float  # only of those that use saliency
+    Attributes:
+        border: "clip" or "inside", see :func:`~dali_salaug.regions.candidate_axis`.
+        tau: τ, the quantile; only of methods that use saliency.
+    """
+
+    border: str
+    tau: float
 
     def _draw_boxes(
         self,
@@ -129,18 +141,19 @@ class CuttingMethod(Method[D]):
         return draw_regions(images, size, generator, border=self.border, saliency=saliency, tau=self.tau, keep="low")
 
 
-@dataclass(frozen=True)
+@dataclass
 class MethodEntry:
-    """The facts of a method under one name; ``METHODS`` holds all of them.
+    """The facts of a method under one name. Every list, table and option of the project reads them from ``METHODS``.
 
     Attributes:
         name: as ``--method`` takes it.
         kind: one of ``KINDS``.
         description: what the network's input is, in a few words.
         source: authors and year; "" for the baseline.
+        reference: where in the source the method is described: arXiv number, sections, equations.
         policy: the image-level policy that makes the augmented images, unless the user names another.
-        saliency, target, scale: the map by default, as :func:`saliency_map` names it; of methods that use one.
-        options: what the constructor takes for this name, where one class has several.
+        saliency, target, scale: the default map, as :func:`saliency_map` names it; only of methods that use one.
+        options: the constructor's arguments under this name, where one class has several names.
         method: the class; :func:`register` fills it in.
     """
 
@@ -148,23 +161,24 @@ class MethodEntry:
     kind: str
     description: str
     source: str
+    reference: str = ""
     policy: str | None = None
     saliency: str = "gradient"
     target: str = "label"
     scale: float = 0.5
     options: Mapping[str, Any] = field(default_factory=dict)
-    method: type[Method] = Method  # type: ignore[type-abstract]
+    method: type[Method[Any]] = field(init=False)
 
     def takes(self, parameter: str) -> bool:
-        """Return whether the constructor has a parameter that this name leaves open."""
+        """Return whether the constructor has this parameter and ``options`` does not fix it."""
         return parameter in inspect.signature(self.method).parameters and parameter not in self.options
 
-    def build(self, num_classes: int, *, region_size: int | None = None, tau: float = 0.6) -> Method:
-        """Construct the method; an argument that its class does not take has no effect.
+    def build(self, num_classes: int, *, region_size: int | None = None, tau: float = 0.6) -> Method[Any]:
+        """Construct the method. An argument that its class does not take has no effect.
 
         Args:
-            num_classes: K, of methods that mix labels.
-            region_size: side of the square region in pixels; None: by the image's size.
+            num_classes: K, for methods that mix labels.
+            region_size: side of the square region in pixels; None derives it from the images' size.
             tau: τ, the quantile.
         """
         settings = {"num_classes": num_classes, "size": region_size, "tau": tau}
@@ -172,21 +186,29 @@ class MethodEntry:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The saliency methods at work by default: of the map that the method uses, and of the one that it makes."""
+        """The saliency methods in use by default: of the map that the method needs, and of the one that it makes."""
         method = self.build(2)
         return (self.saliency,) * method.uses_saliency + (method.own_map,) * bool(method.own_map)
 
 
 METHODS: dict[str, MethodEntry] = {}  # by name, in the order of registration
 
-M = TypeVar("M", bound=type[Method])
+MethodT = TypeVar("MethodT", bound=type[Method[Any]])
 
 
-def register(*entries: MethodEntry) -> Callable[[M], M]:
-    """Decorate a method's class: enter it into ``METHODS`` under the names of ``entries``."""
+def register(*entries: MethodEntry) -> Callable[[MethodT], MethodT]:
+    """Return a decorator that enters a method's class into ``METHODS`` under the names of ``entries``.
 
-    def enter(method: M) -> M:
-        METHODS.update({entry.name: replace(entry, method=method) for entry in entries})
+    Raises:
+        ValueError: for a name that is already taken.
+    """
+
+    def enter(method: MethodT) -> MethodT:
+        for entry in entries:
+            if entry.name in METHODS:
+                raise ValueError(f"name must be new; {entry.name!r} is {METHODS[entry.name].method.__name__}")
+            entry.method = method
+            METHODS[entry.name] = entry
         return method
 
     return enter

@@ -1,4 +1,4 @@
-"""The two baselines: the clean images, and those of an image-level policy with nothing kept."""
+"""The two baselines: the clean images, and the images of a policy with nothing kept."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from .._checks import check_given
 from .base import ONE_IMAGE, Draw, Method, MethodEntry, register
 
 
-class DrawlessMethod(Method[Draw]):
+class Baseline(Method[Draw]):
     """A method that draws nothing."""
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> Draw:
@@ -17,16 +17,19 @@ class DrawlessMethod(Method[Draw]):
         return f"{type(self).__name__}()"
 
 
-@register(MethodEntry("none", ONE_IMAGE, "the clean images", ""))
-class Clean(DrawlessMethod):
-    """The baseline without augmentation of its own: the network's inputs are the clean images."""
+@register(MethodEntry("none", ONE_IMAGE, description="the clean images", source=""))
+class Clean(Baseline):
+    """The baseline without augmentation: the network's inputs are the clean images."""
 
     def apply(self, images: Tensor, drawn: Draw, augmented: Tensor | None) -> Tensor:
         return images
 
 
-class Augmented(DrawlessMethod):
-    """The baseline of image-level policies: the network's inputs are the augmented images, with nothing kept."""
+class Augmented(Baseline):
+    """The baseline of image-level policies: the network's inputs are the augmented images, with nothing kept.
+
+    ``keep_paste.py`` registers it once for each policy.
+    """
 
     uses_augmented = True
 

@@ -1,4 +1,4 @@
-"""CutMix and KeepCutMix: a box of each image is replaced by the same box of a partner, and the labels are mixed."""
+"""CutMix and KeepCutMix: the same box of a partner replaces a box of each image, and the labels are mixed."""
 
 import torch
 from torch import Tensor
@@ -8,39 +8,55 @@ from .base import KEEPAUGMENT, TWO_IMAGES, CuttingMethod, MethodEntry, register
 from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-@register(MethodEntry("cutmix", TWO_IMAGES, "a box replaced by a partner's, labels mixed", "Yun et al. 2019"))
+@register(
+    MethodEntry(
+        "cutmix",
+        TWO_IMAGES,
+        description="a box replaced by a partner's, labels mixed",
+        source="Yun et al. 2019",
+        reference="arXiv:1905.04899, §3.1",
+    )
+)
 class CutMix(BoxMixingMethod[BoxPairDraw], CuttingMethod[BoxPairDraw]):
-    """A box of each image is replaced by the same box of another image of the batch.
+    """A box of each image, replaced by the same box of another image of the batch.
 
-    Yun et al. 2019, arXiv:1905.04899, §3.1. Each image has its own λ ~ Beta(α, α) and box: sides √(1 − λ) of the
-    image's, any pixel as its centre, clipped to the image. The weight of an image's own label is the share of its
-    pixels really left.
+    Yun et al. 2019, arXiv:1905.04899, §3.1. Each image has its own λ ~ Beta(α, α) and box. The box's sides are
+    √(1 − λ) of the image's, its centre is any pixel, and it is clipped to the image. The weight of an image's own label
+    is the share of its pixels that are really left.
 
     Args:
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     border = "clip"
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxPairDraw:
         boxes = self._draw_boxes(images, self._draw_box_sizes(images, generator), saliency, generator)
-        return BoxPairDraw(self._draw_partners(images, generator), boxes)
+        return BoxPairDraw(partners=self._draw_partners(images, generator), boxes=boxes)
 
 
-@register(MethodEntry("keep_cutmix", TWO_IMAGES, "CutMix that cuts away only what is not salient", KEEPAUGMENT))
+@register(
+    MethodEntry(
+        "keep_cutmix",
+        TWO_IMAGES,
+        description="CutMix that spares what is salient",
+        source=KEEPAUGMENT,
+        reference="§4.2",
+    )
+)
 class KeepCutMix(CutMix):
-    """CutMix that cuts away only what is not salient, by selective-cut on each image's own map (KeepAugment §4.2).
+    """CutMix that spares what is salient, by selective-cut on each image's own map (KeepAugment §4.2).
 
     Args:
-        tau: τ in [0, 1]: among all boxes of the size drawn for an image, one is cut only where its saliency is at most
-            the τ-quantile.
+        tau: τ in [0, 1]. A box may be cut only where its saliency is at most the τ-quantile of all boxes of the size
+            drawn for the image.
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     uses_saliency = True

@@ -1,4 +1,4 @@
-"""Cutout and KeepCutout: a square is blanked, anywhere, or only where the saliency is low."""
+"""Cutout and KeepCutout: a blank square, anywhere or only where the saliency is low."""
 
 import math
 
@@ -31,16 +31,16 @@ def selective_cut(
         size: side of the square, or (height, width), in image pixels; not larger than the image.
         tau: τ in [0, 1], the quantile of the scores of all candidate regions of an image.
         border: "clip": the region's centre is any pixel, and the region is clipped to the image, as Cutout's
-            authors do; "inside": it lies wholly in the image.
+            authors do. "inside": the region lies wholly in the image.
         fill: the value written; 0 is the mean of normalised images.
-        generator: on the images' device; the global one where none is given.
+        generator: on the images' device; None for the global one.
 
     Returns:
         The images with the region filled, (B, C, H, W), and the boxes (B, 4), int64: top, left, bottom, right in
         image pixels, half-open, clipped to the image.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
 
     Example:
         >>> saliency = saliency_map(model, images, labels)
@@ -52,11 +52,19 @@ def selective_cut(
     return method.apply(images, drawn, None), drawn.boxes
 
 
-@register(MethodEntry("cutout", ONE_IMAGE, "a square at a random place set to zero", "DeVries & Taylor 2017"))
+@register(
+    MethodEntry(
+        "cutout",
+        ONE_IMAGE,
+        description="a square at a random place set to zero",
+        source="DeVries & Taylor 2017",
+        reference="arXiv:1708.04552, §3.2",
+    )
+)
 class Cutout(CuttingMethod[BoxDraw]):
-    """A square of each image is blanked, anywhere; its centre is any pixel, and it is clipped to the image.
+    """A blank square at a random place of each image.
 
-    DeVries & Taylor 2017, arXiv:1708.04552, §3.2.
+    DeVries & Taylor 2017, arXiv:1708.04552, §3.2. The square's centre is any pixel; the square is clipped to the image.
 
     Args:
         size: side of the square, or (height, width), in pixels; by default 16 at 32×32 and 40 at 224×224.
@@ -64,7 +72,7 @@ class Cutout(CuttingMethod[BoxDraw]):
         fill: the value written; 0 is the mean of normalised images.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(self, size: int | tuple[int, int] | None = None, *, border: str = "clip", fill: float = 0.0) -> None:
@@ -84,16 +92,24 @@ class Cutout(CuttingMethod[BoxDraw]):
         return f"Cutout(size={self.size}, border={self.border!r}, fill={self.fill:g})"
 
 
-@register(MethodEntry("keep_cutout", ONE_IMAGE, "Cutout that spares what is salient", KEEPAUGMENT))
+@register(
+    MethodEntry(
+        "keep_cutout",
+        ONE_IMAGE,
+        description="Cutout that spares what is salient",
+        source=KEEPAUGMENT,
+        reference="Algorithm 1(a), eq. 2, §4.1",
+    )
+)
 class KeepCutout(Cutout):
     """Cutout that spares what is salient: :func:`selective_cut` as an object (KeepAugment §3 and §4.1).
 
     Args:
-        tau: τ in [0, 1]: a square is cut only where its saliency is at most the τ-quantile of all squares'.
+        tau: τ in [0, 1]. A square may be cut only where its saliency is at most the τ-quantile of all squares'.
         size, border, fill: as for :class:`Cutout`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     uses_saliency = True

@@ -1,4 +1,4 @@
-"""FenceMask: a turned fence of thin strips is blanked."""
+"""FenceMask: a rotated fence of thin strips is blanked."""
 
 import math
 
@@ -10,22 +10,31 @@ from .base import ONE_IMAGE, MaskDraw, MethodEntry, register
 from .masking import MaskingMethod, check_rotate, phases
 
 
-@register(MethodEntry("fencemask", ONE_IMAGE, "a turned fence of thin strips set to zero", "Li et al. 2020"))
+@register(
+    MethodEntry(
+        "fencemask",
+        ONE_IMAGE,
+        description="a rotated fence of thin strips set to zero",
+        source="Li et al. 2020",
+        reference="arXiv:2006.07877",
+    )
+)
 class FenceMask(MaskingMethod):
-    """A fence is blanked: parallel strips in two directions at right angles, turned by a random angle.
+    """A blank fence: parallel strips in two directions at right angles, rotated by a random angle.
 
-    Li et al. 2020, arXiv:2006.07877, who change GridMask's squares into thin strips that hide a part of every object
-    and the whole of none. Widths, gaps (one of each for each direction, whole pixels), offsets and angle are drawn for
-    each image, uniformly. The defaults are this library's, not the authors': they blank about two fifths of an image.
+    Li et al. 2020, arXiv:2006.07877, who turn GridMask's squares into thin strips that hide a part of every object and
+    the whole of none. Widths, gaps (one of each for each direction, whole pixels), offsets and angle are drawn
+    uniformly for each image. The defaults are this library's, not the authors'; they blank about two fifths of an
+    image.
 
     Args:
         strip: least and greatest width of the strips, as shares of the image's shorter side; never less than 1 pixel.
         gap: least and greatest gap between two strips, likewise.
-        rotate: the angle is below so many degrees, 1 to 360; 1 turns nothing.
-        probability, fill: see :class:`MaskingMethod`.
+        rotate: the angle is below this number of degrees, 1 to 360; 1 means no rotation.
+        probability, fill: see :class:`~dali_salaug.methods.masking.MaskingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(

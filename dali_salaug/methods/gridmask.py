@@ -1,4 +1,4 @@
-"""GridMask: a turned grid of evenly spaced squares is blanked."""
+"""GridMask: a rotated grid of evenly spaced squares is blanked."""
 
 import math
 
@@ -10,25 +10,33 @@ from .base import ONE_IMAGE, MaskDraw, MethodEntry, register
 from .masking import MaskingMethod, check_rotate, phases
 
 
-@register(MethodEntry("gridmask", ONE_IMAGE, "a turned grid of squares set to zero", "Chen et al. 2020"))
+@register(
+    MethodEntry(
+        "gridmask",
+        ONE_IMAGE,
+        description="a rotated grid of squares set to zero",
+        source="Chen et al. 2020",
+        reference="arXiv:2001.04086",
+    )
+)
 class GridMask(MaskingMethod):
-    """A grid of evenly spaced squares, turned by a random angle, is blanked.
+    """A blank grid of evenly spaced squares, rotated by a random angle.
 
-    Chen et al. 2020, arXiv:2001.04086, and the authors' code (dvlab-research/GridMask, imagenet_grid, "mode 1"). One
-    square of side d − ⌊rd + ½⌋ in each d × d pixels is blanked; d, the offsets (both whole pixels, uniform) and the
-    angle (whole degrees, uniform, about the image's centre) are drawn for each image. The share blanked is thus about
-    (1 − r)². The defaults are those of the authors' ImageNet training, in which the probability rises linearly from 0
-    over the first 240 of 300 epochs; here it is constant.
+    Chen et al. 2020, arXiv:2001.04086, and the authors' code (dvlab-research/GridMask, imagenet_grid, "mode 1"). In
+    each d × d pixels, one square of side d − ⌊rd + ½⌋ is blanked, about (1 − r)² of the image. d and the offsets (whole
+    pixels, uniform) and the angle (whole degrees, uniform, about the image's centre) are drawn for each image. The
+    defaults are those of the authors' ImageNet training, in which the probability rises linearly from 0 over the first
+    240 of 300 epochs; here it is constant.
 
     Args:
         unit: least (included) and greatest (excluded) d, as shares of the image's shorter side: 96 to 224 pixels at
             224×224. Never less than 2 pixels.
         ratio: r in [0, 1], the share of each unit's side that is kept.
-        rotate: the angle is below so many degrees, 1 to 360; 1 turns nothing.
-        probability, fill: see :class:`MaskingMethod`.
+        rotate: the angle is below this number of degrees, 1 to 360; 1 means no rotation.
+        probability, fill: see :class:`~dali_salaug.methods.masking.MaskingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Hide-and-Seek: patches of a grid are blanked, each with a probability."""
+"""Hide-and-Seek: patches of a grid are blanked at random."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,31 @@ from .base import ONE_IMAGE, MaskDraw, MethodEntry, register
 from .masking import MaskingMethod
 
 
-@register(MethodEntry("hide_and_seek", ONE_IMAGE, "a part of a grid's patches set to zero", "Singh et al. 2018"))
+@register(
+    MethodEntry(
+        "hide_and_seek",
+        ONE_IMAGE,
+        description="some patches of a grid set to zero",
+        source="Singh et al. 2018",
+        reference="arXiv:1811.02545, §3.1",
+    )
+)
 class HideAndSeek(MaskingMethod):
-    """Each image is divided into square patches, and each of them is blanked with a probability.
+    """A grid of square patches over each image, each of which is blank with a given probability.
 
-    Singh et al. 2018, arXiv:1811.02545, §3.1, and the authors' hide_patch.py: the side of the patches is drawn for each
-    image from a set, in which 0 stands for hiding nothing. The patches begin at the upper left corner, and those at the
+    Singh et al. 2018, arXiv:1811.02545, §3.1, and the authors' hide_patch.py. The side of the patches is drawn for each
+    image from a set, in which 0 means that nothing is hidden. The grid starts at the upper left corner; patches at the
     lower and right border are cut short where the side does not divide the image. The paper fills with the mean of the
     training pixels.
 
     Args:
-        sizes: the sides to draw from, in pixels, 0 or more; by default the authors' (0, 16, 32, 44, 56) at 224×224,
+        sizes: the sides to draw from, in pixels, 0 or more. By default the authors' (0, 16, 32, 44, 56) at 224×224,
             and in proportion to the image's shorter side at other sizes.
         probability: that a patch is blanked, in [0, 1].
         fill: the value written; 0 is the mean of normalised images.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(self, sizes: Sequence[int] | None = None, *, probability: float = 0.5, fill: float = 0.0) -> None:
@@ -47,7 +55,7 @@ class HideAndSeek(MaskingMethod):
         sizes = self.sizes or tuple(max(round(size * unit), 1 if size else 0) for size in (0, 16, 32, 44, 56))
         chosen = torch.rand((1, batch), generator=generator, dtype=torch.float64, device=device)
         size = known_to_host(sizes, device).index_select(0, (chosen[0] * len(sizes)).long())[:, None]
-        # As many numbers for each image as the smallest patches need.
+        # Each image draws as many numbers as the smallest patches need.
         smallest = min(size for size in sizes if size)
         rows, columns = -(-height // smallest), -(-width // smallest)
         hidden = torch.rand((batch, rows * columns), generator=generator, device=device) < self.probability

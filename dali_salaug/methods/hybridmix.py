@@ -19,14 +19,27 @@ SECOND = {"mixup": Mixup, "saliencymix": SaliencyMix, "cutmix": CutMix}  # Hybri
 
 @dataclass(frozen=True, eq=False)
 class HybridMixDraw(Draw):
-    """What SalfMix drew, and what the two-image method drew after it."""
+    """What SalfMix drew, and what the two-image method drew after it.
+
+    Attributes:
+        first: SalfMix's draw.
+        second: the two-image method's, a type of its own.
+    """
 
     first: MoveDraw
     second: PairDraw
 
 
 def _entry(name: str, second: str, title: str) -> MethodEntry:
-    return MethodEntry(name, TWO_IMAGES, f"SalfMix, then {title}", SALFMIX, target="loss", options={"second": second})
+    return MethodEntry(
+        name,
+        TWO_IMAGES,
+        description=f"SalfMix, then {title}",
+        source=SALFMIX,
+        reference="§4.4, Algorithm 2, table 2",
+        target="loss",
+        options={"second": second},
+    )
 
 
 @register(
@@ -37,18 +50,18 @@ def _entry(name: str, second: str, title: str) -> MethodEntry:
 class HybridMix(Method[HybridMixDraw]):
     """SalfMix on each image, then a two-image method between it and a random self-mixed image of the batch.
 
-    SalfMix §4.4, eq. 1, Algorithm 2 and table 2. The labels follow the two-image method. The authors train the first
-    epoch on the images as they are, and so does the stage by default.
+    SalfMix §4.4, eq. 1, Algorithm 2 and table 2. The two-image method mixes the labels. The authors train the first
+    epoch on unchanged images; by default the stage does the same.
 
     Args:
         second: "mixup" (HybridMix v1), "saliencymix" (v2) or "cutmix" (v3), with its authors' parameters and with
-            partners drawn from the whole batch, as Algorithm 2 does; or any two-image method that takes no map from the
-            stage, as ``CutMix(10, partners="permutation")``.
-        num_classes: K, the length of the soft targets, where ``second`` is a name.
+            partners drawn from the whole batch, as in Algorithm 2; or any two-image method that takes no map from the
+            stage, such as ``CutMix(10, partners="permutation")``.
+        num_classes: K, the length of the soft targets, if ``second`` is a name.
         first: the SalfMix; by default the paper's.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     default_warmup_epochs = 1
@@ -78,7 +91,7 @@ class HybridMix(Method[HybridMixDraw]):
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> HybridMixDraw:
         first = self.first.draw(images, saliency, generator)
-        # SaliencyMix looks at the partner that it is given, which is self-mixed (Algorithm 2, lines 11 and 12).
+        # SaliencyMix makes its map from the self-mixed partner (Algorithm 2, lines 11 and 12).
         self_mixed = self.first.apply(images, first, None)
         return HybridMixDraw(first, self.second.draw(self_mixed, None, generator))
 

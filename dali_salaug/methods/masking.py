@@ -1,4 +1,4 @@
-"""What the methods have in common that blank many small regions spread over each image."""
+"""The common parts of the methods that blank many small regions spread over each image."""
 
 import math
 
@@ -11,14 +11,14 @@ from .base import MaskDraw, Method
 
 
 class MaskingMethod(Method[MaskDraw]):
-    """A method that blanks what is under a mask, drawn for each image.
+    """A method that draws a mask for each image and blanks what is under it.
 
     Args:
-        probability: in [0, 1]: that an image is masked at all, but for what :class:`HideAndSeek` means by it.
+        probability: that an image is masked at all, in [0, 1]; for HideAndSeek, that a patch is hidden.
         fill: the value written; 0 is the mean of normalised images.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(self, probability: float, fill: float) -> None:
@@ -28,11 +28,12 @@ class MaskingMethod(Method[MaskDraw]):
         self.fill = fill
 
     def apply(self, images: Tensor, drawn: MaskDraw, augmented: Tensor | None) -> Tensor:
+        """Fill what is under the masks."""
         return replace(images, drawn.masks, self.fill)
 
 
 def phases(images: Tensor, periods: Tensor, offsets: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pixel's centre lies within its period, down and across a pattern turned about the image's centre.
+    """Return each pixel's place in its period, down and across a pattern rotated about the image's centre.
 
     Args:
         images: (B, C, H, W); only their shape and device are used.
@@ -40,13 +41,13 @@ def phases(images: Tensor, periods: Tensor, offsets: Tensor, angle: Tensor) -> t
         angle: in degrees, (B, 1).
 
     Returns:
-        Twice (B, H, W), float32 in [0, period).
+        Two tensors (B, H, W), float32 in [0, period).
     """
     height, width = images.shape[-2:]
     y = (torch.arange(height, device=images.device) + 0.5 - height / 2)[:, None]
     x = torch.arange(width, device=images.device) + 0.5 - width / 2
     turn = torch.deg2rad(angle)[:, None]
-    # PolicyDraw in float64, which whole numbers survive; float32 does for the pixels, of which there are many more.
+    # Drawn in float64, which keeps whole numbers exact; float32 suffices for the pixels, which are many more.
     cos, sin = turn.cos().float(), turn.sin().float()
     periods, offsets = periods[..., None].float(), offsets[..., None].float()
     down = (cos * y - sin * x + offsets[0]).remainder(periods[0])
@@ -54,5 +55,6 @@ def phases(images: Tensor, periods: Tensor, offsets: Tensor, angle: Tensor) -> t
 
 
 def check_rotate(rotate: object) -> None:
+    """Require a whole number of degrees from 1 to 360."""
     if not isinstance(rotate, int) or not 1 <= rotate <= 360:
         raise ValueError(f"rotate must be a whole number of degrees from 1 to 360; got {rotate!r}")

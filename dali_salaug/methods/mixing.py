@@ -1,4 +1,4 @@
-"""What the two-image methods have in common: partners within the batch, λ, and the mixing of labels."""
+"""The common parts of the two-image methods: partners within the batch, λ, and the mixing of labels."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -28,15 +28,15 @@ class PairDraw(Draw):
 
 @dataclass(frozen=True, eq=False)
 class BoxPairDraw(BoxDraw, PairDraw):
-    """A partner for each image, and the region that it fills."""
+    """A partner for each image, and the region that the partner fills."""
 
 
-P = TypeVar("P", bound=PairDraw)
-B = TypeVar("B", bound=BoxPairDraw)
+PairT = TypeVar("PairT", bound=PairDraw)
+BoxPairT = TypeVar("BoxPairT", bound=BoxPairDraw)
 
 
-class MixingMethod(Method[P]):
-    """A method that makes each input from an image and a partner of the same batch, and mixes their labels likewise.
+class MixingMethod(Method[PairT]):
+    """A method that mixes each image with a partner from the same batch, and mixes their labels likewise.
 
     Args:
         num_classes: K, the length of the soft targets.
@@ -45,7 +45,7 @@ class MixingMethod(Method[P]):
             drawn from the whole batch (as HybridMix's authors do).
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation") -> None:
@@ -57,35 +57,35 @@ class MixingMethod(Method[P]):
         self.partners = partners
 
     def _draw_partners(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B,), int64: the place in the batch of each image's partner."""
+        """Draw the place in the batch of each image's partner, (B,), int64."""
         uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
         if self.partners == "permutation":
             return uniforms.argsort()
         return (uniforms * len(images)).long()
 
     def _draw_lambda(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """λ ~ Beta(α, α), (B,), float64 in [0, 1]."""
+        """Draw λ ~ Beta(α, α), (B,), float64 in [0, 1]."""
         batch, device = len(images), images.device
         if self.alpha == 1:
             return torch.rand(batch, generator=generator, dtype=torch.float64, device=device)
-        # Two gamma variates over their sum; torch.distributions take no generator.
+        # One of two gamma variates over their sum, because torch.distributions take no generator.
         parameters = torch.full((2, batch), self.alpha, dtype=torch.float64, device=device)
         gammas = torch._standard_gamma(parameters, generator=generator)
         return gammas[0] / gammas.sum(0)
 
     def _draw_box_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""
+        """Draw height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""
         cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
         image_size = known_to_host(images.shape[-2:], images.device)
-        # Half a side is rounded down, as CutMix's and SaliencyMix's authors and torchvision do, so that boxes are
+        # Half a side is rounded down, as by CutMix's and SaliencyMix's authors and torchvision, so that boxes are
         # symmetric about the centre.
         return 2 * (0.5 * cut * image_size).long()
 
     @abstractmethod
-    def _weights(self, drawn: P, image_size: tuple[int, int]) -> Tensor:
+    def _weights(self, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
         """Return the weights of the image's own label and of its partner's, (B, 2)."""
 
-    def targets(self, labels: Tensor, drawn: P, image_size: tuple[int, int]) -> Tensor:
+    def targets(self, labels: Tensor, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
         """Return each label's weight, (B, K), float32."""
         own, other = self._weights(drawn, image_size).float().split(1, 1)
         # Not one_hot(), which reads its smallest label back to check it.
@@ -96,13 +96,13 @@ class MixingMethod(Method[P]):
         return f"{type(self).__name__}({self.num_classes}, alpha={self.alpha:g}, partners={self.partners!r})"
 
 
-class BoxMixingMethod(MixingMethod[B]):
+class BoxMixingMethod(MixingMethod[BoxPairT]):
     """A mixing method that fills a box of each image from its partner; labels weigh the shares of the pixels."""
 
-    def apply(self, images: Tensor, drawn: B, augmented: Tensor | None) -> Tensor:
+    def apply(self, images: Tensor, drawn: BoxPairT, augmented: Tensor | None) -> Tensor:
         """Replace each image's box by the same box of its partner."""
         return replace_boxes(images, drawn.boxes, images[drawn.partners])
 
-    def _weights(self, drawn: B, image_size: tuple[int, int]) -> Tensor:
+    def _weights(self, drawn: BoxPairT, image_size: tuple[int, int]) -> Tensor:
         taken = box_areas(drawn.boxes) / (image_size[0] * image_size[1])
         return torch.stack([1 - taken, taken], 1)

@@ -12,18 +12,26 @@ from .mixing import MixingMethod, PairDraw
 
 @dataclass(frozen=True, eq=False)
 class MixupDraw(PairDraw):
-    """A partner and the weights of the two.
+    """A partner for each image, and the weights of the two.
 
     Attributes:
-        weights: (B, 2), float64: of the image and its label, and of its partner and its label.
+        weights: (B, 2), float64: of the image and its label, and of the partner and its label.
     """
 
     weights: Tensor
 
 
-@register(MethodEntry("mixup", TWO_IMAGES, "a blend with a partner, labels too", "Zhang et al. 2018"))
+@register(
+    MethodEntry(
+        "mixup",
+        TWO_IMAGES,
+        description="a blend with a partner, labels mixed",
+        source="Zhang et al. 2018",
+        reference="arXiv:1710.09412, §2",
+    )
+)
 class Mixup(MixingMethod[MixupDraw]):
-    """Each image is blended with another of the batch: λ · image + (1 − λ) · partner, and so are their labels.
+    """A blend of each image with another of the batch, λ · image + (1 − λ) · partner, and of their labels.
 
     Zhang et al. 2018, arXiv:1710.09412, §2. Each image has its own λ ~ Beta(α, α).
 
@@ -31,12 +39,12 @@ class Mixup(MixingMethod[MixupDraw]):
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> MixupDraw:
         own = self._draw_lambda(images, generator)
-        return MixupDraw(self._draw_partners(images, generator), torch.stack([own, 1 - own], 1))
+        return MixupDraw(partners=self._draw_partners(images, generator), weights=torch.stack([own, 1 - own], 1))
 
     def apply(self, images: Tensor, drawn: MixupDraw, augmented: Tensor | None) -> Tensor:
         return blend(images, images[drawn.partners], drawn.weights[:, 1])

@@ -7,21 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_number, check_whole_number
-from .base import D, Method
+from .base import DrawT, Method
 
 
-class PatchMethod(Method[D]):
+class PatchMethod(Method[DrawT]):
     """A method that places patches around cells of a grid over the image (SalfMix §4.3).
 
-    Cell i of an axis of so many pixels reaches from ⌊i · pixels / n⌋ to ⌈(i + 1) · pixels / n⌉, as in adaptive pooling:
-    the paper's cells where n divides the side, and always n of them.
+    Along an axis, cell i reaches from ⌊i · pixels / n⌋ to ⌈(i + 1) · pixels / n⌉, as in adaptive pooling. These are the
+    paper's cells where n divides the side, and always n cells.
 
     Args:
-        grid: n, the cells along a side; by default 4 below 64 pixels and 8 from there on.
-        ratio: side of the patch over side of the image, in (0, 1]. A patch must cover a cell, so at least 1 / n.
+        grid: n, the cells along a side; by default 4 below 64 pixels and 8 from 64 pixels on.
+        ratio: side of the patch over side of the image, in (0, 1]. It must be at least 1 / n, so that a patch covers a
+            cell.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(self, grid: int | None, ratio: float) -> None:
@@ -41,15 +42,15 @@ class PatchMethod(Method[D]):
         return self.grid or (4 if min(images.shape[-2:]) < 64 else 8)
 
     def _cell_means(self, images: Tensor, saliency: Tensor) -> Tensor:
-        """The map's mean in each cell, (B, n²), float64, in which the cells of a flat map are equal.
+        """Return the map's mean in each cell, (B, n²), float64; the cells of a flat map are exactly equal.
 
-        Values that are not finite count as 0. Of equal cells argmax and argmin give the first.
+        Values that are not finite count as 0. Of equal cells, argmax and argmin return the first.
         """
         finite = saliency.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         return F.adaptive_avg_pool2d(finite[:, None], self._cells_along(images)).flatten(1)
 
     def _draw_patches(self, images: Tensor, cells: Tensor, generator: torch.Generator | None) -> Tensor:
-        """A patch for each image, (B, 4), uniform among those that contain its cell (B,) and lie in the image."""
+        """Draw a patch for each image, (B, 4), uniformly among those in the image that contain its cell (B,)."""
         grid, (height, width), patch = self._cells_along(images), images.shape[-2:], self._patch_size(images)
         uniforms = torch.rand((2, len(images)), generator=generator, dtype=torch.float64, device=images.device)
         top = self._draw_start(cells // grid, height, grid, patch[0], uniforms[0])
@@ -58,11 +59,11 @@ class PatchMethod(Method[D]):
 
     def _patch_size(self, images: Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]
-        # The tolerance: 0.29 · 100 is 29, in floats a little less.
+        # The tolerance: 0.29 · 100 is 29, but slightly less in floats.
         return math.floor(height * self.ratio + 1e-9), math.floor(width * self.ratio + 1e-9)
 
     def _draw_start(self, cell: Tensor, pixels: int, grid: int, patch: int, uniforms: Tensor) -> Tensor:
-        """Where the patch begins along one axis, given its cell there."""
+        """Draw the start of the patch along one axis, from the index of its cell."""
         largest = max(-(-(i + 1) * pixels // grid) - i * pixels // grid for i in range(grid))
         if patch < largest:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""PuzzleMix: the salient blocks of two images are moved to where they are shown together, by optimisation."""
+"""PuzzleMix: an optimisation moves the salient blocks of two images to where both are shown."""
 
 import math
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from .puzzlemix_solvers import MaskEnergy, solve_mask, solve_transport
 BLOCKS = (2, 4, 8, 16)  # the authors' numbers along a side
 STRIP = 4  # pixels to either side of a block's border whose means are compared ("neigh_size")
 TINY = 1e-37  # makes a map that is 0 everywhere a flat one
-LEAST_LAMBDA = 1e-4  # so that −2 log λ is at most the −log(1e-8) of the authors
+LEAST_LAMBDA = 1e-4  # so that −2 log λ is at most the authors' −log(1e-8)
 
 
 @dataclass(frozen=True, eq=False)
 class PuzzleMixDraw(PairDraw):
-    """A partner for each image, and what becomes of the blocks of both.
+    """A partner for each image, and the mixture and moves of both images' blocks.
 
     Attributes:
-        shares: (B, n, n), float32: of the image in each block.
-        moves: (B, 2, n, n), int64: the number of the image's block, and of its partner's, that comes to each place.
+        shares: (B, n, n), float32: the image's share of each block.
+        moves: (B, 2, n, n), int64: the number of the image's block, and of the partner's, that moves to each place.
     """
 
     shares: Tensor
@@ -34,46 +34,53 @@ class PuzzleMixDraw(PairDraw):
 
 @register(
     MethodEntry(
-        "puzzlemix", TWO_IMAGES, "blocks of both, chosen and moved by optimisation", "Kim et al. 2020", target="loss"
+        "puzzlemix",
+        TWO_IMAGES,
+        description="blocks of both images, chosen and moved by optimisation",
+        source="Kim et al. 2020",
+        reference="arXiv:2009.06962, §4",
+        target="loss",
     )
 )
 class PuzzleMix(MixingMethod[PuzzleMixDraw]):
     """A mask and two transports, optimised for saliency and smoothness, mix each image and its partner.
 
     Kim et al. 2020, ICML, arXiv:2009.06962, §4, and the authors' code (snu-mllab/PuzzleMix, ``mixup.py`` and
-    ``imagenet/mixup.py``). On a grid of n × n blocks with the saliency s of each image summing to 1, the mask m, 0, ½
-    or 1 in each block, makes least
+    ``imagenet/mixup.py``). On a grid of n × n blocks, with each image's saliency s summing to 1, the mask m (0, ½ or
+    1 in each block) minimises
 
         Σ_p [m_p s_partner(p) + (1 − m_p) s(p)] + β' Σ_pq (m_p − m_q)² + β'γ Σ_pq φ(m_p, m_q) − η/n² Σ_p log P(m_p)
 
     with β' = β / 16n, φ the difference of the pixels that meet at the border of the two blocks, and P(m) binomial with
-    mean λ ~ Beta(α, α). Then each image's blocks are permuted, to bring what is salient to where the image is shown and
-    no block far: least Σ over blocks of ξ · distance² / (n − 1)² − s · [shown]. The image's label weighs the mean of m.
+    mean λ ~ Beta(α, α). Then each image's blocks are permuted, so that what is salient moves to where the image is
+    shown and no block moves far: the permutation minimises Σ over blocks of ξ · distance² / (n − 1)² − s · [shown]. The
+    weight of the image's label is the mean of m.
 
     Departures from the authors' code:
 
-    - Each image has its own λ, kept off 0 and 1 by 10⁻⁴, and its own n: the numbers in ``blocks`` fall to the images of
-      a batch at random, and evenly. The authors draw one λ and one n for a batch.
-    - The mask is found on the device, by :func:`~dali_salaug.methods.puzzlemix_solvers.solve_mask`; the authors swap
-      labels by graph cuts on the host.
-    - The transport is found by another heuristic, :func:`~dali_salaug.methods.puzzlemix_solvers.solve_transport`; its
-      blocks are the mask's, as by the authors at ImageNet's size.
-    - The saliency is the map given to the stage. The authors take the root mean square over the channels of the loss's
-      gradient, at full size; the stage's "gradient" is the largest absolute value, by default of the label's logit and
-      at half the size. ``target="loss", scale=1.0`` is nearest. A map that is 0 everywhere counts as flat.
+    - Each image has its own λ, at least 10⁻⁴ away from 0 and 1, and its own n: the numbers in ``blocks`` are
+      distributed over the images of a batch evenly and at random. The authors draw one λ and one n for a batch.
+    - :func:`~dali_salaug.methods.puzzlemix_solvers.solve_mask` finds the mask on the device; the authors swap labels by
+      graph cuts on the host.
+    - :func:`~dali_salaug.methods.puzzlemix_solvers.solve_transport` finds the transport by another heuristic; its
+      blocks are the mask's, as the authors' are at ImageNet's size.
+    - The saliency is the stage's map. The authors take the root mean square over the channels of the loss's gradient,
+      at full size. The stage's "gradient" is the largest absolute value, by default of the label's logit and at half
+      the size; ``target="loss", scale=1.0`` comes nearest. A map that is 0 everywhere counts as flat.
 
     Args:
-        blocks: numbers n of blocks along a side, each from 2 and dividing the largest, which divides the images' sides;
-            by default those of 2, 4, 8 and 16 that divide them.
+        blocks: numbers n of blocks along a side. Each is at least 2 and divides the largest, which divides the images'
+            sides. By default those of 2, 4, 8 and 16 that divide the sides.
         smoothness: β, of the mask.
         data_smoothness: γ, of the pixels across the mask's borders.
         prior: η, of the mask's distance from λ.
         transport: ξ, the cost of moving blocks ("t_eps" in the code).
-        deviation: by which the images were divided when they were normalised, so that φ is in the pixels' 0..1.
+        deviation: the standard deviation by which the normalisation divided the images, so that φ is in units of the
+            pixels' 0..1.
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     uses_saliency = True
@@ -113,7 +120,7 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
         partners = self._draw_partners(images, generator)
         order = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device).argsort()
 
-        # The images with one n together; how many they are does not depend on the draw.
+        # The images of one n form a group, whose size does not depend on the draw.
         groups = [part for part in zip(blocks, order.tensor_split(len(blocks)), strict=True) if len(part[1])]
         maps = check_given("saliency", saliency).float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)[:, None]
         salient: list[tuple[Tensor, Tensor]] = []
@@ -127,7 +134,7 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
             energies.append(self.mask_energy(*pair, *salient[-1], lam.index_select(0, which)))
         masks = solve_mask(_stacked(energies, finest))
 
-        # As one grid of the finest blocks: a block that moves takes the finer ones inside it along.
+        # All as grids of the finest blocks: a moving block takes along the finer blocks inside it.
         shares, moves = [], []
         for (n, _), (own, others), mask in zip(groups, salient, masks.split([len(w) for _, w in groups]), strict=True):
             mask = mask[:, :n, :n]
@@ -136,7 +143,8 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
             shares.append(_spread(mask, finest // n))
             moves.append(_refined(sources.view(-1, n, n), finest // n).view(2, -1, finest, finest).transpose(0, 1))
         back = order.argsort()
-        return PuzzleMixDraw(partners, torch.cat(shares).index_select(0, back), torch.cat(moves).index_select(0, back))
+        in_order = [torch.cat(parts).index_select(0, back) for parts in (shares, moves)]
+        return PuzzleMixDraw(partners=partners, shares=in_order[0], moves=in_order[1])
 
     def _blocks_of(self, images: Tensor) -> tuple[int, ...]:
         height, width = images.shape[-2:]
@@ -150,11 +158,11 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
     def mask_energy(
         self, own: Tensor, other: Tensor, own_saliency: Tensor, other_saliency: Tensor, lam: Tensor
     ) -> MaskEnergy:
-        """What a mask costs: n² times the objective, up to a constant.
+        """Return the cost of a mask: n² times the objective, up to a constant.
 
         Args:
-            own, other: images and their partners, (B, C, H, W), n dividing H and W.
-            own_saliency, other_saliency: theirs, (B, n, n), each summing to 1.
+            own, other: images and their partners, (B, C, H, W); n divides H and W.
+            own_saliency, other_saliency: their saliency, (B, n, n), each summing to 1.
             lam: λ, (B,).
         """
         n = own_saliency.shape[-1]
@@ -170,7 +178,7 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
             phi = [[_meeting(one, two, n) for two in (partner, image)] for one in (partner, image)]
             if dim == 1:
                 phi = [[values.mT for values in row] for row in phi]
-            # As the authors: a pair's φ is split into costs of its blocks and a multiple of (m_p − m_q)².
+            # As in the authors' code, a pair's φ is split into costs of its blocks and a multiple of (m_p − m_q)².
             for shows in (0, 1):
                 first = (phi[shows][0] + phi[shows][1]) / 2
                 following = (phi[0][shows] + phi[1][shows]) / 2
@@ -204,10 +212,11 @@ def _are_blocks(blocks: object) -> bool:
 
 
 def _meeting(first: Tensor, following: Tensor, n: int) -> Tensor:
-    """How much the pixels differ that meet where each block of ``first`` ends and the next of ``following`` begins.
+    """Return how much the pixels differ where each block of ``first`` ends and the next of ``following`` starts.
 
     Args:
-        first, following: (B, C, h, w), pooled pixels; n divides h and w. Neighbours are so along the last dimension.
+        first, following: (B, C, h, w), pooled pixels; n divides h and w. Blocks are neighbours along the last
+            dimension.
 
     Returns:
         (B, n, n): the mean over channels and the border, for each block and the next one; 0 for the last.
@@ -219,19 +228,19 @@ def _meeting(first: Tensor, following: Tensor, n: int) -> Tensor:
 
 
 def _stacked(energies: list[MaskEnergy], n: int) -> MaskEnergy:
-    """All in one, the smaller grids padded to n × n."""
+    """Return all energies as one, with the smaller grids padded to n × n."""
     parts = [[F.pad(part, (0, n - part.shape[-1], 0, n - part.shape[-1])) for part in energy] for energy in energies]
     return MaskEnergy(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _spread(values: Tensor, times: int) -> Tensor:
-    """Each value of a grid (B, n, n) as times × times equal ones."""
+    """Repeat each value of a grid (B, n, n) as times × times equal ones."""
     batch, n, _ = values.shape
     return values[:, :, None, :, None].expand(-1, -1, times, -1, times).reshape(batch, n * times, n * times)
 
 
 def _refined(sources: Tensor, times: int) -> Tensor:
-    """The numbers of blocks (B, n, n) as those of the times × times finer blocks inside them."""
+    """Return the numbers of the times × times finer blocks inside the blocks of the numbers (B, n, n)."""
     n = sources.shape[-1]
     inside = torch.arange(n * times, device=sources.device) % times
     row = _spread(sources // n, times) * times + inside[:, None]

@@ -1,4 +1,4 @@
-"""PuzzleMix's two optimisations for all images of a batch at once, by fixed numbers of operations on the device."""
+"""PuzzleMix's two optimisations, for all images of a batch at once, in a fixed number of operations on the device."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ TRANSPORT_ROUNDS = 8
 
 
 class MaskEnergy(NamedTuple):
-    """What a mask m costs: its blocks' own costs, and for each pair of neighbours w · (m_p − m_q)².
+    """The cost of a mask m: the cost of each block, and w · (m_p − m_q)² for each pair of neighbours.
 
-    The grids of a batch may differ in size: the smaller are padded at the bottom and on the right, with zeros.
-    All floating point.
+    The grids of a batch may differ in size: the smaller ones are padded with zeros at the bottom and on the right. All
+    tensors are floating point.
     """
 
     unary: Tensor  # (B, 3, n, n), of m = 0, ½ and 1 in each block
@@ -22,36 +22,36 @@ class MaskEnergy(NamedTuple):
     right: Tensor  # (B, n, n), w for a block and the one to its right; 0 in the last column
 
     def of(self, mask: Tensor) -> Tensor:
-        """The energy of each of the masks (B, n, n), with values 0, ½ and 1: (B,)."""
+        """Return the energy of each of the masks (B, n, n), with values 0, ½ and 1: (B,)."""
         own = self.unary.gather(1, (2 * mask).round().long()[:, None]).squeeze(1)
         down, across = mask.diff(dim=1).square(), mask.diff(dim=2).square()
         return own.sum((1, 2)) + (self.below[:, :-1] * down).sum((1, 2)) + (self.right[:, :, :-1] * across).sum((1, 2))
 
 
 def solve_mask(energy: MaskEnergy, iterations: int = MASK_ITERATIONS) -> Tensor:
-    """The mask with the least energy, nearly: (B, n, n), the dtype of the energy, of 0, ½ and 1.
+    """Return a mask of nearly minimal energy: (B, n, n), the dtype of the energy, with values 0, ½ and 1.
 
-    The authors cut graphs for every image on the host (α-β swap, which need not find the least). But a block's cost is
-    convex over 0, ½, 1, and so is (m_p − m_q)² in the difference; read as piecewise linear between these values, both
-    make a convex problem whose least value is taken at 0, ½ and 1 too. It is solved by the primal-dual iteration of
-    Chambolle & Pock 2011 (doi:10.1007/s10851-010-0251-1, Algorithm 1), rounded, and each block is twice put to its best
-    value given its neighbours'.
+    The authors cut graphs for every image on the host (α-β swap, which need not find the minimum). But a block's cost
+    is convex over 0, ½, 1, and (m_p − m_q)² is convex in the difference. Made piecewise linear between these values,
+    both form a convex problem that takes its minimum at 0, ½ and 1 too. The primal-dual iteration of Chambolle & Pock
+    2011 (doi:10.1007/s10851-010-0251-1, Algorithm 1) solves it. The result is rounded, and each block is twice set to
+    the best value for those of its neighbours.
 
-    With gradient maps of CIFAR-10 at 32×32 and of ImageNet at 224×224, n = 2 to 16, the objective comes out above its
-    exact least (by a minimal cut) by 3·10⁻⁵ of it or less on average over 24 images, and by 5·10⁻⁴ at most; that of an
-    α-β swap by up to 3·10⁻⁴ and 4·10⁻³.
+    With gradient maps of CIFAR-10 at 32×32 and of ImageNet at 224×224, n = 2 to 16, the objective exceeds its exact
+    minimum (by a minimal cut) by 3·10⁻⁵ of it or less on average over 24 images, and by 5·10⁻⁴ at most; that of an α-β
+    swap by up to 3·10⁻⁴ and 4·10⁻³.
 
     Args:
-        energy: convex in each block, as that of :func:`mask_energy`; scaled so that costs are about 1.
-        iterations: of the primal-dual method.
+        energy: convex in each block, as PuzzleMix's is; scaled so that costs are about 1.
+        iterations: the number of iterations of the primal-dual method.
     """
     batch, _, n, _ = energy.unary.shape
     none, half, full = energy.unary.flatten(2).unbind(1)
     step = 8**-0.5  # the differences of a grid have a norm below √8
     rising, falling = step * 2 * (half - none), step * 2 * (full - half)
     weights = torch.cat([energy.below.flatten(1), energy.right.flatten(1)], 1)
-    # Neighbours by index, not by a product with a matrix: that would lose digits under autocast and in TF32. Past the
-    # border it wraps around, where the weights are 0.
+    # Neighbours by index, not by a matrix product, which would lose digits under autocast and in TF32. At the border
+    # the index wraps around, where the weights are 0.
     place = torch.arange(n * n, device=none.device)
     here = place.repeat(2)
     after = torch.cat([(place + n) % (n * n), (place + 1) % (n * n)])
@@ -72,7 +72,7 @@ def solve_mask(energy: MaskEnergy, iterations: int = MASK_ITERATIONS) -> Tensor:
 
 
 def _polish(energy: MaskEnergy, mask: Tensor) -> Tensor:
-    """Twice: first the even blocks of the chessboard, then the odd ones, go to their best value given the others'."""
+    """Set the even blocks of a chessboard to the best value for their neighbours', then the odd ones; do so twice."""
     n = mask.shape[-1]
     place = torch.arange(n, device=mask.device)
     even = (place[:, None] + place) % 2 == 0
@@ -89,37 +89,37 @@ def _polish(energy: MaskEnergy, mask: Tensor) -> Tensor:
 
 
 def solve_transport(saliency: Tensor, shown: Tensor, penalty: float) -> Tensor:
-    """Which block comes to each place, so that what is salient is shown, and nothing moves far.
+    """Return the block that moves to each place, so that what is salient is shown and nothing moves far.
 
     The cost of a permutation is the sum over blocks of ξ · distance² / (n − 1)², less the saliency where the block is
-    shown (PuzzleMix §4.2). From all blocks in their own places, those pairs change places at once of which each block
-    gains more with the other than with any third; a few rounds of that. The cost only falls, and the outcome is a
-    permutation.
+    shown (PuzzleMix §4.2). All blocks start in their own places. In each of a few rounds, all those pairs of blocks
+    swap places at once in which each block gains more with the other than with any third. The cost only falls, and the
+    result is a permutation.
 
-    The authors' heuristic ("Masked Transport", Algorithm 1) lets blocks claim places and raises the prices of the
-    contested ones; it need not end in a permutation. With 24 gradient maps of ImageNet at 224×224, and their cubes,
-    n = 4 to 16, this one found 82 to 100 % of what the best assignment gains over moving nothing at ξ = 0.01 to 0.2. At
-    the authors' ξ = 0.8 it found the best, which was to move nothing but for some of the cubes.
+    The authors' heuristic ("Masked Transport", Algorithm 1) lets blocks claim places and raises the prices of contested
+    ones; it need not end in a permutation. With 24 gradient maps of ImageNet at 224×224, and their cubes, n = 4 to 16,
+    ours found 82 to 100 % of what the best assignment gains over moving nothing at ξ = 0.01 to 0.2. At the authors'
+    ξ = 0.8 it found the best assignment, which moves nothing except for some of the cubes.
 
     Args:
         saliency: (B, n, n), each summing to 1.
-        shown: (B, n, n), bool: where anything of the image is shown.
+        shown: (B, n, n), bool: where a part of the image is shown.
         penalty: ξ.
 
     Returns:
-        (B, n²), int64: the number of the block, row by row, that comes to each place.
+        (B, n²), int64: the number, row by row, of the block that moves to each place.
     """
     batch, n, _ = saliency.shape
     count = n * n
     place = torch.arange(count, device=saliency.device)
     row, column = place // n, place % n
     apart = (row[:, None] - row).square() + (column[:, None] - column).square()
-    # Of block j at place i; the columns are then kept in the order in which the blocks lie.
+    # Entry (i, j) is the cost of block j at place i; below, the columns follow the order of the blocks.
     cost = penalty * apart / (n - 1) ** 2 - shown.view(batch, count, 1) * saliency.view(batch, 1, count)
     block = place.expand(batch, -1)
     for _ in range(TRANSPORT_ROUNDS):
         staying = cost.diagonal(dim1=1, dim2=2)
-        # Each sum is the same for both of a pair, to the bit, so that they agree on what they gain.
+        # Each sum is the same for both blocks of a pair, to the bit, so that they agree on their gain.
         gain = (staying[:, :, None] + staying[:, None, :]).sub_(cost + cost.mT)
         most, partner = gain.max(2)
         agreed = (partner.gather(1, partner) == place) & (most > 0)

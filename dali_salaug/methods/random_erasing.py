@@ -1,4 +1,4 @@
-"""Random Erasing and KeepRandomErasing: a rectangle of random size and shape is overwritten by noise."""
+"""Random Erasing and KeepRandomErasing: noise overwrites a rectangle of random size and shape."""
 
 import math
 from dataclasses import dataclass
@@ -10,28 +10,34 @@ from .._checks import check_number, check_range
 from ..compositing import replace_boxes
 from .base import KEEPAUGMENT, ONE_IMAGE, BoxDraw, CuttingMethod, MethodEntry, register
 
-ATTEMPTS = 10  # as torchvision's and timm's; where none fits, the image is left as it is
+ATTEMPTS = 10  # as in torchvision and timm; if none fits, the image does not change
 
 
 @dataclass(frozen=True, eq=False)
 class ErasingDraw(BoxDraw):
-    """A region of each image, and what is written into it.
+    """A region of each image, and the noise to write into it.
 
     Attributes:
-        noise: (B, C, H, W), the images' dtype.
+        noise: (B, C, H, W), of the images' dtype.
     """
 
     noise: Tensor
 
 
 @register(
-    MethodEntry("random_erasing", ONE_IMAGE, "a rectangle of random size overwritten by noise", "Zhong et al. 2020")
+    MethodEntry(
+        "random_erasing",
+        ONE_IMAGE,
+        description="a rectangle of random size overwritten by noise",
+        source="Zhong et al. 2020",
+        reference="arXiv:1708.04896, Algorithm 1",
+    )
 )
 class RandomErasing(CuttingMethod[ErasingDraw]):
-    """A rectangle of each image, of its own area, aspect and place, is overwritten by normal noise.
+    """Normal noise over a rectangle of each image, with its own area, aspect and place.
 
-    Zhong et al. 2020, arXiv:1708.04896, Algorithm 1; the aspect is log-uniform, as in torchvision and timm, and the
-    noise normal, as in timm. The rectangle lies wholly in the image and is smaller than it in both sides.
+    Zhong et al. 2020, arXiv:1708.04896, Algorithm 1. The aspect is log-uniform, as in torchvision and timm; the noise
+    is normal, as in timm. The rectangle lies wholly in the image and is smaller than the image on both sides.
 
     Args:
         probability: that an image is erased at all, in [0, 1].
@@ -39,7 +45,7 @@ class RandomErasing(CuttingMethod[ErasingDraw]):
         aspect: least and greatest height over width, above 0.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     border = "inside"
@@ -63,10 +69,10 @@ class RandomErasing(CuttingMethod[ErasingDraw]):
         sizes, erased = self._draw_sizes(images, generator)
         boxes = self._draw_boxes(images, sizes, saliency, generator)
         noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-        return ErasingDraw(boxes * erased[:, None], noise)
+        return ErasingDraw(boxes=boxes * erased[:, None], noise=noise)
 
     def _draw_sizes(self, images: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Height and width of each image's rectangle, (B, 2), int64, and whether there is one, (B,), bool."""
+        """Draw height and width of each image's rectangle, (B, 2), int64, and whether it is erased, (B,), bool."""
         batch, (height, width) = len(images), images.shape[-2:]
         uniforms = torch.rand((2 * ATTEMPTS + 1, batch), generator=generator, dtype=torch.float64, device=images.device)
         least, most = self.area
@@ -75,7 +81,7 @@ class RandomErasing(CuttingMethod[ErasingDraw]):
         ratio = (flattest + (tallest - flattest) * uniforms[ATTEMPTS:-1]).exp()
         heights, widths = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
         fits = (heights < height) & (widths < width)
-        first = fits.int().argmax(0, keepdim=True)  # of equal values the first
+        first = fits.int().argmax(0, keepdim=True)  # argmax takes the first of equal values
         sizes = torch.stack([heights.gather(0, first)[0], widths.gather(0, first)[0]], 1)
         found = fits.any(0)
         return sizes * found[:, None], found & (uniforms[-1] < self.probability)
@@ -87,17 +93,25 @@ class RandomErasing(CuttingMethod[ErasingDraw]):
         return f"{type(self).__name__}({self.probability:g}, area={self.area}, aspect={self.aspect})"
 
 
-@register(MethodEntry("keep_random_erasing", ONE_IMAGE, "Random Erasing that spares what is salient", KEEPAUGMENT))
+@register(
+    MethodEntry(
+        "keep_random_erasing",
+        ONE_IMAGE,
+        description="Random Erasing that spares what is salient",
+        source=KEEPAUGMENT,
+        reference="§4.4, eq. 2",
+    )
+)
 class KeepRandomErasing(RandomErasing):
     """Random Erasing that spares what is salient, by selective-cut (KeepAugment §3 and §4.4).
 
     Args:
-        tau: τ in [0, 1]: among all rectangles of the size drawn for an image, one is erased only where its saliency
-            is at most the τ-quantile.
+        tau: τ in [0, 1]. A rectangle may be erased only where its saliency is at most the τ-quantile of all rectangles
+            of the size drawn for the image.
         probability, area, aspect: as for :class:`RandomErasing`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     uses_saliency = True

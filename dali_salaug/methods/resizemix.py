@@ -1,4 +1,4 @@
-"""ResizeMix: a partner, made small, is pasted into each image."""
+"""ResizeMix: a reduced partner is pasted into each image."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,25 @@ from .base import TWO_IMAGES, MethodEntry, register
 from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-@register(MethodEntry("resizemix", TWO_IMAGES, "a whole partner, made small, at a random place", "Qin et al. 2020"))
+@register(
+    MethodEntry(
+        "resizemix",
+        TWO_IMAGES,
+        description="a whole partner, reduced, at a random place",
+        source="Qin et al. 2020",
+        reference="arXiv:2012.11101",
+    )
+)
 class ResizeMix(BoxMixingMethod[BoxPairDraw]):
-    """The whole of another image of the batch is resized and pasted at a random place; labels are mixed by area.
+    """The whole of another image of the batch, reduced and pasted at a random place; labels are mixed by area.
 
     Qin et al. 2020, arXiv:2012.11101, "ResizeMix", and the authors' code (JayQine/ResizeMix, ``run_apis/trainer.py``
-    and ``getbox_new``): the side is τ ~ U(α, β) of the image's, rounded down to whole pixels; any pixel is the centre,
-    and a patch that would stick out is shifted inside, so that patches lie at the borders more often than elsewhere.
+    and ``getbox_new``). The patch's side is τ ~ U(α, β) of the image's, rounded down to whole pixels. Its centre is any
+    pixel, and a patch that would extend beyond the border is shifted inside, so that patches at the border are more
+    frequent.
 
     Departures: each image has its own τ (the authors draw one for a batch), and the partner is resized bilinearly,
-    without antialiasing, where the authors' code takes the nearest pixel; see
+    without antialiasing (the authors' code takes the nearest pixel); see
     :func:`~dali_salaug.compositing.paste_resized`.
 
     Args:
@@ -26,7 +35,7 @@ class ResizeMix(BoxMixingMethod[BoxPairDraw]):
         num_classes, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     def __init__(
@@ -44,11 +53,11 @@ class ResizeMix(BoxMixingMethod[BoxPairDraw]):
         top, bottom = self._place(height, tau, uniforms[1])
         left, right = self._place(width, tau, uniforms[2])
         boxes = torch.stack([top, left, bottom, right], 1)
-        return BoxPairDraw(self._draw_partners(images, generator), boxes)
+        return BoxPairDraw(partners=self._draw_partners(images, generator), boxes=boxes)
 
     @staticmethod
     def _place(pixels: int, tau: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Begin and end of the patch along one axis."""
+        """Return start and stop of the patch along one axis."""
         size = (tau * pixels).long().clamp(min=1)
         centre = (uniforms * pixels).long()
         start = (centre - size // 2).clamp(min=0).minimum(pixels - size)

@@ -19,24 +19,24 @@ def salfmix(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Copy a patch around each image's most salient cell over a patch around its least salient cell.
 
-    SalfMix, Algorithm 1 and §4.3. The map is averaged over a grid of n × n cells. Both patches have
-    ⌊side · ratio⌋ pixels in each direction, and each is placed uniformly among the positions that contain its cell and
-    lie in the image. Where they overlap, what is copied is still the original image's.
+    SalfMix, Algorithm 1 and §4.3. The map is averaged over a grid of n × n cells. Both patches have ⌊side · ratio⌋
+    pixels in each direction. The place of each is uniform among the positions that contain its cell and lie in the
+    image. Where they overlap, the copy still comes from the original image.
 
     Args:
         images: (B, C, H, W), floating point; not written to.
         saliency: (B, h, w), floating point, at any resolution; values that are not finite count as 0. Of equal cells
             the first in reading order counts as the most or the least salient.
-        grid: n; where None, 4 below 64 pixels and 8 from there on, which the paper has at 32×32 and 64×64.
+        grid: n; None means 4 below 64 pixels and 8 from 64 pixels on, the paper's at 32×32 and 64×64.
         ratio: r, side of the patch over side of the image, in (0, 1]. A patch must cover a cell.
-        generator: on the images' device; the global one where none is given.
+        generator: on the images' device; None for the global one.
 
     Returns:
-        The self-mixed images (B, C, H, W), and the boxes that were copied from and copied to, each (B, 4), int64: top,
-        left, bottom, right in image pixels, half-open.
+        The self-mixed images (B, C, H, W), the source boxes and the target boxes, both (B, 4), int64: top, left,
+        bottom, right in image pixels, half-open.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
 
     Example:
         >>> saliency = saliency_map(model, images, labels, target="loss")
@@ -49,12 +49,20 @@ def salfmix(
 
 
 @register(
-    MethodEntry("salfmix", ONE_IMAGE, "its most salient patch copied over its least", SALFMIX, target="loss"),
+    MethodEntry(
+        "salfmix",
+        ONE_IMAGE,
+        description="the most salient patch copied over the least salient",
+        source=SALFMIX,
+        reference="§4.3, Algorithm 1, table 4",
+        target="loss",
+    ),
     MethodEntry(
         "salfmix_random",
         ONE_IMAGE,
-        "SalfMix without saliency: two random patches",
-        f"{SALFMIX} §6.2",
+        description="SalfMix without saliency: two random patches",
+        source=f"{SALFMIX} §6.2",
+        reference="table 9",
         options={"use_saliency": False},
     ),
 )
@@ -62,13 +70,13 @@ class SalfMix(PatchMethod[MoveDraw]):
     """:func:`salfmix` as an object; without saliency it is the paper's ablation, akin to Self-Augmentation.
 
     Args:
-        grid, ratio: as for :func:`salfmix`; by default the grid goes by the images' size.
-        use_saliency: False for two random cells in place of the most and the least salient (SalfMix §6.2, table 9). The
-            paper says no more than "randomly selected"; the two are different cells here, as those of a map are.
+        grid, ratio: as for :func:`salfmix`; by default the grid depends on the images' size.
+        use_saliency: False takes two random cells instead of the most and the least salient (SalfMix §6.2, table 9).
+            The paper says only "randomly selected"; here the two cells differ, as the two cells of a map do.
 
     Raises:
-        ValueError: for an argument outside of what is said above; at the draw, for images of which ``ratio`` makes a
-            patch smaller than a cell.
+        ValueError: for an argument outside the ranges above; at the draw, if ``ratio`` makes a patch of the images
+            smaller than a cell.
     """
 
     def __init__(self, grid: int | None = None, *, ratio: float = 0.3, use_saliency: bool = True) -> None:
@@ -81,12 +89,12 @@ class SalfMix(PatchMethod[MoveDraw]):
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> MoveDraw:
         most, least = self._draw_cells(images, saliency, generator)
         sources = self._draw_patches(images, most, generator)
-        return MoveDraw(self._draw_patches(images, least, generator), sources)
+        return MoveDraw(boxes=self._draw_patches(images, least, generator), sources=sources)
 
     def _draw_cells(
         self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """The cell that is copied from and the one that is copied to, each (B,), int64."""
+        """Return the source cell and the target cell of each image, both (B,), int64."""
         if self.uses_saliency:
             means = self._cell_means(images, check_given("saliency", saliency))
             return means.argmax(1), means.argmin(1)

@@ -1,4 +1,4 @@
-"""Saliency-guided Cutout: the least salient patch is blanked, as SalfMix chooses it."""
+"""Saliency-guided Cutout: the least salient patch, as SalfMix chooses it, is blanked."""
 
 import math
 
@@ -12,14 +12,21 @@ from .patches import PatchMethod
 
 
 @register(
-    MethodEntry("saliency_cutout", ONE_IMAGE, "the least salient patch set to zero", f"{SALFMIX} §6.2", target="loss")
+    MethodEntry(
+        "saliency_cutout",
+        ONE_IMAGE,
+        description="the least salient patch set to zero",
+        source=f"{SALFMIX} §6.2",
+        reference="table 9; cells and patches of §4.3",
+        target="loss",
+    )
 )
 class SaliencyCutout(PatchMethod[BoxDraw]):
-    """A patch around the least salient cell of each image is blanked.
+    """A blank patch around the least salient cell of each image.
 
-    SalfMix §6.2, with the cells and patches of §4.3. The map is averaged over a grid of n × n cells; the patch,
-    ⌊side · ratio⌋ pixels in each direction, is placed uniformly among the positions that contain the least salient cell
-    and lie in the image.
+    SalfMix §6.2, with the cells and patches of §4.3. The map is averaged over a grid of n × n cells. The patch has
+    ⌊side · ratio⌋ pixels in each direction. Its place is uniform among the positions that contain the least salient
+    cell and lie in the image.
 
     Args:
         grid: n; by default 4 below 64 pixels and 8 from there on.
@@ -27,8 +34,8 @@ class SaliencyCutout(PatchMethod[BoxDraw]):
         fill: the value written; 0 is the mean of normalised images.
 
     Raises:
-        ValueError: for an argument outside of what is said above; at the draw, for images of which ``ratio`` makes a
-            patch smaller than a cell.
+        ValueError: for an argument outside the ranges above; at the draw, if ``ratio`` makes a patch of the images
+            smaller than a cell.
     """
 
     uses_saliency = True

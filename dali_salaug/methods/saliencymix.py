@@ -9,25 +9,33 @@ from .base import TWO_IMAGES, MethodEntry, register
 from .mixing import BoxMixingMethod, BoxPairDraw
 
 
-@register(MethodEntry("saliencymix", TWO_IMAGES, "a box around a partner's most salient point", "Uddin et al. 2021"))
+@register(
+    MethodEntry(
+        "saliencymix",
+        TWO_IMAGES,
+        description="a box around a partner's most salient point",
+        source="Uddin et al. 2021",
+        reference="arXiv:2006.01791, §3.1 and §3.2",
+    )
+)
 class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
-    """A box around the peak of a partner's fine-grained map is copied to the same place of each image.
+    """A box around the peak of a partner's fine-grained map, copied to the same place of each image.
 
-    Uddin et al. 2021, arXiv:2006.01791, §3.1 and §3.2. Each image has its own λ ~ Beta(α, α), partner and box: sides
-    √(1 − λ) of the image's, the centre where the partner's map is highest (of equal peaks the first in reading order),
-    clipped to the image. The weight of an image's own label is the share of its pixels really left. No model is
-    looked at.
+    Uddin et al. 2021, arXiv:2006.01791, §3.1 and §3.2. Each image has its own λ ~ Beta(α, α), partner and box. The
+    box's sides are √(1 − λ) of the image's, its centre is where the partner's map is highest (of equal peaks, the first
+    in reading order), and it is clipped to the image. The weight of an image's own label is the share of its pixels
+    that are really left. The map uses no model.
 
-    The authors' code has one λ and one box for the batch, from one image's map; OpenCV cuts that off at 1, and of the
-    pixels that reach it the first counts, where here it is the highest.
+    The authors' code has one λ and one box for the batch, from one image's map. OpenCV cuts that map off at 1, and the
+    authors take the first of the pixels that reach 1; here the highest pixel counts.
 
     Args:
-        scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224 half takes a sixth of
-            the time, on two CPU cores.
+        scale: side of the map over side of the image, in (0, 1]; the authors use 1. At 224×224, half takes a sixth of
+            the time on two CPU cores.
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     own_map = "fine_grained"
@@ -52,7 +60,7 @@ class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
         ):
             centre = (2 * cell + 1) * pixels // (2 * cells)  # of the map's pixel
             boxes.append(torch.stack([centre - size // 2, centre + size // 2]).clamp(0, pixels))
-        return BoxPairDraw(partners, torch.stack(boxes, 1).flatten(0, 1).T)
+        return BoxPairDraw(partners=partners, boxes=torch.stack(boxes, 1).flatten(0, 1).T)
 
     def partner_maps(self, images: Tensor, drawn: BoxPairDraw, saliency: Tensor | None) -> Tensor:
         return self._maps(images[drawn.partners])

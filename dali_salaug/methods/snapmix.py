@@ -1,4 +1,4 @@
-"""SnapMix: a box of a partner goes into another box of each image, and labels weigh what the maps say was moved."""
+"""SnapMix: a partner's box is resized into another box of each image, and the maps weight the labels."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from .mixing import BoxPairDraw, MixingMethod
 
 @dataclass(frozen=True, eq=False)
 class SnapMixDraw(MoveDraw, BoxPairDraw):
-    """A partner for each image, the box that it fills, the partner's box, and the weights of the labels.
+    """A partner for each image, the box that it fills, the partner's own box, and the weights of the labels.
 
     Attributes:
-        weights: (B, 2), float64: of the image's label, and of its partner's.
+        weights: (B, 2), float64: of the image's label, and of the partner's.
     """
 
     weights: Tensor
@@ -28,37 +28,38 @@ class SnapMixDraw(MoveDraw, BoxPairDraw):
     MethodEntry(
         "snapmix",
         TWO_IMAGES,
-        "a partner's box in another box, labels by the maps",
-        "Huang et al. 2021",
+        description="a partner's box in another box, labels weighted by the maps",
+        source="Huang et al. 2021",
+        reference="arXiv:2012.04846",
         saliency="grad_cam",
         scale=1.0,
     )
 )
 class SnapMix(MixingMethod[SnapMixDraw]):
-    """A box of another image of the batch is resized into a box of each image; labels weigh the evidence inside.
+    """A box of another image of the batch, resized into a box of each image; the evidence inside weights the labels.
 
-    Huang et al. 2021, AAAI, arXiv:2012.04846, and the authors' code (Shaoli-Huang/SnapMix, ``utils/mixmethod.py``): the
-    two boxes have each their own λ ~ Beta(α, α) and place, both drawn as CutMix's. With S the semantic percent map of
-    an image, its class activation map less its minimum, divided by its sum, the image's label weighs ρ_a = 1 − Σ S_a
-    inside its box, the partner's ρ_b = Σ S_b inside its own.
+    Huang et al. 2021, AAAI, arXiv:2012.04846, and the authors' code (Shaoli-Huang/SnapMix, ``utils/mixmethod.py``).
+    Each of the two boxes has its own λ ~ Beta(α, α) and place, drawn as CutMix's. Let S be the semantic percent map of
+    an image: its class activation map less its minimum, divided by its sum. The image's label has the weight
+    ρ_a = 1 − Σ S_a inside its box, the partner's label ρ_b = Σ S_b inside the partner's box.
 
-    ρ_a + ρ_b need not be 1. The authors' loss, ρ_a · CE(a) + ρ_b · CE(b), is what ``F.cross_entropy`` computes for such
-    targets. Give the stage saliency "grad_cam": for a network that ends in global average pooling and a linear layer
-    that is the label's class activation map up to a factor and the layer's bias, cut off at 0 (by the authors it is not
-    cut off, which matters where evidence speaks against the label).
+    ρ_a + ρ_b need not be 1. For such targets ``F.cross_entropy`` computes the authors' loss, ρ_a · CE(a) + ρ_b · CE(b).
+    Use the saliency "grad_cam" in the stage: for a network that ends in global average pooling and a linear layer, it
+    is the label's class activation map up to a factor and the layer's bias, cut off at 0. The authors do not cut it
+    off, which matters where evidence speaks against the label.
 
-    As in the authors' code, the shares of the pixels stand in for ρ where a map is flat, and an image where either box
-    is empty stays as it is, with its label. Departures: each image has its own λ and boxes; a box is resized from pixel
-    centres (``align_corners=False``); and where both images have one label, it weighs ρ_a + ρ_b, while the authors'
-    code comes to count that loss twice.
+    As in the authors' code, the shares of the pixels replace ρ where a map is flat, and an image with either box empty
+    stays unchanged, with its label. Departures: each image has its own λ and boxes; boxes are resized from pixel
+    centres (``align_corners=False``); where both images have the same label, its weight is ρ_a + ρ_b, while the
+    authors' code counts that loss twice.
 
     Args:
-        alpha: α of both λ; the authors use 5 from pre-trained weights.
+        alpha: α of both λ; the authors use 5 when they train from pre-trained weights.
         probability: that an image is mixed at all, in [0, 1]; the authors use 0.5 when they train from scratch.
         num_classes, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
-        ValueError: for an argument outside of what is said above.
+        ValueError: for an argument outside the ranges above.
     """
 
     uses_saliency = True
@@ -84,7 +85,8 @@ class SnapMix(MixingMethod[SnapMixDraw]):
         share = box_areas(boxes) / (image_size[0] * image_size[1])
         covered = _inside(evidence, boxes, share)
         brought = _inside(evidence.index_select(0, partners), sources, share)
-        return SnapMixDraw(partners, boxes, sources, torch.stack([1 - covered, brought], 1))
+        weights = torch.stack([1 - covered, brought], 1)
+        return SnapMixDraw(partners=partners, boxes=boxes, sources=sources, weights=weights)
 
     def apply(self, images: Tensor, drawn: SnapMixDraw, augmented: Tensor | None) -> Tensor:
         return paste_resized(images, drawn.boxes, images.index_select(0, drawn.partners), drawn.sources)
@@ -100,16 +102,16 @@ class SnapMix(MixingMethod[SnapMixDraw]):
 
 
 def _evidence(saliency: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """The map at the image's resolution, less its minimum: (B, H, W), float32; exactly 0 for a flat map."""
+    """Return the map at the image's resolution, less its minimum: (B, H, W), float32; exactly 0 for a flat map."""
     finite = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    # Less the minimum before as well as after: of a flat map nothing may be left, not even the rounding.
+    # The minimum is subtracted before as well as after: nothing of a flat map may remain, not even rounding errors.
     finite = finite - finite.amin((1, 2), keepdim=True)
     evidence = F.interpolate(finite[:, None], image_size, mode="bilinear").squeeze(1)
     return evidence - evidence.amin((1, 2), keepdim=True)
 
 
 def _inside(evidence: Tensor, boxes: Tensor, share: Tensor) -> Tensor:
-    """The semantic percent of each map inside its box, (B,), float64; ``share`` where the map is flat."""
+    """Return the semantic percent of each map inside its box, (B,), float64; ``share`` where the map is flat."""
     mask = box_mask(boxes, (evidence.shape[1], evidence.shape[2])).squeeze(1)
     inside = (evidence * mask).sum((1, 2)).double() / evidence.sum((1, 2))
     return torch.where(inside.isnan(), share.double(), inside)

@@ -1,1 +1,1 @@
-"""Saliency maps of the live model, which is only observed."""
+"""Saliency maps of the live model, which they only observe."""

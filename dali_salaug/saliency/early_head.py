@@ -1,4 +1,4 @@
-"""The early classification head: saliency from the first block of the network alone (KeepAugment §3.1)."""
+"""The early classification head: saliency from the network's first block alone (KeepAugment §3.1)."""
 
 import difflib
 from contextlib import suppress
@@ -11,8 +11,8 @@ from .._checks import check_whole_number
 from .observer import observing, unwrap
 
 # Where the first block ends: ResNet, PreActResNet, PyramidNet and torchvision's wide ones; CIFAR's WideResNet;
-# DenseNet; RegNet (torchvision's, timm's); timm's PreActResNet (resnetv2) and what else it builds of stages. VGG has
-# no name for it: there it ends with the first pooling.
+# DenseNet; RegNet (torchvision's, timm's); timm's PreActResNet (resnetv2) and its other models made of stages. VGG has
+# no name for it: its first block ends with the first pooling.
 FIRST_BLOCKS = ("layer1", "block1", "features.denseblock1", "denseblock1", "trunk_output.block1", "s1", "stages.0")
 _PROBES = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
 
@@ -20,20 +20,20 @@ _PROBES = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
 class WithEarlyHead(nn.Module):
     """A network with a second classifier after its first block: global average pooling and a linear layer.
 
-    KeepAugment §3.1 trains both, total loss = loss + 0.3 × loss of the head (§4, "Settings"), and takes the saliency
-    map from the head: its pass runs the network no further than the first block. Wrap and compile this module
-    (DistributedDataParallel must see the head's parameters), and give them to the optimizer.
+    KeepAugment §3.1 trains both, with the total loss = loss + 0.3 × loss of the head (§4, "Settings"), and takes the
+    saliency map from the head, whose pass ends after the first block. Wrap and compile this module, because
+    DistributedDataParallel must see the head's parameters, and pass its parameters to the optimizer.
 
-    In training mode a call returns the network's logits and the head's, from the same forward pass; in eval mode
-    the network's alone. What is exported is :attr:`model`, the module that was given, to which only a forward hook
-    was added; :meth:`detach` takes it away again.
+    In training mode a call returns the network's logits and the head's, from one forward pass; in eval mode it returns
+    the network's alone. Export :attr:`model`, the original module, which only has a forward hook more;
+    :meth:`detach` removes the hook.
 
     Args:
-        model: images (B, C, H, W) to logits; its class is not touched. Not wrapped in DistributedDataParallel.
+        model: images (B, C, H, W) to logits, not wrapped in DistributedDataParallel. Its class is not changed.
         num_classes: K, 1 or more.
         after: the module whose output (B, channels, h, w) the head reads, by its name in ``model.named_modules()``;
-            it must run once in a forward pass. By default the end of the first block in the families of
-            ``FIRST_BLOCKS``, and the first pooling of a VGG.
+            it must run once in a forward pass. By default the end of the first block, by the names in
+            ``FIRST_BLOCKS``, or the first pooling of a VGG.
 
     Attributes:
         model: the network.
@@ -41,7 +41,7 @@ class WithEarlyHead(nn.Module):
         after: the module's name.
 
     Raises:
-        ValueError: for an argument outside of what is said above; an unknown name is answered with the closest.
+        ValueError: for an argument outside the ranges above; for an unknown name, with the closest names.
 
     Example:
         >>> network = WithEarlyHead(resnet50(), 1000)
@@ -69,15 +69,15 @@ class WithEarlyHead(nn.Module):
         channels = _channels(network, self.after, weight.device)
         self.model = model
         self.classifier = nn.Linear(channels, num_classes, device=weight.device, dtype=weight.dtype)
-        # A hook for good, which does nothing but in a training pass: torch.compile keeps the hooks that it saw first.
+        # The hook stays, and is idle outside a training pass: torch.compile keeps the hooks that it saw first.
         self._tap = _Tap()
         self._handle = network.get_submodule(self.after).register_forward_hook(self._tap, prepend=True)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, K) of the network in eval mode; in training mode those and the head's, (B, num_classes).
+        """Return the network's logits (B, K); in training mode, the head's too, (B, num_classes).
 
         Raises:
-            RuntimeError: in training mode, where the module of the head did not run once, or its hook is gone.
+            RuntimeError: in training mode, if the head's module did not run exactly once, or its hook was removed.
         """
         if not self.training:
             return self.model(images)
@@ -95,23 +95,23 @@ class WithEarlyHead(nn.Module):
 
     @property
     def early(self) -> "EarlyLogits":
-        """The head's logits alone, for the ``head`` of :func:`saliency_map` and :class:`SaliencyStage`.
+        """The head alone, for the ``head`` of :func:`saliency_map` and :class:`SaliencyStage`.
 
-        It shares the weights of this network, as they are at each call.
+        It shares the weights of this network: each call uses them as they are then.
         """
         return EarlyLogits(unwrap(self.model), self.classifier, self._tap)
 
     def detach(self) -> nn.Module:
-        """Take the hook off :attr:`model`, for good, and return the model, as it was before the head came."""
+        """Remove the hook from :attr:`model`, and return the model as it was without the head."""
         self._handle.remove()
         return self.model
 
 
 class EarlyLogits(nn.Module):
-    """Images (B, C, H, W) to the logits (B, K) of an early head. Nothing behind the head's module is run.
+    """The network as far as its early head: images (B, C, H, W) to the head's logits (B, K).
 
     Raises:
-        RuntimeError: at a call, where the head's hook is gone.
+        RuntimeError: at a call, if the head's hook was removed.
     """
 
     def __init__(self, model: nn.Module, classifier: nn.Module, tap: "_Tap") -> None:
@@ -132,9 +132,9 @@ class EarlyLogits(nn.Module):
 
 
 class _Tap:
-    """A forward hook that pools the outputs of its module while they are wanted: "all", or the "first", to stop there.
+    """A forward hook that pools its module's outputs on demand: "all", or only the "first", after which the pass ends.
 
-    Pooled at once: the layer that follows may overwrite the output in place.
+    It pools at once, because the next layer may overwrite the output in place.
     """
 
     def __init__(self) -> None:
@@ -149,17 +149,17 @@ class _Tap:
             raise _Reached
 
     def take(self) -> list[Tensor]:
-        """What was pooled; nothing is kept or wanted any more."""
+        """Return the pooled outputs, and forget them and the demand."""
         pooled, self.pooled, self.wants = self.pooled, [], "none"
         return pooled
 
 
 class _Reached(Exception):
-    """Ends a forward pass that need not go on."""
+    """Ends a forward pass that needs to run no further."""
 
 
 def _channels(model: nn.Module, after: str, device: torch.device) -> int:
-    """The channels of the feature map that a module puts out; the model is only observed."""
+    """Return the number of channels of a module's output; the model is only observed."""
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     shapes: list[tuple[int, ...]] = []
 

@@ -1,30 +1,30 @@
-"""Fine-grained saliency: centre-surround contrast of the intensity over several scales, without a model."""
+"""Fine-grained saliency: centre-surround contrast of the intensity at several scales, without a model."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green and blue
-REACHES = (12, 24, 48, 28, 56, 112)  # of the surrounds, in pixels to either side: 2**i times 3·4 and 7·4
+REACHES = (12, 24, 48, 28, 56, 112)  # of the surrounds, in pixels to each side: 2**i times 3·4 and 7·4
 
 
 def fine_grained_map(images: Tensor) -> Tensor:
-    """How much each pixel is brighter or darker than its surrounds, over six scales: (B, h, w), in [0, 2].
+    """Return by how much each pixel is brighter or darker than its surrounds, at six scales: (B, h, w), in [0, 2].
 
-    Montabone & Soto 2010 (doi:10.1016/j.imavis.2009.06.004), in the form of OpenCV's ``StaticSaliencyFineGrained``:
-    the intensity is blurred twice by a 3×3 binomial filter; at each scale the mean of a square around the pixel,
-    cut off at the border and without the pixel itself, is taken from it; the positive differences ("on") and the
-    negative ones ("off") are summed over the scales, each sum is divided by its largest value in the image, and the
-    two are added.
+    Montabone & Soto 2010 (doi:10.1016/j.imavis.2009.06.004), in the form of OpenCV's ``StaticSaliencyFineGrained``. A
+    3×3 binomial filter blurs the intensity twice. At each scale, the mean of a square around the pixel, clipped at the
+    border and without the pixel itself, is subtracted from the pixel. The positive differences ("on") and the negative
+    ones ("off") are summed over the scales. Each sum is divided by its largest value in the image, and the two are
+    added.
 
-    OpenCV rounds to whole grey values of 0..255 after each of these operations; here nothing is rounded but the
-    intensity, to 24 bits. The map is therefore the same for any positive affine change of an image's intensity, and
-    normalised images can be given as they are: the channels' means and a common deviation change nothing, and
-    deviations that differ by a few percent change the luma weights by as much.
+    OpenCV rounds to whole grey values of 0..255 after each of these operations. Here only the intensity is rounded, to
+    24 bits. The map is therefore the same for any positive affine change of an image's intensity, and normalised images
+    can be passed as they are: the channels' means and a common deviation change nothing, and deviations that differ by
+    a few per cent change the luma weights by as much.
 
     Args:
-        images: (B, C, h, w), floating point; three channels are red, green, blue and are weighted by luma, any other
-            number by their mean. Values that are not finite count as 0.
+        images: (B, C, h, w), floating point; three channels are red, green and blue, weighted by luma; any
+            other number is weighted equally. Values that are not finite count as 0.
     """
     grey = _blur(_blur(_intensity(images)))
     on = torch.zeros_like(grey, dtype=torch.float64)
@@ -38,10 +38,10 @@ def fine_grained_map(images: Tensor) -> Tensor:
 
 
 def _intensity(images: Tensor) -> Tensor:
-    """In whole numbers, 0 at the image's darkest pixel and 2²⁴ at its brightest: sums of them are exact.
+    """Return whole numbers, 0 at the image's darkest pixel and 2²⁴ at its brightest, whose sums are exact.
 
-    A range under 2⁻¹⁸ of the image's values (8-bit pixels step by 2⁻⁸) is rounding, that of the reduction for
-    example, and counts as none: a flat image must have a flat map, not its errors stretched to the full range.
+    A range below 2⁻¹⁸ of the image's values (8-bit pixels step by 2⁻⁸) is rounding error, for example of the reduction,
+    and counts as flat: a flat image must have a flat map, not errors stretched to the full range.
     """
     images = images.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     channels = images.unbind(1)
@@ -59,7 +59,7 @@ def _over_peak(values: Tensor) -> Tensor:
 
 
 def _blur(grey: Tensor) -> Tensor:
-    """16 times the 3×3 binomial mean, with the border reflected about its last pixel."""
+    """Return 16 times the 3×3 binomial mean, with the border reflected about its last pixel."""
     for dim in (1, 2):
         last = grey.shape[dim] - 1
         index = torch.arange(-1, last + 2, device=grey.device)
@@ -69,7 +69,7 @@ def _blur(grey: Tensor) -> Tensor:
 
 
 def _surround(grey: Tensor, integral: Tensor, reach: int) -> Tensor:
-    """The mean of the pixels from ``reach`` − 1 before to ``reach`` after, in both directions, but the pixel itself."""
+    """Return the mean from ``reach`` − 1 pixels before to ``reach`` after, in both directions, without the pixel."""
     sums, extents = integral, []
     for dim in (1, 2):
         side = grey.shape[dim]

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in one layer's feature maps the evidence for the scalar lies."""
+"""Grad-CAM: where one layer's feature maps hold the evidence for the scalar."""
 
 import difflib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from .gradients import Scalar
 
 
 class Activation(NamedTuple):
-    """A layer's output when it left the layer: a layer after it may have written into the tensor since."""
+    """A layer's output as it left the layer; a later layer may have written into the tensor since."""
 
     values: Tensor  # (B, K, m, n), a copy
     edge: GradientEdge  # its place in the autograd graph
@@ -23,21 +23,21 @@ class Activation(NamedTuple):
 
 
 def grad_cam_map(scalar: Scalar, pixels: Tensor, network: nn.Module, layer: str | None) -> Tensor:
-    """ReLU of a layer's activations, weighted by their gradient's spatial mean, resized bilinearly: (B, h, w).
+    """Return the ReLU of a layer's activations, weighted by their gradients' spatial means and resized: (B, h, w).
 
     Selvaraju et al. 2017, arXiv:1610.02391, eq. 1 and 2.
 
     Args:
         scalar: see :data:`~dali_salaug.saliency.gradients.Scalar`; it calls ``network``.
         pixels: (B, C, h, w).
-        network: the module whose layers are meant.
+        network: the module that ``layer`` names a part of.
         layer: name of a submodule with output (B, K, m, n), as in ``network.named_modules()`` without what
-            ``torch.compile`` adds to it. None for the last feature map before global pooling: the output of the last
-            submodule, in the order in which they finish, that has four dimensions and more than one position,
-            adaptive pooling not counted.
+            ``torch.compile`` adds to it. None means the last feature map before global pooling: the last output, in the
+            order in which submodules finish, with four dimensions and more than one position, except adaptive
+            pooling's.
 
     Raises:
-        ValueError: for a name that is not known, or a layer that has no feature map or no influence on the scalar.
+        ValueError: for an unknown name, or a layer that has no feature map or no influence on the scalar.
     """
     layers = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for name, m in network.named_modules()}
     del layers[""]
@@ -69,9 +69,9 @@ def grad_cam_map(scalar: Scalar, pixels: Tensor, network: nn.Module, layer: str 
 
 @contextmanager
 def _last_feature_map(watched: list[nn.Module], smallest: int) -> Iterator[list[Activation]]:
-    """A list that holds, after a forward pass inside the context, the last feature map that ``watched`` put out.
+    """Yield a list that a forward pass inside the context fills with the last feature map among ``watched``'s outputs.
 
-    It stays empty where none has four dimensions, at least ``smallest`` positions, and a gradient.
+    It stays empty if no output has four dimensions, at least ``smallest`` positions and a gradient.
     """
     found: list[Activation] = []
 
@@ -81,7 +81,7 @@ def _last_feature_map(watched: list[nn.Module], smallest: int) -> Iterator[list[
         if output.shape[-2] * output.shape[-1] < smallest:
             return
         if found and found[0].output is output and found[0].version == output._version:
-            return  # a container hands on its last layer's
+            return  # a container returns its last layer's output
         found[:] = [Activation(output.detach().clone(), get_gradient_edge(output), output, output._version)]
 
     handles = [module.register_forward_hook(keep) for module in watched]

@@ -1,4 +1,4 @@
-"""Maps from the gradient with respect to the pixels: the plain one, and its mean over noisy copies."""
+"""Maps from the gradient with respect to the pixels: of the image, and averaged over noisy copies."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ Scalar = Callable[[Tensor], Tensor]  # pixels (B, C, h, w) to the sum of one sca
 
 
 def pixel_gradient(scalar: Scalar, pixels: Tensor) -> Tensor:
-    """The gradient of ``scalar`` with respect to ``pixels``, (B, C, h, w)."""
+    """Return the gradient of ``scalar`` with respect to ``pixels``, (B, C, h, w)."""
     pixels = pixels.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(scalar(pixels), pixels)
     return gradient
 
 
 def gradient_map(scalar: Scalar, pixels: Tensor) -> Tensor:
-    """The largest absolute gradient over channels (Simonyan et al. 2014, arXiv:1312.6034, §3.1): (B, h, w)."""
+    """Return the largest absolute gradient over channels (Simonyan et al. 2014, arXiv:1312.6034, §3.1): (B, h, w)."""
     return pixel_gradient(scalar, pixels).abs().amax(1)
 
 
@@ -28,10 +28,10 @@ def smoothgrad_map(
     noise: float,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The mean of the absolute gradient over noisy copies, then the largest over channels: (B, h, w).
+    """Return the mean absolute gradient over noisy copies, then the largest over channels: (B, h, w).
 
-    Smilkov et al. 2017, arXiv:1706.03825, §2. The copies are made one after the other, so that the memory is that
-    of a single pass.
+    Smilkov et al. 2017, arXiv:1706.03825, §2. The copies are processed one after the other, in the memory of a single
+    pass.
 
     Args:
         gradient: pixels to the gradient with respect to them, both (B, C, h, w).
@@ -39,7 +39,7 @@ def smoothgrad_map(
         samples: number of copies.
         noise: the standard deviation of the Gaussian noise, as a fraction of each image's largest minus smallest
             value.
-        generator: on the pixels' device; the global one where None is given.
+        generator: on the pixels' device; None for the global one.
     """
     extent = pixels.amax((1, 2, 3), keepdim=True) - pixels.amin((1, 2, 3), keepdim=True)
     total = torch.zeros_like(pixels)

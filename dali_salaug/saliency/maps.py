@@ -1,4 +1,4 @@
-"""Saliency maps of the model that is being trained: one function for all the methods."""
+"""Saliency maps of the model in training: one function for all methods."""
 
 import math
 from collections.abc import Callable
@@ -19,9 +19,9 @@ METHODS = ("gradient", "smoothgrad", "guided", "deconvnet", "grad_cam", "fine_gr
 TARGETS = ("label", "max", "loss")
 COMPILED = ("gradient", "smoothgrad")
 
-# The pass takes a batch on the CPU in pieces of about so many pixels. The activations of a piece stay near the caches,
-# and in blocks that the allocator uses again: on two CPU cores ResNet-50's full map at 224×224 costs 61 % of a
-# step in place of 89 %, an early head's 19 % in place of 38 %. Smaller pieces use the cores worse.
+# On the CPU the pass splits a batch into pieces of about this many pixels. A piece's activations stay near the caches,
+# in blocks that the allocator reuses: on two CPU cores ResNet-50's full map at 224×224 costs 61 % of a step instead of
+# 89 %, an early head's 19 % instead of 38 %. Smaller pieces use the cores less well.
 PIECE = 4 * 224 * 224
 
 
@@ -40,7 +40,7 @@ def saliency_map(
     layer: str | None = None,
     compiled: bool = False,
 ) -> Tensor:
-    """The saliency of each pixel.
+    """Return the saliency of each pixel.
 
     ====================  ==========================================================================================
     method                the map
@@ -51,7 +51,7 @@ def saliency_map(
                           (Smilkov et al. 2017); costs ``samples`` times "gradient"
     "guided"              as "gradient", with guided backpropagation's rule for ReLU (Springenberg et al. 2015)
     "deconvnet"           as "gradient", with DeconvNet's rule for ReLU (Zeiler & Fergus 2014); in a network without
-                          max pooling it hardly looks at the image
+                          max pooling it hardly depends on the image
     "grad_cam"            ReLU of the gradient-weighted activations of ``layer``, resized (Selvaraju et al. 2017)
     "fine_grained"        centre-surround contrast over six scales (Montabone & Soto 2010; SaliencyMix); runs no model
     ====================  ==========================================================================================
@@ -74,23 +74,23 @@ def saliency_map(
             cross-entropy with the true label, with a minus sign before it, so that the methods to which signs
             matter ("guided", "deconvnet", "grad_cam") show what speaks for the label. Not used by "fine_grained".
         scale: side of the map over side of the image, in (0, 1]; sides are rounded to whole pixels.
-        head: a module to compute the logits in the place of ``model``, an early classification head for example.
-        samples: of "smoothgrad", the number of noisy copies, 1 or more.
-        noise: of "smoothgrad", the noise's standard deviation over the image's range of values, 0 or more.
-        generator: of "smoothgrad", on the images' device. Where None is given, the noise is what the global
-            generator would give next, and that generator is put back.
-        layer: of "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n). By default the
-            last feature map before global pooling: the last output with four dimensions and more than one
-            position, adaptive pooling not counted.
-        compiled: the pass by way of ``torch.compile``, for "gradient" and "smoothgrad". The first calls for each size
-            of images take the time to compile; the map is the same up to rounding.
+        head: a module that computes the logits instead of ``model``, for example an early classification head.
+        samples: for "smoothgrad", the number of noisy copies, 1 or more.
+        noise: for "smoothgrad", the noise's standard deviation over the image's range of values, 0 or more.
+        generator: for "smoothgrad", on the images' device. With None, the noise is what the global generator would
+            return next, and that generator's state is restored.
+        layer: for "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n). By default the
+            last feature map before global pooling: the last output with four dimensions and more than one position,
+            except adaptive pooling's.
+        compiled: whether the pass uses ``torch.compile``, for "gradient" and "smoothgrad". The first calls for each
+            size of images take the time to compile; the map is the same up to rounding.
 
     Returns:
         (B, h, w), float32, not negative and without normalisation; detached.
 
     Raises:
-        ValueError: for an argument outside of what is said above, a model that cannot take the reduced size, or one
-            that the method does not fit ("guided" and "deconvnet" need ReLU, "grad_cam" a layer of feature maps).
+        ValueError: for an argument outside the ranges above, a model that cannot take the reduced size, or one that
+            the method does not fit ("guided" and "deconvnet" need ReLU, "grad_cam" a layer of feature maps).
     """
     check_saliency_options(
         method=method,
@@ -165,7 +165,7 @@ def check_saliency_options(
 
 
 def _in_pieces(compute: Callable[[Tensor, Tensor | None], Tensor], pixels: Tensor, labels: Tensor | None) -> Tensor:
-    """What ``compute`` gives for each image, on the CPU for a few images at a time (see ``PIECE``)."""
+    """Return what ``compute`` returns for each image; on the CPU, compute it for a few images at a time (``PIECE``)."""
     batch, _, height, width = pixels.shape
     count = 1 if pixels.is_cuda else min(batch, math.ceil(batch * height * width / PIECE))
     if count == 1:
@@ -175,9 +175,9 @@ def _in_pieces(compute: Callable[[Tensor, Tensor | None], Tensor], pixels: Tenso
 
 
 def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) -> Tensor:
-    """The model's logits for ``pixels``, the images of ``size`` reduced by ``scale``."""
+    """Return the model's logits for ``pixels``, the images of ``size`` reduced by ``scale``."""
     try:
-        logits = forward(pixels.clone())  # autograd forbids a first layer to work in place on a leaf
+        logits = forward(pixels.clone())  # autograd does not let a first layer work in place on a leaf
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -192,7 +192,7 @@ def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) 
 
 
 def reduced(images: Tensor, scale: float) -> Tensor:
-    """A detached copy of ``images``, reduced by ``scale``, in float32 or more."""
+    """Return a detached copy of ``images``, reduced by ``scale``, in float32 or more."""
     images = at_least_float32(images.detach())
     size = tuple(max(1, round(side * scale)) for side in images.shape[-2:])
     if size == images.shape[-2:]:
@@ -201,7 +201,7 @@ def reduced(images: Tensor, scale: float) -> Tensor:
 
 
 def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
-    """The batch's scalars, summed: a mean would divide the gradients by B, towards underflow."""
+    """Return the sum of the batch's scalars; a mean would divide the gradients by B, towards underflow."""
     logits = at_least_float32(logits)
     if labels is None:  # target "max"
         return logits.max(1).values.sum()

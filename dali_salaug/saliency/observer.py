@@ -1,7 +1,7 @@
-"""Running a model that is being trained without leaving a trace in it.
+"""Running a model in training without leaving a trace in it.
 
-A saliency map looks at the live model in the middle of a training step, so the look must change nothing: parameters,
-buffers, gradients already accumulated, ``requires_grad`` flags, the mode of each submodule, random state.
+A saliency map observes the live model in the middle of a training step. This must change nothing: parameters, buffers,
+accumulated gradients, ``requires_grad`` flags, the mode of each submodule, random state.
 """
 
 import sys
@@ -18,10 +18,10 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside any nesting of DistributedDataParallel, DataParallel and ``torch.compile``.
+    """Return the module inside any nesting of DistributedDataParallel, DataParallel and ``torch.compile``.
 
-    DDP's wrapper would arm its gradient reducer, and a compiled module computes the gradients of all its
-    parameters even where only the input's is asked for.
+    DDP's wrapper would arm its gradient reducer. A compiled module computes the gradients of all its parameters even
+    where only the input's is needed.
     """
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
@@ -34,18 +34,18 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def observing(model: nn.Module, device: torch.device, *, compiled: bool = False) -> Iterator[Forward]:
-    """A context that yields ``model``'s forward as a pure observer, for images on ``device``.
+    """Yield ``model``'s forward as a pure observer, for images on ``device``.
 
-    Inside it the model computes in eval mode (an image's result depends on that image alone) with gradients
-    enabled, on detached copies of its parameters and buffers: gradients reach the images and nothing else, and a
-    layer that writes into a buffer writes into a copy. Everything in the model, and the global random state of the
-    CPU and of ``device``, is afterwards as it was, also when the body raises.
+    Inside the context the model computes in eval mode, in which an image's result depends on that image alone, with
+    gradients enabled, on detached copies of its parameters and buffers. Gradients reach only the images, and a layer
+    that writes into a buffer writes into a copy. Afterwards everything in the model, and the global random state of the
+    CPU and of ``device``, is as it was, also if the body raises.
 
-    With ``compiled`` the forward, and with it the backward to the images, goes through ``torch.compile``. Without,
-    nothing is compiled, not even a part of the model that is: it would compute more than is asked for.
+    With ``compiled``, the forward pass, and so the backward pass to the images, uses ``torch.compile``. Without it,
+    compiled parts of the model run eagerly too, because compiled code would compute more than is needed.
 
-    Reduced precision: float16 weights, and float16 autocast, are computed in bfloat16, because a float16
-    gradient underflows to zero where the model is confident.
+    Reduced precision: float16 weights and float16 autocast compute in bfloat16, because a float16 gradient underflows
+    to zero where the model is confident.
     """
     module = unwrap(model)
     training = [m for m in module.modules() if m.training]
@@ -57,7 +57,7 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         if not compiled and any_compiled(module):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # The mode is the attribute: train() and eval() may be overridden, and then keep some layers as they are.
+        # The attribute is the mode; a model may override train() and eval(), and leave some layers unchanged.
         for m in training:
             stack.callback(setattr, m, "training", True)
             m.training = False
@@ -76,7 +76,7 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
 
 
 class _Compiled(nn.Module):
-    """``module`` by way of ``torch.compile``, around which ``functional_call`` exchanges the weights."""
+    """``module`` by way of ``torch.compile``; ``functional_call`` exchanges the weights from outside."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -88,8 +88,8 @@ class _Compiled(nn.Module):
 
 @cache
 def _compiled_call() -> Callable[[nn.Module, Tensor], Tensor]:
-    # Made when first needed, since torch.compile takes seconds to import; not dynamic, since the shapes are few (whole
-    # batches, the last one) and kernels for fixed shapes are faster.
+    # Created when first needed, because torch.compile takes seconds to import. Not dynamic: there are few shapes (whole
+    # batches, the last one), and kernels for fixed shapes are faster.
     return torch.compile(lambda module, images: module(images), dynamic=False)
 
 
@@ -98,7 +98,7 @@ def _safe_dtype(tensor: Tensor) -> Tensor:
 
 
 def any_compiled(module: nn.Module) -> bool:
-    """Whether a part of ``module`` was compiled, by ``torch.compile(part)`` or ``part.compile()``."""
-    if "torch._dynamo" not in sys.modules:  # then nothing can have been, and its import takes seconds
+    """Return whether a part of ``module`` was compiled, by ``torch.compile(part)`` or ``part.compile()``."""
+    if "torch._dynamo" not in sys.modules:  # then nothing was compiled; the import takes seconds
         return False
     return any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in module.modules())

@@ -1,7 +1,7 @@
-"""Maps from a gradient in which ReLU is differentiated by another rule: guided backpropagation and DeconvNet.
+"""Maps from a gradient with another rule for ReLU: guided backpropagation and DeconvNet.
 
-The rule is put on the nodes of the pass's own autograd graph. So it holds however the model calls ReLU (a module, a
-function, a method, in place), the model is left alone, and there is nothing to undo.
+The rule applies to the nodes of the pass's own autograd graph. It therefore holds however the model calls ReLU (a
+module, a function, a method, in place). The model stays unchanged, and there is nothing to undo.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 
 from .gradients import Scalar
 
-# From a ReLU's ordinary gradient (zero where its input was not positive) and the gradient that came in from above.
+# From a ReLU's ordinary gradient (zero where its input was not positive) and the incoming gradient.
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "guided": lambda gradient, incoming: gradient.clamp(min=0),
     "deconvnet": lambda gradient, incoming: incoming.clamp(min=0),
@@ -20,12 +20,12 @@ RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def relu_rule_map(scalar: Scalar, pixels: Tensor, rule: str) -> Tensor:
-    """The largest absolute value over channels of the pixels' gradient under ``rule``: (B, h, w).
+    """Return the largest absolute value over channels of the pixels' gradient under ``rule``: (B, h, w).
 
-    "guided" lets a gradient through a ReLU where it and the ReLU's input are positive (Springenberg et al. 2015,
-    arXiv:1412.6806, "Deconvolution"); "deconvnet" where it is positive (Zeiler & Fergus 2014, arXiv:1311.2901,
-    §2.1). The latter asks nothing about the ReLU's input: of the image, only the choices of max pooling and the like
-    enter the map, and in a network without them it is one map per class.
+    "guided" passes a gradient through a ReLU where it and the ReLU's input are positive (Springenberg et al. 2015,
+    arXiv:1412.6806, "Deconvolution"). "deconvnet" passes it where it is positive (Zeiler & Fergus 2014,
+    arXiv:1311.2901, §2.1), whatever the ReLU's input. With it, the image enters the map only through the choices of max
+    pooling and the like; a network without them has one map per class.
 
     Args:
         scalar: see :data:`~dali_salaug.saliency.gradients.Scalar`.
@@ -33,7 +33,7 @@ def relu_rule_map(scalar: Scalar, pixels: Tensor, rule: str) -> Tensor:
         rule: "guided" or "deconvnet".
 
     Raises:
-        ValueError: where the model's pass has no ReLU.
+        ValueError: if the model's forward pass has no ReLU.
     """
     pixels = pixels.detach().requires_grad_()
     total = scalar(pixels)
@@ -51,13 +51,12 @@ def relu_rule_map(scalar: Scalar, pixels: Tensor, rule: str) -> Tensor:
 
 
 def _nodes(result: Tensor) -> Iterator[Node]:
-    """Every node of the graph that ``result`` was computed by, once."""
-    assert result.grad_fn is not None
-    seen, pending = {result.grad_fn}, [result.grad_fn]
+    """Yield every node of the graph that computed ``result``, once."""
+    seen: set[Node] = set()
+    pending = [result.grad_fn]
     while pending:
         node = pending.pop()
-        yield node
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                pending.append(parent)
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            pending += [parent for parent, _ in node.next_functions]

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from dali_salaug import METHODS
 from dali_salaug.compositing import replace_boxes
 from dali_salaug.regions import draw_boxes
 
@@ -36,6 +37,25 @@ def test_inductor_gives_the_same_pixels(inductor):
     compiled = torch.compile(cut_and_paste, fullgraph=True)
     for got, expected in zip(compiled(*batch(inductor)), cut_and_paste(*batch(inductor)), strict=True):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("name", ["keep_cutout", "keep_cutmix", "snapmix", "hybridmix_v1"])
+def test_a_draw_is_made_and_applied_in_one_graph(name):
+    method = METHODS[name].build(5, region_size=6)
+    images, _, saliency, *_ = batch()
+
+    def step(images, saliency, labels):
+        drawn = method.draw(images, saliency, None)
+        return method.apply(images, drawn, None), method.targets(labels, drawn, (20, 24))
+
+    labels = torch.arange(6) % 5
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    results = []
+    for run in (step, compiled):
+        torch.manual_seed(0)
+        results.append(run(images, saliency, labels))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.gpu

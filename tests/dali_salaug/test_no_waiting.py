@@ -8,47 +8,39 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dali_salaug import (
-    AttentiveCutMix,
-    Augmented,
-    Clean,
-    CutMix,
+    METHODS,
     Cutout,
-    FenceMask,
-    GridMask,
-    HideAndSeek,
-    HybridMix,
-    KeepCutMix,
     KeepCutout,
-    KeepPaste,
     KeepRandomErasing,
     Mixup,
-    PuzzleMix,
     RandomErasing,
-    ResizeMix,
-    SalfMix,
-    SaliencyCutout,
-    SaliencyMix,
     SaliencyStage,
     SnapMix,
     saliency_map,
     selective_cut,
     selective_paste,
 )
+from dali_salaug.methods.hybridmix import HybridMixDraw
+from dali_salaug.regions import draw_boxes
 from dali_salaug.saliency.fine_grained import fine_grained_map
 from dali_salaug.saliency.maps import METHODS as MAPS
 
-METHODS = [Clean(), Augmented(), Cutout(4), KeepCutout(4), KeepCutout(4, border="inside"), KeepPaste(4)]
-METHODS += [HideAndSeek(), GridMask(), FenceMask()]
-METHODS += [RandomErasing(1.0), KeepRandomErasing(1.0), CutMix(5), KeepCutMix(5), SaliencyCutout(4)]
-METHODS += [
-    SalfMix(),
-    SalfMix(use_saliency=False),
-    Mixup(5),
-    Mixup(5, alpha=0.5, partners="replacement"),
-    SaliencyMix(5),
+# Every registered method with its own map, and what the registry does not build.
+CASES = [
+    (entry.build(5, region_size=4), {"saliency": entry.saliency, "target": entry.target, "scale": entry.scale})
+    for entry in METHODS.values()
+    if entry.policy in (None, "randaugment")  # of the others the stage sees the same
 ]
-METHODS += [HybridMix("mixup", 5), HybridMix("saliencymix", 5), HybridMix("cutmix", 5)]
-METHODS += [ResizeMix(5), AttentiveCutMix(5), SnapMix(5), PuzzleMix(5, blocks=(2, 4, 8))]
+CASES += [
+    (method, {})
+    for method in (
+        KeepCutout(4, border="inside"),
+        RandomErasing(1.0),
+        KeepRandomErasing(1.0),
+        Mixup(5, alpha=0.5, partners="replacement"),
+    )
+]
+every_method = pytest.mark.parametrize(("method", "options"), CASES, ids=[repr(method) for method, _ in CASES])
 
 
 @pytest.mark.parametrize(
@@ -84,24 +76,24 @@ def test_the_saliency_pass(no_waiting, small_net, device, method, target, scale)
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_the_stage(no_waiting, small_net, device, method):
+@every_method
+def test_the_stage(no_waiting, small_net, device, method, options):
     small_net.to(device)
     images, labels = torch.randn(4, 3, 16, 16, device=device), torch.arange(4, device=device)
-    stage = SaliencyStage(method, warmup_epochs=0)
+    stage = SaliencyStage(method, warmup_epochs=0, **options)
     stage(small_net, images, labels, images + 1)
     with no_waiting():
         stage(small_net, images, labels, images + 1)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_it_resumes_exactly(small_net, method):
+@every_method
+def test_it_resumes_exactly(small_net, method, options):
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
-    stage = SaliencyStage(method, warmup_epochs=0, seed=1)
+    stage = SaliencyStage(method, warmup_epochs=0, seed=1, **options)
     stage(small_net, images, labels, images + 1)
     state = stage.state_dict()
     expected = [stage(small_net, images, labels, images + 1) for _ in range(3)]
-    restored = SaliencyStage(method, warmup_epochs=0, seed=2)
+    restored = SaliencyStage(method, warmup_epochs=0, seed=2, **options)
     restored.load_state_dict(state)
     for inputs, targets in expected:
         got = restored(small_net, images, labels, images + 1)
@@ -110,13 +102,15 @@ def test_it_resumes_exactly(small_net, method):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-def test_it_keeps_the_memory_format_and_leaves_its_arguments_alone(small_net, method, layout):
+@every_method
+def test_it_keeps_the_memory_format_and_leaves_its_arguments_alone(small_net, method, options, layout):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4, 3, 16, 24, generator=generator).to(memory_format=layout)
     augmented = torch.randn(4, 3, 16, 24, generator=generator).to(memory_format=layout)
     copies, labels = (images.clone(), augmented.clone()), torch.tensor([0, 1, 2, 3])
-    inputs, targets = SaliencyStage(method, warmup_epochs=0)(small_net, images.requires_grad_(), labels, augmented)
+    inputs, targets = SaliencyStage(method, warmup_epochs=0, **options)(
+        small_net, images.requires_grad_(), labels, augmented
+    )
     assert inputs.shape == images.shape
     assert inputs.is_contiguous(memory_format=layout)
     assert torch.equal(images, copies[0])
@@ -140,11 +134,12 @@ def test_the_compositing_and_the_map_without_a_model_on_a_fake_gpu():
             Cutout(5).draw(images, None, None).boxes,
             fine_grained_map(images),
         ]
-        for method in METHODS:
+        for method, _ in CASES:
             drawn = method.draw(images, saliency, None)
             labels = torch.zeros(4, dtype=torch.int64, device="cuda")
             results += [method.apply(images, drawn, images), method.targets(labels, drawn, (32, 24))]
-            results += [part for draw in (drawn, drawn.first or ()) for part in draw if isinstance(part, torch.Tensor)]
+            draws = vars(drawn).values() if isinstance(drawn, HybridMixDraw) else [drawn]
+            results += [part for draw in draws for part in vars(draw).values()]
     assert {result.device.type for result in results} == {"cuda"}
 
 
@@ -152,8 +147,6 @@ def test_cpu_and_gpu_choose_the_same_regions(small_net, device):
     images, labels = torch.randn(64, 3, 32, 32), torch.arange(64) % 5
     saliency = saliency_map(small_net, images, labels)
     uniforms = torch.rand(64, dtype=torch.float64)
-    from dali_salaug.regions import draw_boxes
-
     options = {"border": "clip", "tau": 0.6, "keep": "low"}
     size = torch.tensor([[8, 8]])
     expected = draw_boxes((32, 32), size, uniforms, saliency=saliency, **options)

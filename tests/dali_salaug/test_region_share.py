@@ -6,15 +6,16 @@ import torch.nn.functional as F
 
 from dali_salaug import (
     AttentiveCutMix,
+    BoxDraw,
     Clean,
     CutMix,
-    Draw,
     GridMask,
     HybridMix,
     KeepCutMix,
     KeepCutout,
     KeepPaste,
     KeepRandomErasing,
+    MaskDraw,
     Mixup,
     PuzzleMix,
     SalfMix,
@@ -22,6 +23,8 @@ from dali_salaug import (
     SnapMix,
 )
 from dali_salaug.compositing import box_mask
+from dali_salaug.methods.hybridmix import HybridMixDraw
+from dali_salaug.methods.puzzlemix import PuzzleMixDraw
 from dali_salaug.region_share import region_share
 
 SIZE = (32, 24)
@@ -43,8 +46,8 @@ def test_it_is_the_sum_over_the_pixels(method, grid):
     images, saliency = torch.randn(12, 3, *SIZE, generator=generator), torch.rand(12, *grid, generator=generator)
     drawn = method.draw(images, saliency, generator)
     share, area = region_share(saliency, drawn, SIZE)
-    own = drawn.first or drawn
-    masks = own.masks if own.masks is not None else box_mask(own.boxes, SIZE)
+    own = drawn.first if isinstance(drawn, HybridMixDraw) else drawn
+    masks = own.masks if isinstance(own, MaskDraw) else box_mask(own.boxes, SIZE)
     # On a grid that is a common multiple of pixels and cells each point has one value of both.
     common = tuple(pixels * cells for pixels, cells in zip(SIZE, grid, strict=True))
     fine_mask = F.interpolate(masks.double(), common, mode="nearest-exact")[:, 0]
@@ -62,7 +65,7 @@ def test_of_puzzlemix_what_is_no_longer_shown():
     drawn = method.draw(images, saliency, generator)
     share, area = region_share(saliency, drawn, (32, 32))
     maps = torch.cat([saliency, torch.zeros_like(saliency)])[:, None]
-    own = Draw(
+    own = PuzzleMixDraw(
         partners=torch.cat([torch.arange(6, 12), torch.arange(6)]),
         shares=torch.cat([drawn.shares, drawn.shares]),
         moves=torch.cat([drawn.moves, drawn.moves]),
@@ -77,7 +80,7 @@ def test_flat_empty_and_broken_maps():
     saliency = torch.ones(4, 8, 6)
     saliency[1] = 0
     saliency[3, :4] = torch.inf
-    share, area = region_share(saliency, Draw(boxes=boxes), SIZE)
+    share, area = region_share(saliency, BoxDraw(boxes), SIZE)
     assert share.tolist() == [0.25, 0.25, 0, 0]
     assert area.tolist() == [0.25, 0.25, 0, 0.5]
 

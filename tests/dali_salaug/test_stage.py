@@ -50,7 +50,7 @@ def test_the_trace_has_all_that_was_drawn(small_net, batch):
     trace = SaliencyStage(method, warmup_epochs=0).trace(small_net, images, labels)
     assert torch.equal(method.apply(images, trace.drawn, None), trace.inputs)
     assert torch.equal(method.targets(labels, trace.drawn, (16, 16)), trace.targets)
-    assert trace.boxes is trace.drawn.boxes
+    assert trace.boxes is trace.drawn.second.boxes
 
 
 @pytest.mark.parametrize("saliency", ["smoothgrad", "guided", "deconvnet", "grad_cam", "fine_grained"])

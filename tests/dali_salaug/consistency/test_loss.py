@@ -5,11 +5,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dali_salaug import CutMix, Cutout, Draw, KeepPaste, Mixup, RandomErasing, SaliencyConsistency, saliency_map
+from dali_salaug import (
+    BoxDraw,
+    CutMix,
+    Cutout,
+    Draw,
+    KeepPaste,
+    Mixup,
+    RandomErasing,
+    SaliencyConsistency,
+    saliency_map,
+)
 from dali_salaug.consistency.map_geometry import map_distance, scaled
 from dali_salaug.consistency.second_order import TwiceDifferentiable
+from dali_salaug.methods.mixing import BoxPairDraw
+from dali_salaug.methods.mixup import MixupDraw
+from dali_salaug.methods.random_erasing import ErasingDraw
 
 FLIP = [[-1.0, 0, 8], [0, 1, 0]]
+BOXES = torch.tensor([[0, 0, 3, 4], [2, 2, 6, 8], [1, 1, 1, 1], [0, 0, 6, 2]])
 
 
 class SmoothNet(nn.Module):
@@ -36,16 +50,15 @@ def told(kind, images):
     """The transformed images, and how the loss is told of what was done; some matrices and boxes by hand."""
     count = len(images)
     partners = torch.arange(count).roll(1)
-    boxes = torch.tensor([[0, 0, 3, 4], [2, 2, 6, 8], [1, 1, 1, 1], [0, 0, 6, 2]])
     weights = torch.stack([torch.linspace(0, 1, count), 1 - torch.linspace(0, 1, count)], 1)
     if kind == "flip":
         return images.flip(-1), {"matrices": torch.tensor([FLIP] * count)}
     if kind == "contrast":
         return 1.5 * images, {}
     method, drawn = {
-        "cutout": (Cutout(4), Draw(boxes)),
-        "cutmix": (CutMix(5), Draw(boxes, partners=partners)),
-        "mixup": (Mixup(5), Draw(partners=partners, weights=weights)),
+        "cutout": (Cutout(4), BoxDraw(BOXES)),
+        "cutmix": (CutMix(5), BoxPairDraw(partners=partners, boxes=BOXES)),
+        "mixup": (Mixup(5), MixupDraw(partners=partners, weights=weights)),
     }[kind]
     return method.apply(images, drawn, None), {"method": method, "drawn": drawn}
 
@@ -183,7 +196,7 @@ def test_maps_below_scale_1_are_those_of_saliency_map():
     images, labels = (t.float() if t.is_floating_point() else t for t in batch((12, 16)))
     transformed, boxes = images.clone(), torch.tensor([[2, 2, 8, 10]] * 4)
     transformed[:, :, 2:8, 2:10] = 0
-    loss = SaliencyConsistency(scale=0.5)(net, images, transformed, labels, method=Cutout(6), drawn=Draw(boxes))
+    loss = SaliencyConsistency(scale=0.5)(net, images, transformed, labels, method=Cutout(6), drawn=BoxDraw(boxes))
     own, other = saliency_map(net, images, labels, scale=0.5), saliency_map(net, transformed, labels, scale=0.5)
     whole = torch.ones_like(own, dtype=torch.bool)
     own = scaled(own, whole)
@@ -284,7 +297,7 @@ def test_it_does_not_wait(no_waiting, small_net, device, kind, scale):
 
     def on_device(value):
         if isinstance(value, Draw):
-            return Draw(*(part if part is None else part.to(device) for part in value))
+            return type(value)(**{name: part.to(device) for name, part in vars(value).items()})
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
     transformed, how = transformed.to(device), {name: on_device(value) for name, value in how.items()}
@@ -372,7 +385,7 @@ def test_a_compiled_model_below_scale_1(small_net):
         ({"method": Cutout(), "drawn": Draw(), "matrices": torch.zeros(4, 2, 3)}, "got matrices, method, drawn"),
         ({"method": "cutout", "drawn": Draw()}, "must be a Method and its Draw; got 'cutout'"),
         ({"method": KeepPaste(), "drawn": Draw()}, "method must make .* got KeepPaste"),
-        ({"method": RandomErasing(), "drawn": Draw(noise=torch.zeros(4, 3, 8, 8))}, "not from noise"),
+        ({"method": RandomErasing(), "drawn": ErasingDraw(BOXES, torch.zeros(4, 3, 8, 8))}, "not from noise"),
     ],
 )
 def test_arguments_of_the_call(small_net, arguments, match):

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dali_salaug import CutMix, Cutout, Draw, GridMask, Mixup
+from dali_salaug import BoxDraw, CutMix, Cutout, GridMask, MaskDraw, Mixup
 from dali_salaug.consistency.map_geometry import composed, map_distance, scaled, unwarp
+from dali_salaug.methods.mixing import BoxPairDraw
+from dali_salaug.methods.mixup import MixupDraw
 
 H, W = 6, 8
 MOVES = {  # the images moved, and the matrix: source to destination, pixels (x, y), centres at +0.5
@@ -92,19 +94,19 @@ def test_composed_maps_are_those_that_a_loop_composes():
         mixed[i, top:bottom, left:right] = maps[partners[i], top:bottom, left:right]
         blended[i] = weights[i, 0] * maps[i] + weights[i, 1] * maps[partners[i]]
     for method in (Cutout(2), Cutout(2, fill=0.5)):
-        torch.testing.assert_close(composed(maps, method, Draw(boxes), (H, W)), cut)
-    torch.testing.assert_close(composed(maps, CutMix(5), Draw(boxes, partners=partners), (H, W)), mixed)
-    torch.testing.assert_close(composed(maps, Mixup(5), Draw(partners=partners, weights=weights), (H, W)), blended)
+        torch.testing.assert_close(composed(maps, method, BoxDraw(boxes), (H, W)), cut)
+    torch.testing.assert_close(composed(maps, CutMix(5), BoxPairDraw(partners, boxes), (H, W)), mixed)
+    torch.testing.assert_close(composed(maps, Mixup(5), MixupDraw(partners, weights), (H, W)), blended)
     masks = torch.rand(3, 1, H, W) < 0.5
     torch.testing.assert_close(
-        composed(maps, GridMask(fill=2.0), Draw(masks=masks), (H, W)), torch.where(masks[:, 0], 0, maps)
+        composed(maps, GridMask(fill=2.0), MaskDraw(masks), (H, W)), torch.where(masks[:, 0], 0, maps)
     )
 
 
 def test_maps_at_half_the_resolution_are_composed_at_the_images():
     maps, boxes = torch.rand(2, H, W), torch.tensor([[0, 2, 4, 6], [2, 0, 6, 8]])
-    small = composed(maps, Cutout(2), Draw(boxes // 2), (H, W))
-    large = composed(maps, Cutout(2), Draw(boxes), (2 * H, 2 * W))
+    small = composed(maps, Cutout(2), BoxDraw(boxes // 2), (H, W))
+    large = composed(maps, Cutout(2), BoxDraw(boxes), (2 * H, 2 * W))
     assert torch.equal(large, F.interpolate(small[:, None], scale_factor=2)[:, 0])
 
 

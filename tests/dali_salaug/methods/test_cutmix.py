@@ -1,13 +1,15 @@
 """CutMix and KeepCutMix: boxes as torchvision's and timm's, weights by pixels really left, sparing."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from dali_salaug import CutMix, Draw, KeepCutMix, SaliencyStage
+from dali_salaug import CutMix, KeepCutMix, SaliencyStage
+from dali_salaug.methods.mixing import BoxPairDraw
 from dali_salaug.regions import draw_boxes
 
 SIDES = (20, 33)
@@ -75,7 +77,8 @@ def test_boxes_with_a_shared_lambda_are_timms_but_for_odd_sides(lam, monkeypatch
         longer = np.minimum(ours[:, axis + 2] + side % 2, SIDES[axis])
         assert (end == longer).all()
     labels = (torch.arange(count) == count - 1).long()
-    weights = method.targets(labels, drawn._replace(partners=torch.full((count,), count - 1)), SIDES)[:-1, 0].numpy()
+    drawn = replace(drawn, partners=torch.full((count,), count - 1))
+    weights = method.targets(labels, drawn, SIDES)[:-1, 0].numpy()
     assert (weights >= own[:-1] - 1e-6).all()
     assert (weights <= own[:-1] + sum(sides) / count + 1e-6).all()
 
@@ -86,24 +89,17 @@ def test_partners_are_a_permutation():
     assert (drawn.partners == torch.arange(4000)).sum() < 10
 
 
-def test_pixels_and_targets_by_a_loop():
+def test_pixels_and_targets_by_a_loop(replace_box, soft_label):
     method = CutMix(4)
     images, drawn = draws(method, count=40)
     labels = torch.arange(40) % 4
     inputs, targets = method.apply(images, drawn, None), method.targets(labels, drawn, SIDES)
     for i in range(40):
-        partner, count = int(drawn.partners[i]), 0
-        top, left, bottom, right = drawn.boxes[i].tolist()
-        expected = images[i].clone()
-        for row in range(top, bottom):
-            for column in range(left, right):
-                expected[:, row, column] = images[partner][:, row, column]
-                count += 1
+        partner = int(drawn.partners[i])
+        expected, count = replace_box(images[i], drawn.boxes[i].tolist(), images[partner])
         assert torch.equal(inputs[i], expected)
-        weights = [0.0] * 4
-        weights[labels[i]] += 1 - count / (SIDES[0] * SIDES[1])
-        weights[labels[partner]] += count / (SIDES[0] * SIDES[1])
-        assert targets[i].tolist() == pytest.approx(weights, abs=1e-6)
+        share = count / (SIDES[0] * SIDES[1])
+        assert targets[i].tolist() == soft_label(4, (labels[i], 1 - share), (labels[partner], share))
     assert targets.dtype == torch.float32
 
 
@@ -116,7 +112,7 @@ def test_channels_last_is_kept():
 def test_an_empty_box_leaves_image_and_label():
     method = CutMix(3)
     images = torch.randn(2, 3, 8, 8)
-    drawn = Draw(torch.tensor([[3, 3, 3, 3], [0, 0, 8, 8]]), partners=torch.tensor([1, 0]))
+    drawn = BoxPairDraw(partners=torch.tensor([1, 0]), boxes=torch.tensor([[3, 3, 3, 3], [0, 0, 8, 8]]))
     assert torch.equal(method.apply(images, drawn, None)[0], images[0])
     assert method.targets(torch.tensor([0, 2]), drawn, (8, 8)).tolist() == [[1, 0, 0], [1, 0, 0]]
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from dali_salaug import CutMix, Cutout, Draw, HybridMix, KeepCutMix, Mixup, SalfMix, SaliencyMix, SaliencyStage
+from dali_salaug import CutMix, Cutout, HybridMix, KeepCutMix, Mixup, MoveDraw, SalfMix, SaliencyMix, SaliencyStage
+from dali_salaug.methods.hybridmix import HybridMixDraw
+from dali_salaug.methods.mixing import BoxPairDraw
 from dali_salaug.saliency.fine_grained import fine_grained_map
 
 SIDES = (32, 44)
@@ -15,40 +17,29 @@ def batch(count=10):
     return images, torch.rand(count, 16, 22, generator=generator), torch.arange(count) % 4
 
 
-def oracle_salfmix(image, source, target):
-    mixed = image.clone()
-    for y in range(target[2] - target[0]):
-        for x in range(target[3] - target[1]):
-            mixed[:, target[0] + y, target[1] + x] = image[:, source[0] + y, source[1] + x]
-    return mixed
-
-
 @pytest.mark.parametrize("name", ["mixup", "saliencymix", "cutmix"])
-def test_algorithm_2_by_a_loop(name):
+def test_algorithm_2_by_a_loop(move_box, soft_label, name):
     images, saliency, labels = batch()
     method, before = HybridMix(name, 4), images.clone()
     drawn = method.draw(images, saliency, torch.Generator().manual_seed(1))
     inputs, targets = method.apply(images, drawn, None), method.targets(labels, drawn, SIDES)
-    first = SalfMix().draw(images, saliency, torch.Generator().manual_seed(1))
+    first, second = SalfMix().draw(images, saliency, torch.Generator().manual_seed(1)), drawn.second
     for i in range(len(images)):
-        z = int(drawn.partners[i])
-        x1, x2 = (oracle_salfmix(images[k], first.sources[k].tolist(), first.boxes[k].tolist()) for k in (i, z))
+        z = int(second.partners[i])
+        x1, x2 = (move_box(images[k], first.sources[k].tolist(), first.boxes[k].tolist()) for k in (i, z))
         if name == "mixup":
-            own = float(drawn.weights[i, 0])
+            own = float(second.weights[i, 0])
             torch.testing.assert_close(inputs[i], (own * x1.double() + (1 - own) * x2.double()).float())
         else:
-            top, left, bottom, right = drawn.boxes[i].tolist()
+            top, left, bottom, right = second.boxes[i].tolist()
             own = 1 - (bottom - top) * (right - left) / (SIDES[0] * SIDES[1])
             x1[:, top:bottom, left:right] = x2[:, top:bottom, left:right]
             assert torch.equal(inputs[i], x1)
-        weights = [0.0] * 4
-        weights[labels[i]] += own
-        weights[labels[z]] += 1 - own
-        assert targets[i].tolist() == pytest.approx(weights, abs=1e-6)
+        assert targets[i].tolist() == soft_label(4, (labels[i], own), (labels[z], 1 - own))
     assert torch.equal(images, before)
 
 
-def test_saliencymix_looks_at_the_self_mixed_partner():
+def test_saliencymix_looks_at_the_self_mixed_partner(move_box):
     """Of noise with one strong spot, in the patch that is overwritten: the self-mixed image's peak is elsewhere."""
     images, saliency, _ = batch(24)
     second = SaliencyMix(4, scale=1.0)
@@ -59,13 +50,13 @@ def test_saliencymix_looks_at_the_self_mixed_partner():
     lam = torch.rand(24, generator=torch.Generator().manual_seed(0).set_state(state), dtype=torch.float64)
     drawn = HybridMix(second).draw(images, saliency, torch.Generator().manual_seed(1))
     moved = 0
-    for i, z in enumerate(drawn.partners.tolist()):
+    for i, z in enumerate(drawn.second.partners.tolist()):
         clean = images[z]
-        mixed = oracle_salfmix(clean, drawn.first.sources[z].tolist(), drawn.first.boxes[z].tolist())
+        mixed = move_box(clean, drawn.first.sources[z].tolist(), drawn.first.boxes[z].tolist())
         peak, clean_peak = (divmod(int(fine_grained_map(x[None])[0].argmax()), SIDES[1]) for x in (mixed, clean))
         moved += peak != clean_peak
         half = [int(side * float(1 - lam[i]) ** 0.5) // 2 for side in SIDES]
-        assert drawn.boxes[i, :2].tolist() == [max(p - h, 0) for p, h in zip(peak, half, strict=True)]
+        assert drawn.second.boxes[i, :2].tolist() == [max(p - h, 0) for p, h in zip(peak, half, strict=True)]
     assert moved > 12
 
 
@@ -77,7 +68,7 @@ def test_a_name_stands_for_the_method_with_the_papers_partners(name, kind):
     images, saliency, _ = batch()
     own = kind(4, partners="permutation")
     drawn = HybridMix(own).draw(images, saliency, None)
-    assert sorted(drawn.partners.tolist()) == list(range(10))
+    assert sorted(drawn.second.partners.tolist()) == list(range(10))
 
 
 def test_the_first_may_be_without_saliency():
@@ -90,8 +81,9 @@ def test_the_first_may_be_without_saliency():
 
 def test_an_injected_draw_is_applied():
     images = torch.randn(2, 3, 8, 8)
-    first = Draw(torch.tensor([[0, 0, 2, 2]] * 2), sources=torch.tensor([[4, 4, 6, 6]] * 2))
-    drawn = Draw(torch.tensor([[0, 0, 8, 4], [0, 0, 0, 0]]), partners=torch.tensor([1, 1]), first=first)
+    first = MoveDraw(boxes=torch.tensor([[0, 0, 2, 2]] * 2), sources=torch.tensor([[4, 4, 6, 6]] * 2))
+    second = BoxPairDraw(partners=torch.tensor([1, 1]), boxes=torch.tensor([[0, 0, 8, 4], [0, 0, 0, 0]]))
+    drawn = HybridMixDraw(first, second)
     mixed = HybridMix("cutmix", 4).apply(images, drawn, None)
     assert torch.equal(mixed[:, :, :2, :2], images[[1, 1], :, 4:6, 4:6])
     assert torch.equal(mixed[0, :, 2:], torch.cat([images[1, :, 2:, :4], images[0, :, 2:, 4:]], 2))

@@ -1,11 +1,15 @@
 """What two-image methods share (partners, λ, labels), Mixup, and both against torchvision with one λ for the batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from dali_salaug import CutMix, Draw, KeepCutMix, Mixup, SaliencyMix
+from dali_salaug import CutMix, KeepCutMix, Mixup, SaliencyMix
+from dali_salaug.methods.mixing import BoxPairDraw
+from dali_salaug.methods.mixup import MixupDraw
 
 METHODS = [Mixup, CutMix, KeepCutMix, SaliencyMix]
 
@@ -42,7 +46,7 @@ def test_lambda_is_of_each_image_and_beta(alpha):
 
 
 @pytest.mark.parametrize("partners", ["permutation", "replacement"])
-def test_mixup_by_a_loop(partners):
+def test_mixup_by_a_loop(soft_label, partners):
     method = Mixup(4, partners=partners)
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(12, 2, 5, 7, generator=generator), torch.arange(12) % 4
@@ -55,17 +59,14 @@ def test_mixup_by_a_loop(partners):
                 for x in range(7):
                     expected = own * float(images[i, c, y, x]) + (1 - own) * float(images[j, c, y, x])
                     assert float(inputs[i, c, y, x]) == pytest.approx(expected, abs=1e-6)
-        weights = [0.0] * 4
-        weights[labels[i]] += own
-        weights[labels[j]] += 1 - own
-        assert targets[i].tolist() == pytest.approx(weights, abs=1e-6)
+        assert targets[i].tolist() == soft_label(4, (labels[i], own), (labels[j], 1 - own))
     assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_mixup_keeps_the_dtype_and_an_image_that_is_its_own_partner(dtype):
     images = torch.randn(3, 2, 4, 4).to(dtype)
-    drawn = Mixup(2).draw(images, None, None)._replace(partners=torch.arange(3))
+    drawn = replace(Mixup(2).draw(images, None, None), partners=torch.arange(3))
     mixed = Mixup(2).apply(images, drawn, None)
     assert mixed.dtype == dtype
     assert torch.equal(mixed, images)
@@ -76,7 +77,8 @@ def test_mixup_is_torchvisions_where_the_batch_shares_lambda():
     theirs = v2.MixUp(num_classes=5)
     theirs.make_params = lambda inputs: {"lam": 0.3}
     expected, expected_targets = theirs(images, labels)
-    drawn = Draw(partners=torch.arange(6).roll(1), weights=torch.tensor([[0.3, 0.7]], dtype=torch.float64).expand(6, 2))
+    weights = torch.tensor([[0.3, 0.7]], dtype=torch.float64).expand(6, 2)
+    drawn = MixupDraw(partners=torch.arange(6).roll(1), weights=weights)
     torch.testing.assert_close(Mixup(5).apply(images, drawn, None), expected)
     torch.testing.assert_close(Mixup(5).targets(labels, drawn, (10, 14)), expected_targets)
 
@@ -91,7 +93,8 @@ def test_cutmix_is_torchvisions_where_the_batch_shares_lambda():
         expected, expected_targets = theirs(images, labels)
         del theirs.make_params  # the class's own again
         left, top, right, bottom = params["box"]
-        drawn = Draw(torch.tensor([[top, left, bottom, right]]).expand(6, 4), partners=torch.arange(6).roll(1))
+        boxes = torch.tensor([[top, left, bottom, right]]).expand(6, 4)
+        drawn = BoxPairDraw(partners=torch.arange(6).roll(1), boxes=boxes)
         assert torch.equal(CutMix(5).apply(images, drawn, None), expected)
         torch.testing.assert_close(CutMix(5).targets(labels, drawn, (10, 14)), expected_targets)
 

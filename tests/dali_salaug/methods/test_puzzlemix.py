@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from dali_salaug import Draw, PuzzleMix, SaliencyStage
+from dali_salaug import PuzzleMix
 from dali_salaug.compositing import blend_blocks
+from dali_salaug.methods.puzzlemix import PuzzleMixDraw
 
 
 def batch(count=8, sides=(32, 48), seed=0):
@@ -99,7 +100,7 @@ def test_blocks_are_blended_as_a_loop_does(dtype, layout):
     assert torch.equal(images, before)
 
 
-def test_the_draw_is_of_masks_and_permutations():
+def test_the_draw_is_of_masks_and_permutations(soft_label):
     method = PuzzleMix(4)
     images, saliency = batch(count=32)
     before = images.clone(), saliency.clone()
@@ -115,11 +116,8 @@ def test_the_draw_is_of_masks_and_permutations():
     labels = torch.arange(32) % 4
     targets = method.targets(labels, drawn, (32, 48))
     for i in range(32):
-        weights = [0.0] * 4
         share = drawn.shares[i].double().mean().item()
-        weights[labels[i]] += share
-        weights[labels[drawn.partners[i]]] += 1 - share
-        assert targets[i].tolist() == pytest.approx(weights, abs=1e-6)
+        assert targets[i].tolist() == soft_label(4, (labels[i], share), (labels[drawn.partners[i]], 1 - share))
 
 
 def test_what_is_moved_is_moved_in_whole_blocks():
@@ -211,22 +209,12 @@ def test_a_batch_of_any_size(count):
 
 def test_an_image_alone_may_only_be_itself():
     images, _ = batch(count=1)
-    drawn = Draw(
-        partners=torch.zeros(1).long(), shares=torch.rand(1, 2, 2), moves=torch.arange(4).view(2, 2).expand(1, 2, 2, 2)
-    )
+    moves = torch.arange(4).view(2, 2).expand(1, 2, 2, 2)
+    drawn = PuzzleMixDraw(partners=torch.zeros(1).long(), shares=torch.rand(1, 2, 2), moves=moves)
     method = PuzzleMix(4)
     torch.testing.assert_close(method.apply(images, drawn, None), images)
     targets = method.targets(torch.tensor([2]), drawn, (32, 48))
     torch.testing.assert_close(targets, torch.tensor([[0.0, 0, 1, 0]]))
-
-
-def test_the_stage_goes_on_with_the_same_draws(small_net):
-    images, labels = torch.randn(6, 3, 16, 16), torch.arange(6) % 5
-    stage, again = (SaliencyStage(PuzzleMix(5), target="loss") for _ in range(2))
-    stage(small_net, images, labels)
-    again.load_state_dict(stage.state_dict())
-    for got, expected in zip(again(small_net, images, labels), stage(small_net, images, labels), strict=True):
-        assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("blocks", [(), (1, 2), (4, 6), (2.0, 4), 4])
@@ -237,4 +225,12 @@ def test_bad_blocks_are_named(blocks):
 
 def test_blocks_that_do_not_fit_the_images_are_named():
     with pytest.raises(ValueError, match=r"blocks must divide the images' sides, 32 and 40 here; got \(2, 4, 8, 16\)"):
-        PuzzleMix(3).draw(torch.randn(2, 3, 32, 40), torch.rand(2, 16, 20), None)
+        PuzzleMix(3, blocks=(2, 4, 8, 16)).draw(torch.randn(2, 3, 32, 40), torch.rand(2, 16, 20), None)
+
+
+@pytest.mark.parametrize(("sides", "finest"), [((32, 40), 8), ((32, 48), 16), ((30, 50), 2)])
+def test_the_default_blocks_are_the_authors_that_divide_the_sides(sides, finest):
+    images, saliency = batch(sides=sides)
+    assert PuzzleMix(3).draw(images, saliency, None).shares.shape == (8, finest, finest)
+    with pytest.raises(ValueError, match=r"sides, 31 and 40 here; got \(2, 4, 8, 16\)"):
+        PuzzleMix(3).draw(torch.randn(2, 3, 31, 40), torch.rand(2, 16, 20), None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dali_salaug import Draw, SalfMix, salfmix
+from dali_salaug import MoveDraw, SalfMix, salfmix
 from dali_salaug.compositing import move_boxes
 
 
@@ -32,14 +32,6 @@ def oracle_placements(cell, sides, grid, ratio):
         patch = int(side * ratio)
         axes.append([s for s in range(side - patch + 1) if s <= start and stop <= s + patch])
     return [(top, left) for top in axes[0] for left in axes[1]]
-
-
-def oracle_move(image, source, target):
-    moved = image.clone()
-    for y in range(target[2] - target[0]):
-        for x in range(target[3] - target[1]):
-            moved[:, target[0] + y, target[1] + x] = image[:, source[0] + y, source[1] + x]
-    return moved
 
 
 @pytest.mark.parametrize(
@@ -77,7 +69,7 @@ def test_pairs_of_placements_are_equally_likely(sides, map_size, grid, ratio):
 @pytest.mark.parametrize("shape", [(5, 3, 32, 32), (6, 1, 30, 41), (4, 2, 64, 66)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_pixels_by_a_loop(shape, layout, dtype):
+def test_pixels_by_a_loop(move_box, shape, layout, dtype):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(shape, generator=generator).to(dtype, memory_format=layout)
     saliency, before = torch.rand(shape[0], 11, 13, generator=generator), images.clone()
@@ -88,20 +80,20 @@ def test_pixels_by_a_loop(shape, layout, dtype):
             most, least = oracle_cells(saliency[i], n)
             assert tuple(source[:2]) in oracle_placements(most, shape[2:], n, 0.4)
             assert tuple(target[:2]) in oracle_placements(least, shape[2:], n, 0.4)
-            assert torch.equal(mixed[i], oracle_move(images[i], source, target))
+            assert torch.equal(mixed[i], move_box(images[i], source, target))
         assert torch.equal(images, before)
         assert mixed.dtype == dtype
         assert mixed.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (1, 0), (-2, 3), (4, -1), (-5, -5)])
-def test_overlapping_boxes_are_read_before_they_are_written(shift):
+def test_overlapping_boxes_are_read_before_they_are_written(move_box, shift):
     images = torch.arange(2 * 3 * 20 * 21).float().view(2, 3, 20, 21)
     before, target = images.clone(), torch.tensor([[6, 7, 12, 14], [5, 6, 11, 13]])
     source = target + torch.tensor([*shift, *shift])
     moved = move_boxes(images, source, target, (6, 7))
     for i in range(2):
-        assert torch.equal(moved[i], oracle_move(images[i], source[i].tolist(), target[i].tolist()))
+        assert torch.equal(moved[i], move_box(images[i], source[i].tolist(), target[i].tolist()))
     assert torch.equal(images, before)
     assert moved.data_ptr() != images.data_ptr()
 
@@ -139,7 +131,7 @@ def test_a_grid_of_one_cell_is_the_whole_image():
 
 def test_an_injected_draw_is_applied():
     images = torch.randn(1, 3, 8, 8)
-    drawn = Draw(torch.tensor([[0, 0, 2, 2]]), sources=torch.tensor([[5, 6, 7, 8]]))
+    drawn = MoveDraw(boxes=torch.tensor([[0, 0, 2, 2]]), sources=torch.tensor([[5, 6, 7, 8]]))
     assert torch.equal(SalfMix().apply(images, drawn, None)[:, :, :2, :2], images[:, :, 5:7, 6:8])
 
 

@@ -59,24 +59,17 @@ def test_boxes_are_around_the_peak_of_the_reduced_map(scale, sides):
         assert drawn.boxes[i].tolist() == authors_box(centre, float(lam[i]), sides)
 
 
-def test_pixels_and_targets_by_a_loop():
+def test_pixels_and_targets_by_a_loop(replace_box, soft_label):
     method = SaliencyMix(4, partners="replacement")
     images, labels = spots(20), torch.arange(20) % 4
     before, drawn = images.clone(), method.draw(images, None, torch.Generator().manual_seed(0))
     inputs, targets = method.apply(images, drawn, None), method.targets(labels, drawn, SIDES)
     for i in range(20):
-        partner, taken = int(drawn.partners[i]), 0
-        expected = images[i].clone()
-        top, left, bottom, right = drawn.boxes[i].tolist()
-        for y in range(top, bottom):
-            for x in range(left, right):
-                expected[:, y, x] = images[partner, :, y, x]
-                taken += 1
+        partner = int(drawn.partners[i])
+        expected, taken = replace_box(images[i], drawn.boxes[i].tolist(), images[partner])
         assert torch.equal(inputs[i], expected)
-        weights = [0.0] * 4
-        weights[labels[i]] += 1 - taken / (SIDES[0] * SIDES[1])
-        weights[labels[partner]] += taken / (SIDES[0] * SIDES[1])
-        assert targets[i].tolist() == pytest.approx(weights, abs=1e-6)
+        share = taken / (SIDES[0] * SIDES[1])
+        assert targets[i].tolist() == soft_label(4, (labels[i], 1 - share), (labels[partner], share))
     assert torch.equal(images, before)
 
 

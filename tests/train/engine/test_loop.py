@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from train.engine.methods import METHODS
 
 from dali_salaug import METHODS
 from pipelines import DataError

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from train.engine.methods import METHODS
 
 from dali_salaug import METHODS, SaliencyConsistency
 from train.cli.checks import check

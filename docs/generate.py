@@ -1,0 +1,201 @@
+"""Write the parts of the pages that the code knows: `python docs/generate.py`. With `--check`, only compare them.
+
+Such a part is between `<!-- begin generated: PART -->` and `<!-- end generated -->`, in README.md or a page of docs/.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dali_salaug import KINDS, METHODS, Augmented, MethodEntry
+from pipelines import find_policy
+from train.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+STAGE = RESULTS / "2026-11-20-cpu" / "stage-resnet50.json"
+EXPERIMENTS = [RESULTS / f"2026-11-20-{name}" / "results.json" for name in ("salfmix", "keepaugment")]
+DEFAULTS = {"size": 16, "scale": 0.5}  # of a method in these experiments, at 32×32
+MARKED = re.compile(r"(<!-- begin generated: (.+?) -->\n)(.*?)(<!-- end generated -->)", flags=re.S)
+NOT_MEASURED = "not measured"
+HEADINGS = {"one image": "One image", "two images": "Two images", "policy": "Policies"}  # of the kinds of methods
+
+
+def pages() -> list[Path]:
+    """Return the pages that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def generated(page: str) -> str:
+    """Return the text of a page with every generated part as the code has it now."""
+    return MARKED.sub(lambda part: f"{part[1]}\n{_text(part[2])}\n\n{part[4]}", page)
+
+
+def _text(what: str) -> str:
+    kind, *words = what.split()
+    if kind not in PARTS:
+        raise ValueError(f"a generated part must be one of {', '.join(PARTS)}; got {kind!r}")
+    return "\n".join(PARTS[kind](*words))
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table."""
+    for cells in (header, ("---",) * len(header), *rows):
+        yield f"| {' | '.join(cells)} |"
+
+
+def contents() -> Iterator[str]:
+    """Yield the links to the cards, a line for each kind."""
+    for kind, heading in HEADINGS.items():
+        cards = ", ".join(f"[`{name}`](#{name})" for name, entry in METHODS.items() if entry.kind == kind)
+        yield f"- [{heading}](#{heading.lower().replace(' ', '-')}): {cards}"
+
+
+def by_kind() -> list[tuple[str, MethodEntry]]:
+    """Return the methods by name, the kinds one after the other."""
+    return sorted(METHODS.items(), key=lambda item: KINDS.index(item[1].kind))
+
+
+def methods() -> Iterator[str]:
+    """Yield the table of the methods, for the README."""
+    rows = [
+        (f"[`{name}`](docs/methods.md#{name})", entry.description, ", ".join(entry.maps) or "none", entry.source)
+        for name, entry in by_kind()
+    ]
+    return table(("`--method`", "the network's input", "saliency", "source"), rows)
+
+
+def card(name: str) -> Iterator[str]:
+    """Yield the picture of a method, and its facts."""
+    rows = [(key, text) for key, text in facts(METHODS[name]).items() if text]
+    return iter((f"![{name}](methods/{name}.png)", "", *table(("", ""), rows)))
+
+
+def facts(entry: MethodEntry) -> dict[str, str]:
+    """Return the rows of a method's card."""
+    method = entry.build(10)
+    flags = [flag for flag, parameter in (("--region-size", "size"), ("--tau", "tau")) if entry.takes(parameter)]
+    flags += ["--policy", "--interpolation"] if entry.policy else []
+    used = [f"`{entry.saliency}` (target `{entry.target}`, scale {entry.scale:g})"] if method.uses_saliency else []
+    used += [f"`{method.own_map}` of the partner, made by the method itself"] if method.own_map else []
+    epochs = method.default_warmup_epochs
+    return {
+        "class": f"`{signature(entry.method)}`",
+        "arguments": ", ".join(f"`{name}={value!r}`" for name, value in entry.options.items()),
+        "policy": f"`{signature(type(find_policy(entry.policy)))}`" if entry.policy else "",
+        "options": ", ".join(f"`{flag}`" for flag in flags),
+        "saliency": "; ".join(used),
+        "warm-up": f"{epochs} epoch{'s' * (epochs > 1)} of clean images" if epochs else "",
+        "source": ", ".join(filter(None, (entry.source, entry.reference))),
+    }
+
+
+def signature(cls: type) -> str:
+    """Return a class with its parameters and their defaults, as one writes the call."""
+    parts = []
+    parameters = list(inspect.signature(cls).parameters.values())
+    for place, parameter in enumerate(parameters):
+        if parameter.kind is parameter.KEYWORD_ONLY and (place == 0 or parameters[place - 1].kind != parameter.kind):
+            parts.append("*")
+        default = "" if parameter.default is parameter.empty else f"={_rounded(parameter.default)}"
+        parts.append(parameter.name + default)
+    return f"{cls.__name__}({', '.join(parts)})"
+
+
+def _rounded(value: Any) -> str:
+    """repr, with no more digits than one reads."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_rounded, value))})"
+    return str(round(value, 4)) if isinstance(value, float) else repr(value)
+
+
+def costs() -> Iterator[str]:
+    """Yield the table of what each method costs, and what it brought."""
+    rows = [(f"`{name}`", map_cost(entry), cost_after_the_map(entry), effect(entry)) for name, entry in by_kind()]
+    return table(("method", "its map, %", "after the map, %", "effect"), rows)
+
+
+@cache
+def shares() -> dict[str, float]:
+    """Return what the parts of the stage cost, in per cent of a plain step."""
+    measured = json.loads(STAGE.read_text())["shares"]
+    return {name: 100 * statistics.median(values) for name, values in measured.items()}
+
+
+def map_cost(entry: MethodEntry) -> str:
+    """Return what the maps of a method cost."""
+    method, parts = entry.build(10), []
+    if method.uses_saliency:
+        part = {("gradient", 0.5): "map, low resolution", ("grad_cam", 1.0): "map, Grad-CAM"}
+        share = shares().get(part.get((entry.saliency, entry.scale), ""))
+        parts.append(NOT_MEASURED if share is None else f"{share:.1f}")
+    if method.own_map:
+        parts.append("its own, in the next column")
+    return "; ".join(parts) or "none"
+
+
+def cost_after_the_map(entry: MethodEntry) -> str:
+    """Return what a method costs beside its map: measured under its name, or under another name of the same method."""
+    if entry.method is Augmented:
+        return "0, the policy is in the loader"
+    same = [name for name, other in METHODS.items() if (other.method, other.options) == (entry.method, entry.options)]
+    return next((f"{shares()[name]:.2f}" for name in (entry.name, *same) if name in shares()), NOT_MEASURED)
+
+
+def effect(entry: MethodEntry) -> str:
+    """Return the measured difference of top-1, and what it is measured against."""
+    if entry.name == "none":
+        return "the baseline"
+    for path in EXPERIMENTS:
+        conditions = json.loads(path.read_text())["conditions"]
+        for condition in conditions.values():
+            if {**DEFAULTS, **condition["options"]} == {**DEFAULTS, "method": entry.name}:
+                difference, baseline = condition["difference"], conditions[condition["baseline"]]["options"]["method"]
+                low, high = difference["interval"]
+                figures = f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+                return f"{figures} against `{baseline}`"
+    return NOT_MEASURED
+
+
+def options(*names: str) -> Iterator[str]:
+    """Yield a table of options of training."""
+    fields = {option.name.replace("_", "-"): option for option in dataclasses.fields(Config)}
+    rows = [
+        (f"`--{name}`", str(fields[name].metadata["by_data"] or fields[name].default), fields[name].metadata["text"])
+        for name in names
+    ]
+    return table(("option", "default", "what it is"), rows)
+
+
+PARTS: dict[str, Callable[..., Iterator[str]]] = {
+    "contents": contents,
+    "methods": methods,
+    "card": card,
+    "costs": costs,
+    "options": options,
+}
+
+
+def main() -> int:
+    """Write the pages, or with `--check` name those that differ; return the exit status."""
+    parser = argparse.ArgumentParser(description="Write the parts of the pages that the code knows.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a page differs")
+    check = parser.parse_args().check
+    stale = [page for page in pages() if generated(page.read_text()) != page.read_text()]
+    for page in stale:
+        print(f"{'differs' if check else 'written'}: {page.relative_to(ROOT)}")
+        if not check:
+            page.write_text(generated(page.read_text()))
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
