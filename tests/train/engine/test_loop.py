@@ -90,7 +90,7 @@ def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(cli: Any, tmp_
 
     again = cli("--resume", "--out", "parts", bare=True)
     assert again.returncode == 0, again.stderr
-    assert f"going on in epoch 1 after step {progress['step']} of 24" in again.stdout
+    assert f"resuming in epoch 1 after step {progress['step']} of 24" in again.stdout
 
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     for part in ("model", "optimizer", "scheduler", "processes"):
@@ -292,7 +292,7 @@ def test_what_the_user_is_told_when_something_is_wrong(
         return str(capsys.readouterr().err)
 
     assert program([*data, *tiny, "--out", "run"]) == 0
-    assert "run already has a run: go on with it by --resume, or give another --out" in fails(*data, "--out", "run")
+    assert "run already has a run: resume it with --resume, or choose another --out" in fails(*data, "--out", "run")
     assert "--resume needs --out" in fails("--resume")
     assert "empty/last.pt: no such checkpoint" in fails("--resume", "--out", "empty")
     differs = fails("--resume", "--out", "run", "--model", "resnet18", "--lr", "0.5")
