@@ -1,8 +1,8 @@
 """Measure whether a network looks at the same pixels after an augmentation.
 
 On validation images, with the best checkpoint of a run: the disagreement of each image's saliency map with that of its
-augmented copy, as in the saliency-consistency loss. Beside it the disagreement with the copy of another image, the
-value that unrelated maps have; and the accuracy on images and copies.
+augmented copy, as in the saliency-consistency loss. For comparison, the
+disagreement with the copy of another image, which is that of unrelated maps; and the accuracy on images and copies.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def measure(run: Path, chosen: dict[str, Any], data: Path | None, limit: int, se
     stage = make_stage(config, len(trained.classes), seed, warmup_epochs=0)
     model, parts = trained.model.eval().requires_grad_(False), []
     for batch in loader:
-        if len(batch.labels) > 1:  # a single image has no unrelated one beside it
+        if len(batch.labels) > 1:  # a single image has no unrelated one to compare with
             trace, how = transform(stage, model, batch)
             parts.append(compare(model, batch.images, trace.inputs, batch.labels, trace.targets, how))
     values = {name: torch.cat(part) for name, part in zip(Measured._fields, zip(*parts, strict=True), strict=True)}

@@ -60,7 +60,7 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
         UserError: the file does not exist, or lacks a column.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give --boxes, a table with the columns path, x0, y0, x1, y1")
+        raise UserError(f"{path}: no such file; pass --boxes, a table with the columns path, x0, y0, x1, y1")
     with open(path, newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         try:
@@ -134,9 +134,9 @@ def measure(run: Path, boxes: Path | None, data: Path | None, limit: int, repeat
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
     if dataset.paths is None:
-        raise UserError(f"{root}: boxes belong to image files, of which it has none; give --data")
+        raise UserError(f"{root}: it has no image files, which boxes belong to; pass --data")
     if any("://" in path for path in dataset.paths):
-        raise UserError(f"{root}: images are read from files on this machine only, not from s3://; give --data")
+        raise UserError(f"{root}: coverage reads images on this machine only, not from s3://; pass --data")
     check_classes(trained, dataset, run)
 
     methods: dict[tuple[str, str], Method] = {

@@ -1,7 +1,7 @@
 """Measure whether saliency maps of reduced precision choose the same regions as those of float32.
 
 With the best checkpoint of a run and its validation images: the regions that KeepCutout and KeepPaste draw on maps that
-are computed in reduced precision, beside those that they draw on the float32 map by the same random numbers.
+are computed in reduced precision, compared with those that they draw on the float32 map by the same random numbers.
 """
 
 import argparse
@@ -49,7 +49,7 @@ RULES = {"KeepCutout": Rule("clip", "low"), "KeepPaste": Rule("inside", "high")}
 
 
 class Agreement(NamedTuple):
-    """The region drawn on another map beside the one drawn on the reference, for each image."""
+    """The region drawn on another map against the one drawn on the reference, for each image."""
 
     same: Tensor  # (B,), bool: it is the same region
     allowed: Tensor  # (B,), bool: the reference admits it too
@@ -75,7 +75,7 @@ def agreement(
         image_size: (H, W) in pixels.
         length: the square's side in pixels.
         tau: the quantile.
-        rule: where the square may lie, and on which side of the quantile.
+        rule: where the square may be, and on which side of the quantile.
     """
     side = torch.full((1,), length, device=reference.device)
     rows = candidate_axis(reference.shape[1], image_size[0], side, rule.border)
@@ -170,7 +170,7 @@ def summarise(parts: list[Agreement]) -> dict[str, Any]:
 def _print(result: dict[str, Any]) -> None:
     print(
         f"{result['images']} images, squares of {result['size']} pixels, map at scale {result['scale']:g},"
-        f" tau {result['tau']:g}; beside the float32 map, per cent"
+        f" tau {result['tau']:g}; against the float32 map, per cent"
     )
     print(f"{'':<18} {'':<11} {'same':>6} {'allowed':>8} {'95 % interval':>16}   beyond the threshold: median, most")
     for name, rules in result["precisions"].items():

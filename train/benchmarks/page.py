@@ -6,7 +6,7 @@ from typing import Any
 
 
 def write_page(folder: Path, report: dict[str, Any], benchmarks: dict[str, ModuleType]) -> Path:
-    """Write README.md, with environment, command, and each benchmark's table and plot, and the plots beside it."""
+    """Write README.md with environment, command, and the table and plot of each benchmark, and the plots as files."""
     from matplotlib.figure import Figure
 
     surroundings = report["environment"]

@@ -1,7 +1,6 @@
 """Measure speed and memory on this machine: the loader, the stage, the consistency loss, a whole step, growth."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 from train.benchmarks import consistency, growth, loader, stage, step
 from train.benchmarks.measuring import environment
 from train.benchmarks.page import write_page
-from train.cli.parser import HelpFormatter
+from train.cli.parser import HelpFormatter, check_writable
+from train.engine.files import write_json
 from train.errors import UserError
 
 BENCHMARKS = {"loader": loader, "stage": stage, "consistency": consistency, "step": step, "growth": growth}
@@ -61,7 +61,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
         result = module.measure(parser.parse_args(words))
         report["results"][name] = {**result, "took": time.perf_counter() - start}
         print(module.table(result), flush=True)
-        (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_json(folder / "results.json", report)
     return report
 
 
@@ -78,10 +78,10 @@ def run(options: argparse.Namespace) -> int:
         report = run_all(options)
         print(f"\n{write_page(options.out, report, BENCHMARKS)}")
         return 0
+    check_writable(options.json)
     module = BENCHMARKS[options.benchmark]
     result = module.measure(options)
     print("\n" + module.table(result))
     if options.json:
-        report = {"environment": surroundings, "command": options.line, **result}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, {"environment": surroundings, "command": options.line, **result})
     return 0

@@ -39,11 +39,11 @@ def check(config: Config) -> None:
     if config.ema == 1:
         raise UserError("--ema must be in [0, 1); got 1")
     if config.consistency is not None and config.amp == "float16":
-        raise UserError("--consistency needs gradients of gradients, too small for --amp float16; give bfloat16")
+        raise UserError("--consistency needs gradients of gradients, too small for --amp float16; use bfloat16")
     if config.consistency is not None and config.compile and config.consistency[2] and config.consistency_scale == 1:
         raise UserError(
             "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
-            " out, or give a scale below 1"
+            " out, or use a scale below 1"
         )
     if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
         raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
@@ -90,8 +90,8 @@ def check_traceable(config: Config, asked_by: str) -> None:
         methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(2)))
         raise UserError(
             f"{asked_by} needs a method that moves, cuts or mixes the images alone, {methods}; got --method"
-            f" {config.method} (noise has no map, an image that is pasted over its augmented copy two, and clean images"
-            " are no transformation)"
+            f" {config.method} (noise has no map, an image pasted over its augmented copy has two, and clean images are"
+            " not transformed)"
         )
     policy = config.policy or METHODS[config.method].policy
     if policy is not None and find_policy(policy).chains > 1:

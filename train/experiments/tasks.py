@@ -22,7 +22,7 @@ from train.engine.stopping import StopSignal
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
 
-OUTPUT = "output.txt"  # in a run's folder: what it printed
+OUTPUT = "output.txt"  # in a run's folder: its output
 AGREEMENT = "agreement.json"  # likewise: the agreement that was measured
 MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
 

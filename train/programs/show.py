@@ -38,7 +38,7 @@ OPTIONS = (  # of Config
     "interpolation",
 )
 OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # the run's say nothing of another method
-MIXED = 16  # partners are drawn among so many images
+MIXED = 16  # images among which partners are drawn
 UNKNOWN = -1  # label of an image whose class the run does not know
 
 
