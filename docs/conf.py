@@ -5,7 +5,6 @@ repository; `include_patterns` says what is a page.
 """
 
 import argparse
-import importlib
 import importlib.metadata
 import inspect
 import os
@@ -17,6 +16,7 @@ from sphinx.application import Sphinx
 
 import dali_salaug
 from dali_salaug import METHODS, Draw
+from train.cli.commands import build_parser
 
 project = "dali_salaug"
 release = importlib.metadata.version("dali-salaug")
@@ -44,19 +44,21 @@ html_title = f"dali_salaug {release}"
 
 
 class HelpOf(Directive):
-    """What `--help` of a program prints, and that of its commands: the argument is the module with `build_parser`."""
+    """What `--help` prints: of the program, or of the command in the argument, and of the commands below that."""
 
-    required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        parser = importlib.import_module(self.arguments[0]).build_parser()
-        commands = [
-            command
-            for action in parser._actions
-            if isinstance(action, argparse._SubParsersAction)
-            for command in action.choices.values()
-        ]
-        return [nodes.literal_block(text := p.format_help(), text, language="none") for p in (parser, *commands)]
+        parsers = [build_parser()]
+        for name in self.arguments:
+            command = commands_of(parsers[0])[name]
+            parsers = [command, *commands_of(command).values()]
+        return [nodes.literal_block(text := p.format_help(), text, language="none") for p in parsers]
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    actions = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return {name: command for action in actions for name, command in action.choices.items()}
 
 
 class MethodsOf(Directive):

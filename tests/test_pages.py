@@ -22,10 +22,12 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import dali_salaug
 import pipelines
-from train.cli import parser as command_line
-from train.cli.parser import PRESETS
+from train.cli.checks import check
+from train.cli.commands import COMMANDS, build_parser
+from train.cli.presets import PRESETS
 from train.config import Config
 from train.data.shapes import SHAPES, write_shapes
+from train.programs.train import stated_options
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -150,12 +152,7 @@ def test_python_that_is_not_run_is_well_typed(tmp_path: Path) -> None:
 
 # The programs outside of the project that pages may call; their words are not looked into.
 OTHERS = {"cd", "export", "git", "mypy", "nvidia-smi", "pre-commit", "ruff", "sed", ".ci/run"}
-# Where the parser is not in the module that is run.
-MODULES = {"train": "train.cli.parser", "train.benchmarks.__main__": "train.benchmarks.program"}
-
-
-def parser_of(module: str) -> argparse.ArgumentParser:
-    return importlib.import_module(MODULES.get(module, module)).build_parser()
+PROGRAM = build_parser()
 
 
 def commands() -> Iterator[tuple[Path, list[str]]]:
@@ -166,7 +163,8 @@ def commands() -> Iterator[tuple[Path, list[str]]]:
                 yield block.page, words
     for page in PAGES:
         for text in inline_code(page):
-            if text.startswith("python -m ") and "--" in text:  # one without options may be no more than the name
+            # One without options may be no more than the name.
+            if text.startswith(("python -m ", "dali-salaug ")) and "--" in text:
                 yield page, shlex.split(text)
 
 
@@ -198,6 +196,8 @@ def check_command(words: list[str]) -> None:
         options = torchrun_parser().parse_args(words)
         assert options.module, "torchrun without -m"
         words = ["-m", options.training_script, *options.training_script_args]
+    elif program == "dali-salaug":
+        words = ["-m", "train", *words]
     else:
         assert program == "python", f"{program}: no program that the pages' test knows"
     if words[0].endswith(".py"):  # one of the examples
@@ -212,18 +212,23 @@ def check_command(words: list[str]) -> None:
     elif module == "sphinx":
         parser = pytest.importorskip("sphinx.cmd.build").get_parser()
         parser.parse_args(words)
-    elif module in ("pip", "venv", "build", "tensorboard.main"):
-        return
-    elif module == "train" and words and not words[0].startswith("-"):
-        assert f'"{words[0]}"' in (ROOT / "train" / "__main__.py").read_text(), f"no such command: {words[0]}"
-        parser_of(f"train.{words[0].replace('-', '_')}").parse_args(words[1:])
     elif module == "train":
-        if words not in (["--help"], ["--list-methods"]):
-            given, _ = command_line.parse(words)
-            if "NAME" not in words and not any(word.endswith(".yaml") for word in words):
-                Config(**given).check()
-    elif words != ["--help"]:
-        parser_of(module).parse_args(words)
+        check_program(words)
+    else:
+        assert module in ("pip", "venv", "build", "tensorboard.main"), f"{module}: no module that the pages' test knows"
+
+
+def check_program(words: list[str]) -> None:
+    """Raise where our own program would not understand its words."""
+    if words[-1:] == ["--help"]:
+        assert set(words[:1]) <= {"--help", *COMMANDS}, f"no such command: {words[0]}"
+        return
+    options = PROGRAM.parse_args(words)
+    assert options.command in (None, *words[:1]), f"{options.command} does not come first"
+    if options.command in (None, "train") and not options.list_methods:
+        stated = stated_options(options)
+        if "NAME" not in words and not any(word.endswith(".yaml") for word in words):
+            check(Config(**stated))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(p == page for p, _ in commands())], ids=name_of)
@@ -236,13 +241,6 @@ def test_commands_are_understood(page: Path) -> None:
                 pytest.fail(f"{shlex.join(words)}: not understood")
 
 
-def programs() -> set[str]:
-    """The modules of the programs' parsers."""
-    sources = [path for package in ("pipelines", "train") for path in (ROOT / package).rglob("*.py")]
-    files = [path for path in sources if "def build_parser" in path.read_text()]
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
-
-
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
     own = set(parser._option_string_actions)
     for action in parser._actions:
@@ -252,8 +250,7 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def test_named_options_modules_files_and_attributes_are_there() -> None:
-    options = {option for program in programs() for option in options_of(parser_of(program))}
-    options |= options_of(torchrun_parser())
+    options = options_of(PROGRAM) | options_of(torchrun_parser())
     public = {name: getattr(package, name) for package in (dali_salaug, pipelines) for name in package.__all__}
     missing = []
     for page in PAGES:
@@ -301,7 +298,8 @@ def test_tables_of_options_are_the_programs() -> None:
 
 def test_every_program_and_public_name_is_in_the_reference() -> None:
     api = ROOT / "docs" / "api"
-    assert set(re.findall(r"\{help-of\} ([\w.]+)", (api / "commands.md").read_text())) == programs()
+    helps = re.findall(r"^```\{help-of\} ?([\w-]*)$", (api / "commands.md").read_text(), flags=re.M)
+    assert helps == ["", *(name for name in COMMANDS if name != "train")], "that of train is the program's own"
     for package in (dali_salaug, pipelines):
         text = (api / f"{package.__name__}.rst").read_text()
         listed = set(re.findall(rf"^\.\. (?:auto\w+|py:data):: {package.__name__}\.(\w+)", text, flags=re.M))
@@ -318,7 +316,7 @@ def test_the_loop_of_the_readme_is_under_fifteen_lines() -> None:
 
 def test_the_presets_of_the_loss_have_their_rows() -> None:
     presets = set(re.findall(r"`(consistency-\w+)`", (ROOT / "docs" / "consistency.md").read_text()))
-    assert presets == {path.stem for path in PRESETS.glob("consistency-*.yaml")}
+    assert presets == {name for name in PRESETS if name.startswith("consistency-")}
 
 
 def test_a_commit_is_checked_as_ci_does() -> None:

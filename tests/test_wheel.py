@@ -50,7 +50,7 @@ def test_it_has_the_packages_whole_and_nothing_else(wheel: Path) -> None:
 
 def test_it_trains_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     installed, data, elsewhere = (tmp_path / name for name in ("installed", "data", "elsewhere"))
-    pip("install", "--no-deps", "--no-index", "--saliency-target", str(installed), str(wheel))
+    pip("install", "--no-deps", "--no-index", "--target", str(installed), str(wheel))
     write_shapes(data, train_per_class=2, val_per_class=1)
     elsewhere.mkdir()
 
@@ -63,7 +63,8 @@ def test_it_trains_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     where = run("-c", f"from importlib.util import find_spec; [print(find_spec(name).origin) for name in {PACKAGES}]")
     assert all(Path(line).is_relative_to(installed) for line in where.splitlines())
     assert "keep_randaugment" in run("-m", "train", "--list-methods")
-    # The preset is a file of the package; what is given beside it comes first.
+    assert run(str(installed / "bin" / "dali-salaug"), "--list-methods") == run("-m", "train", "--list-methods")
+    # The preset is a file of the package; the command line wins.
     small = ["--model=small", "--image-size=32", "--region-size=8", "--batch-size=8", "--epochs=1", "--warmup-epochs=0"]
     run("-m", "train", "--preset=keepaugment-cifar", f"--data={data}", "--out=run", *small)
     assert (elsewhere / "run" / "best.pt").is_file()

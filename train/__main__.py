@@ -1,51 +1,42 @@
-"""python -m train: see --help. python -m train show, export, check-data: see show --help and so on."""
+"""The program `dali-salaug`, which is `python -m train` too."""
 
 import os
 import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from pipelines import DataError
-    from train.cli.parser import parse
-    from train.errors import UserError
+    """Run the program, and turn what stops it into a message and an exit status.
 
-    arguments = sys.argv[1:] if arguments is None else arguments
+    Args:
+        arguments: of the command line; None: those of this process.
+
+    Returns:
+        The exit status: that of the command; 2 where the options or the data cannot be used; 130 when interrupted; 141
+        where nobody reads the output any more.
+    """
+    # DALI's threads and torch's share the cores. Torch's spin while they wait for one another, by default so long that
+    # beside other jobs an epoch of the default run took 80 s; so they take 16 s, and on idle cores no more than before
+    # (2 cores, AMD EPYC). Read when torch is first imported, hence before the imports below.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        if arguments[:1] == ["show"]:
-            from train.programs import show
+        from pipelines import DataError
+        from train.cli.commands import run
+        from train.errors import UserError
 
-            return show.main(arguments[1:])
-        if arguments[:1] == ["export"]:
-            from train.programs import export
-
-            return export.main(arguments[1:])
-        if arguments[:1] == ["check-data"]:
-            from train.programs import check_data
-
-            return check_data.main(arguments[1:])
-        if arguments[:1] == ["picture"]:
-            from train.programs import picture
-
-            return picture.main(arguments[1:])
-        if arguments[:1] == ["shapes"]:
-            from train.programs import shapes
-
-            return shapes.main(arguments[1:])
-        given, resuming = parse(arguments)
-        from train.programs import train as program
-
-        return program.main(given, resuming)
-    except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        try:
+            return run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()  # a closed pipe is noticed here, not when the interpreter ends
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+        return 141
+    except (UserError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    # DALI's threads and torch's share the cores. Torch's spin while they wait for one another, by default so long that
-    # beside other jobs an epoch of the default run took 80 s; so they take 16 s, and on idle cores no more than before
-    # (2 cores, AMD EPYC). Read when torch is first imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.exit(main())

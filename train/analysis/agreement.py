@@ -1,13 +1,12 @@
-"""Does the network look at the same pixels after an augmentation? python -m train agreement RUN_DIR --help.
+"""Measure whether a network looks at the same pixels after an augmentation.
 
-With the best checkpoint of a run, on validation images: the disagreement of each image's saliency map with that of its
-augmented copy, as the saliency-consistency loss measures it; beside it the disagreement with another image's copy,
-which is what maps come to that have nothing to do with one another; and the accuracy on both.
+On validation images, with the best checkpoint of a run: the disagreement of each image's saliency map with that of its
+augmented copy, as in the saliency-consistency loss. For comparison, the
+disagreement with the copy of another image, which is that of unrelated maps; and the accuracy on images and copies.
 """
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from dali_salaug.consistency.map_geometry import composed, map_distance, scaled, unwarp
 from pipelines import find_dataset
-from train.analysis.report import measuring_parser, report
+from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, load_best, loader_of
 from train.cli.checks import check_traceable
 from train.data.loaders import data_folder
@@ -27,28 +26,28 @@ from train.engine.stage import make_stage
 from train.programs.show import configure
 
 BATCH = 64
-ANY_POLICY = "randaugment"  # the method that --policy goes with: it gives the network the policy's images
+ANY_POLICY = "randaugment"  # the method for any --policy: the network receives the policy's images
 
 
 class Measured(NamedTuple):
-    """Of each image of a batch, (B,); floating point."""
+    """The measurements of a batch, one value for each image: (B,), floating point."""
 
     own: Tensor  # the disagreement of its map and its copy's
     unrelated: Tensor  # the disagreement of another image's map and its copy's
-    clean_hit: Tensor  # 1 where the image's class is found, else 0
-    transformed_hit: Tensor  # the same of the copy; where labels are mixed, of the weightiest
+    clean_hit: Tensor  # 1 where the image is classified correctly, else 0
+    transformed_hit: Tensor  # the same of the copy; where labels are mixed, for the class of the largest weight
 
 
 def compare(
     model: nn.Module, images: Tensor, transformed: Tensor, labels: Tensor, targets: Tensor, how: dict[str, Any]
 ) -> Measured:
-    """The maps of images and of their copies, by the model as it is, and what it takes them for.
+    """Compare the maps and the classes of images and of their copies, by the model in its present mode.
 
     Args:
         images, transformed: (B, 3, H, W).
         labels: (B,), int64, of the images.
         targets: of the copies, (B,), int64, or (B, K), floating point.
-        how: what was done, as `SaliencyConsistency` is told: matrices, or method and drawn.
+        how: what was done to the images, as arguments of `SaliencyConsistency`: matrices, or method and drawn.
     """
     pixels = torch.cat([images, transformed]).requires_grad_()
     logits = model(pixels)
@@ -71,21 +70,21 @@ def compare(
     return Measured(distances(own), distances(own.roll(1, 0)), clean_hit, transformed_hit)
 
 
-def measure(run: Path, given: dict[str, Any], data: Path | None, limit: int, seed: int) -> dict[str, Any]:
-    """The agreement for the best checkpoint of a run.
+def measure(run: Path, chosen: dict[str, Any], data: Path | None, limit: int, seed: int) -> dict[str, Any]:
+    """Measure the agreement for the best checkpoint of a run.
 
     Args:
-        given: "method" and "policy" in place of the run's, where given.
-        limit: images at most; they are drawn at random, and so are their transformations, the same for every run.
+        chosen: "method" and "policy" in place of the run's.
+        limit: images at most. They are drawn at random, and so are their transformations, the same for every run.
 
     Returns:
-        "run", "method", "policy", "images"; and of "own", "unrelated", "clean_hit" and "transformed_hit", see
-        `Measured`, the "mean" over the images and its standard "error".
+        "run", "method", "policy", "images"; and for each field of `Measured` the "mean" over the images and its
+        standard "error".
     """
     trained = load_best(run)
     dataset = find_dataset(data or data_folder(trained.config), train=False)
     check_classes(trained, dataset, run)
-    config = configure(trained, {"interpolation": "linear"} | given, dataset)
+    config = configure(trained, {"interpolation": "linear"} | chosen, dataset)
     check_traceable(config, "the agreement")
     dataset = dataset.take(np.random.default_rng(seed).permutation(len(dataset))[:limit])
     with_matrices = config.policy is not None
@@ -93,7 +92,7 @@ def measure(run: Path, given: dict[str, Any], data: Path | None, limit: int, see
     stage = make_stage(config, len(trained.classes), seed, warmup_epochs=0)
     model, parts = trained.model.eval().requires_grad_(False), []
     for batch in loader:
-        if len(batch.labels) > 1:  # one alone has no other beside it
+        if len(batch.labels) > 1:  # a single image has no unrelated one to compare with
             trace, how = transform(stage, model, batch)
             parts.append(compare(model, batch.images, trace.inputs, batch.labels, trace.targets, how))
     values = {name: torch.cat(part) for name, part in zip(Measured._fields, zip(*parts, strict=True), strict=True)}
@@ -122,22 +121,21 @@ def _print(result: dict[str, Any]) -> None:
         print(f"  {title:<46} {mean:>8} ± {error}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = measuring_parser("train.analysis.agreement", __doc__, least=2)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_measuring_options(parser, least=2)
     done = parser.add_mutually_exclusive_group()
-    done.add_argument("--policy", help="transform by this policy, as for python -m train (default: the run's)")
-    done.add_argument("--method", help="transform by this method, as for python -m train (default: the run's)")
+    done.add_argument("--policy", help="transform by this policy, as for training (default: the run's)")
+    done.add_argument("--method", help="transform by this method, as for training (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and transformations (default: %(default)s)")
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
-    given = {} if options.method is None else {"method": options.method}
+def run(options: argparse.Namespace) -> int:
+    """Measure as the command line states. Returns the exit status, 0.
+
+    Raises:
+        UserError, DataError: the run, the images or an option cannot be used.
+    """
+    chosen = {} if options.method is None else {"method": options.method}
     if options.policy is not None:
-        given = {"method": ANY_POLICY, "policy": options.policy}
-    return report(options, lambda: measure(options.run_dir, given, options.data, options.images, options.seed), _print)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        chosen = {"method": ANY_POLICY, "policy": options.policy}
+    return report(options, lambda: measure(options.run, chosen, options.data, options.images, options.seed), _print)

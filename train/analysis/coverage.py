@@ -1,26 +1,26 @@
-"""How much of the object do the methods destroy or keep? python -m train coverage RUN_DIR --help.
+"""Measure how much of the object the methods remove or keep.
 
-On validation images whose object has a known box, with the best checkpoint of a run: the share of the box that
-Cutout and KeepCutout remove, and the share that a random clean square and KeepPaste's keep.
+On validation images whose object has a known box, with the best checkpoint of a run: the share of the box that Cutout
+and KeepCutout remove, and the share that a random clean square and KeepPaste's keep.
 """
 
 import argparse
 import csv
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import norm
 from torch import Tensor
 
 from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.methods.base import Method
 from pipelines import Dataset, find_dataset
-from train.analysis.report import measuring_parser, report
+from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import Trained, check_classes, load_best, spread_evenly
 from train.cli.parser import at_least
 from train.data.loaders import data_folder
@@ -37,7 +37,7 @@ class Share(NamedTuple):
 
 
 def box_shares(regions: Tensor, objects: Tensor) -> Tensor:
-    """The share of each object's box that lies in the region: (B,) float64 in [0, 1].
+    """Return the share of each object's box that is in the region: (B,) float64 in [0, 1].
 
     Args:
         regions: (B, 4), top, left, bottom, right in pixels, half-open.
@@ -51,9 +51,16 @@ def box_shares(regions: Tensor, objects: Tensor) -> Tensor:
 
 
 def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """boxes.tsv (path, x0, y0, x1, y1 in pixels, inclusive) as path: top, left, bottom, right, half-open."""
+    """Read boxes.tsv: path, x0, y0, x1, y1 in pixels, inclusive.
+
+    Returns:
+        By the path of each image: top, left, bottom, right in pixels, half-open.
+
+    Raises:
+        UserError: the file does not exist, or lacks a column.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give --boxes, a table with the columns path, x0, y0, x1, y1")
+        raise UserError(f"{path}: no such file; pass --boxes, a table with the columns path, x0, y0, x1, y1")
     with open(path, newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         try:
@@ -63,12 +70,12 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
 
 
 def view(path: str, box: tuple[int, int, int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image and its box as the network sees them: shorter side to `size`, central square.
+    """Return an image and its box as the network sees them: shorter side resized to `size`, central square.
 
-    A square image is taken whole. The box is clipped to what is seen and may be empty.
+    The box is clipped to the square and may be empty.
 
     Returns:
-        (size, size, 3) uint8, and top, left, bottom, right, float64, in its pixels.
+        (size, size, 3) uint8, and the box's top, left, bottom, right in its pixels, float64.
     """
     with Image.open(path) as image:
         width, height = image.size
@@ -82,9 +89,10 @@ def view(path: str, box: tuple[int, int, int, int], size: int) -> tuple[np.ndarr
 
 
 def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images (B, 3, size, size) uint8, labels (B,) and boxes (B, 4) of the images whose box is known and in view.
+    """Yield images (B, 3, size, size) uint8, labels (B,) and boxes (B, 4), where the box is known and in view.
 
-    At most `limit` images, spread evenly over the data set.
+    Args:
+        limit: images at most, spread evenly over the data set.
     """
     prefix = f"{dataset.root}/"  # a list may have paths of other folders: as they are
     names = [path.removeprefix(prefix) for path in dataset.reader.files]
@@ -107,22 +115,30 @@ def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tu
         yield images, labels, objects
 
 
-def measure(trained: Trained, run_dir: Path, boxes: Path | None, data: Path | None, limit: int, repeats: int) -> dict:
-    """Return the shares for the best checkpoint of a run; `trained` is that, with the map's options to measure.
+def measure(
+    trained: Trained, run: Path, boxes: Path | None, data: Path | None, limit: int, repeats: int
+) -> dict[str, Any]:
+    """Measure the shares for the best checkpoint of a run.
+
+    Args:
+        trained: that checkpoint, with the map's options to measure.
+        boxes: the table of `read_boxes`; None: boxes.tsv in the data folder.
+        limit: images at most.
+        repeats: draws for each image.
 
     Returns:
-        "images", "repeats", and for "cut" (share removed) and "paste" (share kept): "random" and "salient",
-        each mean and standard error over images, and "difference" (salient − random, paired by image) with its
-        95 % interval "ci95".
+        "images", "repeats"; and for "cut" (share removed) and "paste" (share kept) "random" and "salient", each with
+        the mean over images and its standard error, and "difference" (salient − random, paired by image), which has the
+        normal 95 % interval "ci95" too.
     """
     config, model, device = trained.config, trained.model, trained.device
     root = data or data_folder(config)
     dataset = find_dataset(root, train=False)
     if dataset.reader.kind != "files":
-        raise UserError(f"{root}: boxes belong to image files, of which it has none; give --data")
+        raise UserError(f"{root}: it has no image files, which boxes belong to; pass --data")
     if any("://" in path for path in dataset.reader.files):
-        raise UserError(f"{root}: images are read from files on this machine only, not from s3://; give --data")
-    check_classes(trained, dataset, run_dir)
+        raise UserError(f"{root}: coverage reads images on this machine only, not from s3://; pass --data")
+    check_classes(trained, dataset, run)
 
     methods: dict[tuple[str, str], Method] = {
         ("cut", "random"): Cutout(config.region_size),
@@ -130,15 +146,12 @@ def measure(trained: Trained, run_dir: Path, boxes: Path | None, data: Path | No
         ("paste", "random"): KeepPaste(config.region_size, tau=0.0),  # every square qualifies
         ("paste", "salient"): KeepPaste(config.region_size, tau=config.tau),
     }
-    stages = {
-        key: SaliencyStage(
-            m,
-            saliency=config.saliency,
-            scale=config.saliency_scale,
-            target=config.saliency_target,
-        )
-        for key, m in methods.items()
+    how: dict[str, Any] = {
+        "saliency": config.saliency,
+        "scale": config.saliency_scale,
+        "target": config.saliency_target,
     }
+    stages = {key: SaliencyStage(method, **how) for key, method in methods.items()}
     shares: dict[tuple[str, str], list[Tensor]] = {key: [] for key in methods}
     for batch in batches(dataset, read_boxes(boxes or Path(dataset.root) / "boxes.tsv"), config.image_size, limit):
         pixels, labels, objects = (part.to(device) for part in batch)
@@ -148,11 +161,12 @@ def measure(trained: Trained, run_dir: Path, boxes: Path | None, data: Path | No
             shares[key].append(torch.stack([box_shares(b, objects) for b in drawn if b is not None]).mean(0).cpu())
     per_image = {key: torch.cat(parts) for key, parts in shares.items()}
 
-    result: dict = {"run": str(run_dir), "images": len(per_image["cut", "random"]), "repeats": repeats}
+    result: dict = {"run": str(run), "images": len(per_image["cut", "random"]), "repeats": repeats}
     for what in ("cut", "paste"):
         random, salient = per_image[what, "random"], per_image[what, "salient"]
         difference = _share(salient - random)
-        interval = [difference.mean - 1.96 * difference.error, difference.mean + 1.96 * difference.error]
+        half = float(norm.ppf(0.975)) * difference.error
+        interval = [difference.mean - half, difference.mean + half]
         result[what] = {
             "random": _share(random)._asdict(),
             "salient": _share(salient)._asdict(),
@@ -182,25 +196,19 @@ def _print(result: dict) -> None:
         )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = measuring_parser("train.analysis.coverage", __doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_measuring_options(parser)
     parser.add_argument(
         "--boxes", type=Path, help="table of the objects' boxes (default: boxes.tsv in the data folder)"
     )
     parser.add_argument("--repeats", type=at_least(1), default=8, help="draws for each image (default: %(default)s)")
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
-    return report(
-        options,
-        lambda: measure(
-            load_best(options.run_dir), options.run_dir, options.boxes, options.data, options.images, options.repeats
-        ),
-        _print,
-    )
+def run(options: argparse.Namespace) -> int:
+    """Measure as the command line states. Returns the exit status, 0.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        UserError, DataError: the run, the images or an option cannot be used.
+    """
+    rest = options.run, options.boxes, options.data, options.images, options.repeats
+    return report(options, lambda: measure(load_best(options.run), *rest), _print)

@@ -1,26 +1,24 @@
-"""Do maps of reduced precision choose as float32's do? python -m train precision RUN_DIR --help.
+"""Measure whether saliency maps of reduced precision choose the same regions as those of float32.
 
-With the best checkpoint of a run and its validation images: the regions that KeepCutout and KeepPaste draw on maps
-computed in reduced precision, beside those that they draw on the float32 map by the same random numbers.
+With the best checkpoint of a run and its validation images: the regions that KeepCutout and KeepPaste draw on maps that
+are computed in reduced precision, compared with those that they draw on the float32 map by the same random numbers.
 """
 
 import argparse
 import copy
 import dataclasses
-import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from dali_salaug.regions import admitted, candidate_axis, default_length, draw_candidates, region_scores
+from dali_salaug.regions import admitted, candidate_axis, draw_candidates, region_scores
 from pipelines import ImageLoader
-from train.analysis.report import measuring_parser, report
+from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, load_best, spread_evenly
 from train.data.loaders import make_loader
 
@@ -28,14 +26,14 @@ BATCH = 64
 
 
 class Precision(NamedTuple):
-    """How a model is run in reduced precision."""
+    """The types of a saliency pass in reduced precision."""
 
-    weights: torch.dtype  # of the model and of the images that it is given
+    weights: torch.dtype  # of the model and of its images
     autocast: torch.dtype | None
 
 
 class Rule(NamedTuple):
-    """What a method's region may be; the terms of :mod:`dali_salaug.regions`."""
+    """The regions that a method admits, in the terms of :mod:`dali_salaug.regions`."""
 
     border: str
     keep: str
@@ -51,11 +49,11 @@ RULES = {"KeepCutout": Rule("clip", "low"), "KeepPaste": Rule("inside", "high")}
 
 
 class Agreement(NamedTuple):
-    """For each image, the region drawn on another map beside the one drawn on the reference."""
+    """The region drawn on another map against the one drawn on the reference, for each image."""
 
     same: Tensor  # (B,), bool: it is the same region
-    allowed: Tensor  # (B,), bool: it is one that the reference admits too
-    # (B,), float64: else, how far beyond the reference's threshold it lies, as a share of all candidates
+    allowed: Tensor  # (B,), bool: the reference admits it too
+    # (B,), float64: else, how far it is beyond the reference's threshold, as a share of all candidates
     beyond: Tensor
 
 
@@ -77,7 +75,7 @@ def agreement(
         image_size: (H, W) in pixels.
         length: the square's side in pixels.
         tau: the quantile.
-        rule: where the square may lie, and on which side of the quantile.
+        rule: where the square may be, and on which side of the quantile.
     """
     side = torch.full((1,), length, device=reference.device)
     rows = candidate_axis(reference.shape[1], image_size[0], side, rule.border)
@@ -89,22 +87,14 @@ def agreement(
 
     allowed = admitted(scores, valid, tau=tau, keep=rule.keep)
     score = scores.gather(1, drawn[:, None])
-    # To the threshold, from where it is not allowed.
+    # Nearer to the threshold, from the side that is not allowed.
     nearer = scores <= score if rule.keep == "low" else scores >= score
     beyond = (valid & ~allowed & nearer).sum(1) / valid.sum(1).double()
     return Agreement(drawn == expected, allowed.gather(1, drawn[:, None]).squeeze(1), beyond)
 
 
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share, by Wilson's score: it holds where all or none of few are counted too."""
-    z, share = NormalDist().inv_cdf(0.975), count / total
-    centre = share + z * z / (2 * total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
-    return (centre - half) / (1 + z * z / total), (centre + half) / (1 + z * z / total)
-
-
 def images_of(loader: ImageLoader, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (B, 3, H, W) and labels (B,): at most `limit`, spread evenly over the loader's."""
+    """Yield images (B, 3, H, W) and labels (B,): at most `limit`, spread evenly over those of the loader."""
     chosen, first = spread_evenly(len(loader.dataset), limit), 0
     for batch in loader:
         last = first + len(batch.labels)
@@ -114,18 +104,19 @@ def images_of(loader: ImageLoader, limit: int) -> Iterator[tuple[Tensor, Tensor]
         first = last
 
 
-def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str, Any]:
-    """The agreement for the best checkpoint of a run, at the run's size, τ, and way to make the map.
+def measure(run: Path, data: Path | None, limit: int, seed: int) -> dict[str, Any]:
+    """Measure the agreement for the best checkpoint of a run, with the run's region size, τ and saliency map.
 
     Returns:
         "run", "images", "size" (pixels), "scale", "tau", and under "precisions", by the names of PRECISIONS and RULES:
         "same" and "allowed" as shares of the images, "allowed_ci95", and for the regions that are not allowed
         "beyond_median" and "beyond_most" as shares of all candidates, None where there is no such region.
+        "allowed_ci95" is Wilson's interval, which also holds at shares of 0 and 1.
     """
-    trained = load_best(run_dir)
+    trained = load_best(run)
     config = trained.config if data is None else dataclasses.replace(trained.config, data=str(data))
     loader = make_loader(config, train=False, batch_size=BATCH, device=trained.device)
-    check_classes(trained, loader.dataset, run_dir)
+    check_classes(trained, loader.dataset, run)
     models = {dtype: copy.deepcopy(trained.model).to(dtype) for dtype in {p.weights for p in PRECISIONS.values()}}
 
     def saliency(precision: Precision, images: Tensor, labels: Tensor) -> Tensor:
@@ -142,7 +133,7 @@ def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str
 
     generator = torch.Generator(trained.device).manual_seed(seed)
     image_size = (config.image_size, config.image_size)
-    length = config.region_size or default_length(image_size)
+    how: dict[str, Any] = {"image_size": image_size, "length": config.region_size, "tau": config.tau}
     count = 0
     found: dict[tuple[str, str], list[Agreement]] = {(name, rule): [] for name in PRECISIONS for rule in RULES}
     for images, labels in images_of(loader, limit):
@@ -152,26 +143,25 @@ def measure(run_dir: Path, data: Path | None, limit: int, seed: int) -> dict[str
         for name, precision in PRECISIONS.items():
             other = saliency(precision, images, labels)
             for (rule_name, rule), draw in zip(RULES.items(), uniforms, strict=True):
-                found[name, rule_name].append(
-                    agreement(reference, other, draw, image_size=image_size, length=length, tau=config.tau, rule=rule)
-                )
+                found[name, rule_name].append(agreement(reference, other, draw, rule=rule, **how))
     return {
-        "run": str(run_dir),
+        "run": str(run),
         "images": count,
-        "size": length,
+        "size": config.region_size,
         "scale": config.saliency_scale,
         "tau": config.tau,
-        "precisions": {name: {rule: _summary(found[name, rule]) for rule in RULES} for name in PRECISIONS},
+        "precisions": {name: {rule: summarise(found[name, rule]) for rule in RULES} for name in PRECISIONS},
     }
 
 
-def _summary(parts: list[Agreement]) -> dict[str, Any]:
+def summarise(parts: list[Agreement]) -> dict[str, Any]:
+    """Return the shares and the interval of `measure`, of one precision and one rule."""
     same, allowed, beyond = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
     offending = beyond[~allowed]
     return {
         "same": same.double().mean().item(),
         "allowed": allowed.double().mean().item(),
-        "allowed_ci95": wilson(int(allowed.sum()), len(allowed)),
+        "allowed_ci95": binomtest(int(allowed.sum()), len(allowed)).proportion_ci(method="wilson"),
         "beyond_median": offending.median().item() if len(offending) else None,
         "beyond_most": offending.max().item() if len(offending) else None,
     }
@@ -180,7 +170,7 @@ def _summary(parts: list[Agreement]) -> dict[str, Any]:
 def _print(result: dict[str, Any]) -> None:
     print(
         f"{result['images']} images, squares of {result['size']} pixels, map at scale {result['scale']:g},"
-        f" tau {result['tau']:g}; beside the float32 map, per cent"
+        f" tau {result['tau']:g}; against the float32 map, per cent"
     )
     print(f"{'':<18} {'':<11} {'same':>6} {'allowed':>8} {'95 % interval':>16}   beyond the threshold: median, most")
     for name, rules in result["precisions"].items():
@@ -192,16 +182,15 @@ def _print(result: dict[str, Any]) -> None:
             print(f"{name:<18} {rule:<11} {shares}   {ranks}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = measuring_parser("train.analysis.precision", __doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_measuring_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
-    return report(options, lambda: measure(options.run_dir, options.data, options.images, options.seed), _print)
+def run(options: argparse.Namespace) -> int:
+    """Measure as the command line states. Returns the exit status, 0.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises:
+        UserError, DataError: the run or the images cannot be used.
+    """
+    return report(options, lambda: measure(options.run, options.data, options.images, options.seed), _print)

@@ -1,4 +1,4 @@
-"""The network that a run has left, and images for it: what the programs that measure and draw begin with."""
+"""The best network of a finished run, and images for it."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from train.models.registry import build_model
 
 
 class Trained(NamedTuple):
-    """The best checkpoint of a run, to be measured."""
+    """The best checkpoint of a run."""
 
-    config: ResolvedConfig  # resolved
+    config: ResolvedConfig
     classes: list[str]
     model: nn.Module  # without an early head; on `device`
     mean: Tensor  # of the normalisation, (3, 1, 1), as is std; on `device`
@@ -27,15 +27,18 @@ class Trained(NamedTuple):
 
 
 def load_best(run: Path) -> Trained:
-    """best.pt of a run, given the folder or the file.
+    """Return the best checkpoint of a run.
+
+    Args:
+        run: its folder, or its best.pt.
 
     Raises:
-        UserError: there is none, or it is not of this program.
+        UserError: there is no such file, or it is not a checkpoint of a run.
     """
     path = run / checkpoint.BEST if run.is_dir() else run
     state = checkpoint.load(path)
     if not {"config", "classes", "model", "mean", "std"} <= set(state):
-        raise UserError(f"{path}: not a checkpoint of a run; give the run's folder, or its best.pt")
+        raise UserError(f"{path}: not a checkpoint of a run; pass the run's folder, or its best.pt")
     config = ResolvedConfig.from_dict(state["config"])
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     model = build_model(config.model, len(state["classes"]), config.image_size)
@@ -45,18 +48,18 @@ def load_best(run: Path) -> Trained:
 
 
 def check_classes(trained: Trained, dataset: Dataset, run: Path) -> None:
-    """Raise UserError unless the images are of the classes, in their order, that the run was trained on."""
+    """Raise UserError unless the images have the classes that the run was trained on, in the same order."""
     if dataset.classes != trained.classes:
         raise UserError(f"{dataset.root}: its classes are not those that the run in {run} was trained on")
 
 
 def loader_of(trained: Trained, config: ResolvedConfig, dataset: Dataset, **changes: Any) -> ImageLoader:
-    """The images as in validation, normalised for the model, with the policy of `config`; see `make_loader`."""
+    """Return a loader of the images as in validation, normalised for the model, with the policy of `config`."""
     mean, std = (tuple(values.flatten().tolist()) for values in (trained.mean, trained.std))
     options = {"policy": config.policy, "device": trained.device, "mean": mean, "std": std}
     return make_loader(config, train=False, dataset=dataset, **(options | changes))
 
 
 def spread_evenly(count: int, limit: int) -> np.ndarray:
-    """At most `limit` of the numbers 0 … count − 1, in order, evenly spread, the first and the last among them."""
+    """Return at most `limit` of the numbers 0 … count − 1, evenly spread, in order, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(limit, count)).round().astype(int))

@@ -1,4 +1,4 @@
-"""What the saliency-consistency loss adds to a training step."""
+"""Measure what the saliency-consistency loss adds to a training step."""
 
 import argparse
 from collections.abc import Callable
@@ -32,7 +32,7 @@ QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "4", "--repea
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    add_step_options(parser, images="images in a step, beside as many copies")
+    add_step_options(parser, images="images in a step, which has as many copies too")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -44,19 +44,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def consistency_costs(
     model_name: str, *, image_size: int, batch_size: int, repeats: int, device: str, amp: bool
 ) -> dict[str, Any]:
-    """Seconds of training steps on the same images and copies, turn and turn about.
+    """Measure training steps on the same images and copies, interleaved.
 
-    A step is forward, backward and SGD with momentum on random channels-last images and their mirror images: by the
+    A step is forward, backward and SGD with momentum on random channels-last images and their mirror images: with the
     class loss alone, and with the other parts. The first WARM_UP turns are not counted.
 
     Args:
         model_name: see `train.models.registry.build_model`.
-        batch_size: images; a step is on as many copies too.
+        batch_size: images in a step, which has as many copies too.
         amp: bfloat16 autocast.
 
     Returns:
-        By the steps' names: "steps", the seconds of every turn; "times", those over the plain step's of the same turn;
-        "memory", the peak of the tensors made in a step, in bytes.
+        By the names of the steps: "steps", the seconds of every turn; "times", their ratios to the plain step of the
+        same turn; "memory", the peak of the tensors of a step in bytes.
     """
     place = place_of(device)
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def _class_loss(model: nn.Module, images: Tensor, copies: Tensor, labels: Tensor
 
 
 def naive_loss(model: nn.Module, images: Tensor, copies: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
-    """Class and saliency, as one writes them without a kernel of one's own."""
+    """Return the class and saliency loss in PyTorch alone, by its double backward."""
     pixels, both = torch.cat([images, copies]).requires_grad_(), torch.cat([labels, labels])
     logits = model(pixels)
     (gradient,) = torch.autograd.grad(logits.gather(1, both[:, None]).sum(), pixels, create_graph=True)

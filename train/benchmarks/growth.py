@@ -1,4 +1,4 @@
-"""How the cost of a step and of the stage grows with the batch and with the image."""
+"""Measure how the cost of a step and of the stage grows with the batch and with the image."""
 
 import argparse
 import statistics
@@ -24,21 +24,28 @@ QUICK = ("--model", "small", "--batch-sizes", "4", "8", "16", "--at-size", "16",
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="resnet18", help="as for python -m train")
-    parser.add_argument("--method", choices=list(METHODS), default="keep_cutout", metavar="NAME", help="of the stage")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512], help="images")
-    parser.add_argument("--at-size", type=int, default=32, help="pixels, while the batch grows")
-    parser.add_argument("--image-sizes", type=int, nargs="+", default=[32, 64, 96, 128, 160, 192, 224], help="pixels")
-    parser.add_argument("--at-batch", type=int, default=16, help="images, while the resolution grows")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    parser.add_argument("--model", default="resnet18", help="as for training")
+    parser.add_argument(
+        "--method", choices=list(METHODS), default="keep_cutout", metavar="NAME", help="method of the stage"
+    )
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512], help="images in a batch"
+    )
+    parser.add_argument("--at-size", type=int, default=32, help="side in pixels, while the batch grows")
+    parser.add_argument(
+        "--image-sizes", type=int, nargs="+", default=[32, 64, 96, 128, 160, 192, 224], help="sides in pixels"
+    )
+    parser.add_argument("--at-batch", type=int, default=16, help="images in a batch, while the resolution grows")
+    parser.add_argument("--repeats", type=int, default=3, help="interleaved turns")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to measure")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Under "growth", for "batch size" and "resolution", a row for each point: "batch", "size", "pixels" of all images
-    together, "seconds" of each of `PARTS` in every turn, and "memory", the peak of the tensors made in it, in bytes.
+    """Measure the parts of `make_parts` at all points, interleaved: the machine's speed varies over time.
 
-    All points take turns, so that none of them gets the machine in a better hour. See `make_parts`.
+    Returns:
+        Under "growth", for "batch size" and "resolution", a row for each point: "batch", "size", "pixels" of all images
+        together, "seconds" of each of `PARTS` in every turn, and "memory", the peak of its tensors in bytes.
     """
     place = place_of(options.device)
     torch.manual_seed(0)
@@ -77,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def make_parts(
     model: nn.Module, optimizer: Optimizer, stage: SaliencyStage, batch: int, size: int, device: torch.device
 ) -> dict[str, Callable[[], object]]:
-    """A plain step (forward, backward, SGD with momentum) and the stage before it, on random images."""
+    """Return a plain step (forward, backward, SGD with momentum) and the stage before it, on random images."""
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     augmented, labels = images.flip(3), torch.randint(CLASSES, (batch,), device=device)
 
@@ -90,9 +97,9 @@ def make_parts(
 
 
 def off_the_line(rows: list[dict[str, Any]], part: str, what: str) -> float:
-    """How far a cost is at most from a fixed cost plus one for each pixel, as a share of itself; a knee is far.
+    """Return the largest relative deviation of a cost from a straight line, fixed cost plus cost of a pixel.
 
-    The line is the one with the least squares of these shares.
+    The line has the least squares of these deviations. A knee is far from it.
     """
     costs = np.array([np.median(row[what][part]) for row in rows], dtype=np.float64)
     pixels = np.array([row["pixels"] for row in rows], dtype=np.float64)

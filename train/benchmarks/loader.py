@@ -1,4 +1,4 @@
-"""Images per second of `pipelines.image_loader`, beside torchvision's transforms in a DataLoader."""
+"""Measure images per second of `pipelines.image_loader`, against torchvision's transforms in a DataLoader."""
 
 import argparse
 import itertools
@@ -16,26 +16,24 @@ from train.benchmarks.references import FORMS, POLICIES, TorchvisionImages, torc
 from train.data.shapes import embedded_data
 
 HELP = "images/s of pipelines.image_loader against torchvision's transforms in a DataLoader"
-SKIP = 5  # batches before the clock starts: more than either loader makes ahead
+SKIP = 5  # batches before the clock starts: more than either loader prefetches
 QUICK = ("--policies", "randaugment", "--image-size", "32", "--batch-size", "16", "--repeats", "2",
          "--batches", "3", "--workers", "1")  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", default=None, help="image files on this machine, or CIFAR's pickles; None: the embedded data"
+        "--data", help="image files on this machine, or CIFAR's pickles (default: the embedded data set)"
     )
     parser.add_argument(
         "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME",
-        help="none: clean images alone; of the others clean and augmented ones, both",
+        help="policies to apply; none: clean images alone, the others: clean and augmented ones (default: all)",
     )  # fmt: skip
-    parser.add_argument(
-        "--image-size", type=int, default=None, help="in pixels; None: 224, of CIFAR 32, of the embedded data 48"
-    )
+    parser.add_argument("--image-size", type=int, help="side in pixels (default: 224; CIFAR 32, the embedded data 48)")
     parser.add_argument("--batch-size", type=int, default=64, help="images in a batch")
-    parser.add_argument("--repeats", type=int, default=5, help="turns")
+    parser.add_argument("--repeats", type=int, default=5, help="interleaved turns")
     parser.add_argument("--workers", type=int, default=2, help="threads of DALI, processes of the DataLoader")
-    parser.add_argument("--batches", type=int, default=20, help="batches in a run")
+    parser.add_argument("--batches", type=int, default=20, help="batches in a turn")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where DALI works")
 
 
@@ -60,15 +58,15 @@ def compare_loaders(
     batches: int,
     device: str,
 ) -> dict[str, Any]:
-    """`pipelines.image_loader` against torchvision in both of its `FORMS`, turn and turn about in this process.
+    """Compare `pipelines.image_loader` with torchvision in both of its `FORMS`, interleaved in this process.
 
     All do the same work: decode, random crop, mirroring, the policy, normalisation. All have `workers`: DALI as
-    threads, a DataLoader as processes, kept between runs. Batches are full, so that images are easily counted. The
-    first turn warms up and is not counted.
+    threads, a DataLoader as processes that last. The last, shorter batches are dropped, so that all batches are equal.
+    The first turn warms up and is not counted.
 
     Returns:
         Under "dali" and each of `FORMS`, in images/s, and for the "ratio" of DALI to the faster of the two (by the
-        median) in the same turn: "median", "min", "max" and "runs". Under "reference" the faster one's name.
+        median) in the same turn: "median", "min", "max" and "runs". Under "reference" the name of the faster one.
     """
     dataset = find_dataset(data or embedded_data())
     if dataset.reader.kind == "records" or any("://" in path for path in dataset.reader.files):
@@ -84,7 +82,7 @@ def compare_loaders(
         batch_size=batch_size,
         device=device,
     )
-    loaders: dict[str, Any] = {"dali": FullBatches(ours, batch_size)}
+    loaders: dict[str, Any] = {"dali": DropLast(ours, batch_size)}
     for form in FORMS:
         images = TorchvisionImages(ours, size, policy, form)
         epoch = (SKIP + batches) * batch_size  # no end of an epoch within a run
@@ -101,13 +99,13 @@ def compare_loaders(
 
 
 def endless(loader: Any) -> Iterator[Any]:
-    """Epoch after epoch of a loader."""
+    """Yield the batches of a loader, epoch after epoch."""
     while True:
         yield from loader
 
 
 def images_per_second(batches: Iterator[Any], count: int, batch_size: int) -> float:
-    """Steady speed: the clock starts after SKIP batches, when nothing that was made ahead is left."""
+    """Return the steady speed: the clock starts after SKIP batches, when no prefetched one is left."""
     for _ in itertools.islice(batches, SKIP):
         pass
     start = time.perf_counter()
@@ -118,13 +116,13 @@ def images_per_second(batches: Iterator[Any], count: int, batch_size: int) -> fl
     return count * batch_size / (time.perf_counter() - start)
 
 
-class FullBatches:
-    """A loader without its last, shorter batches."""
+class DropLast:
+    """A loader without its last, shorter batch (`drop_last` of a DataLoader)."""
 
     def __init__(self, loader: Any, batch_size: int) -> None:
         if len(loader.dataset) < batch_size:
             raise DataError(
-                f"{len(loader.dataset)} images do not fill a batch of {batch_size}: give a --batch-size that they fill"
+                f"{len(loader.dataset)} images do not fill a batch of {batch_size}: choose a smaller --batch-size"
             )
         self.loader, self.batch_size = loader, batch_size
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: seconds, memory, operations, summaries, and on what they were measured."""
+"""The shared parts of the benchmarks: seconds, memory, operations, summaries, and the environment."""
 
 import json
 import os
@@ -18,14 +18,14 @@ Name = TypeVar("Name")
 
 
 def place_of(device: str) -> torch.device:
-    """The device of "auto", "cpu" or "cuda"."""
+    """Return the device of "auto", "cpu" or "cuda"."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def interleaved(
     parts: Mapping[Name, Callable[[], object]], turns: int, device: torch.device, warm_up: int = 0
 ) -> dict[Name, list[float]]:
-    """The seconds of each part in every turn, one part after the other in each; the first `warm_up` do not count."""
+    """Return the seconds of each part in every turn, which runs all parts. `warm_up` turns are not counted."""
     seconds: dict[Name, list[float]] = {name: [] for name in parts}
     for turn in tqdm(range(turns + warm_up), desc="turns", leave=False, disable=None):
         for name, part in parts.items():
@@ -36,7 +36,7 @@ def interleaved(
 
 
 def seconds_of(part: Callable[[], object], device: torch.device) -> float:
-    """How long the part takes, on a device that has nothing else to do."""
+    """Return how long the part takes on an otherwise idle device."""
     wait(device)
     start = time.perf_counter()
     part()
@@ -45,20 +45,20 @@ def seconds_of(part: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def operations(part: Callable[[], object]) -> int:
-    """Floating-point operations of the convolutions and matrix products."""
+    """Return the floating-point operations of the convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
         part()
     return counter.get_total_flops()
 
 
 def peak_memory(part: Callable[[], object], device: torch.device) -> int:
-    """The most bytes of tensors that are alive at once in `part`, over those alive before it."""
+    """Return the peak of the bytes of live tensors in `part`, beyond those alive before it."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -80,30 +80,30 @@ def peak_memory(part: Callable[[], object], device: torch.device) -> int:
 
 
 def quiet_profiler() -> None:
-    """Else torch's profiler tells of its start, and of missing GPUs."""
+    """Keep torch's profiler from reporting its start, and missing GPUs."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Median, range, and the values themselves."""
+    """Return median, range, and the values themselves."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": values}
 
 
 def spread(values: list[float], digits: int, factor: float = 1.0) -> str:
-    """Median and range as text."""
+    """Return median and range as text."""
     shown = (f"{factor * value:.{digits}f}" for value in (min(values), max(values)))
     return f"{factor * statistics.median(values):.{digits}f} ({' to '.join(shown)})"
 
 
 def medians_and_ranges(rows: list[list[float]], factor: float = 1.0) -> tuple[list[float], list[list[float]]]:
-    """Of each row the median, and how far it reaches below and above that, as matplotlib's error bars take it."""
+    """Return each row's median, and its range below and above that, as error bars of matplotlib."""
     medians = [factor * statistics.median(row) for row in rows]
     below = [m - factor * min(row) for m, row in zip(medians, rows, strict=True)]
     return medians, [below, [factor * max(row) - m for m, row in zip(medians, rows, strict=True)]]
 
 
 def environment() -> dict[str, str]:
-    """Hardware and versions, to stand beside every number."""
+    """Return hardware and versions, to report with every number."""
     import nvidia.dali
     import PIL
     import torchvision

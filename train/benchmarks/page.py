@@ -1,4 +1,4 @@
-"""All benchmarks as one page with plots, beside their numbers."""
+"""A page with the tables and plots of all benchmarks."""
 
 from pathlib import Path
 from types import ModuleType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def write_page(folder: Path, report: dict[str, Any], benchmarks: dict[str, ModuleType]) -> Path:
-    """README.md in the folder: on what, by which command, and of each benchmark the table and the plot, beside it."""
+    """Write README.md with environment, command, and the table and plot of each benchmark, and the plots as files."""
     from matplotlib.figure import Figure
 
     surroundings = report["environment"]

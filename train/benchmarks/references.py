@@ -1,4 +1,4 @@
-"""What `pipelines.image_loader` does, by torchvision: the references of the loader's benchmark."""
+"""The references of the loader's benchmark: torchvision does the work of `pipelines.image_loader`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pipelines import ImageLoader
 
-POLICIES = ("none", "autoaugment", "randaugment", "trivialaugment", "augmix")  # those torchvision has too
+POLICIES = ("none", "autoaugment", "randaugment", "trivialaugment", "augmix")  # torchvision has these too
 FORMS = ("Pillow", "tensors")
 
 
@@ -19,11 +19,11 @@ class TorchvisionImages(TorchDataset):
     """Decode, crop, flip, policy and normalisation by torchvision v2: (clean,) or (clean, augmented), and label.
 
     Args:
-        loader: whose images, crop and normalisation are taken over.
+        loader: has the images, the crop and the normalisation.
         size: side of the crop in pixels.
         policy: one of `POLICIES`.
-        form: "Pillow": decoded and changed as Pillow images, tensors in the end; "tensors": files decoded by
-            torchvision's own fast path, bytes until the normalisation.
+        form: "Pillow": decodes and transforms Pillow images, which become tensors last; "tensors": decodes by
+            torchvision's own fast path, and keeps bytes until the normalisation.
     """
 
     def __init__(self, loader: ImageLoader, size: int, policy: str, form: str = "Pillow") -> None:
@@ -70,14 +70,14 @@ class TorchvisionImages(TorchDataset):
 
 
 def torchvision_loader(images: TorchvisionImages, *, batch_size: int, workers: int, epoch: int) -> DataLoader:
-    """A tuned DataLoader, `epoch` images long: lasting processes, batches made ahead, pinned where there is a GPU."""
+    """Return a tuned DataLoader, `epoch` images long: persistent workers, prefetching, pinned memory with a GPU."""
     return DataLoader(
         images,
         batch_size=batch_size,
         sampler=RandomSampler(range(len(images)), num_samples=epoch),
         num_workers=workers,
         persistent_workers=True,
-        multiprocessing_context="spawn",  # a fork copies locks that DALI's and torch's threads may hold at the moment
+        multiprocessing_context="spawn",  # a fork copies locks that threads of DALI and torch may have
         prefetch_factor=2,
         pin_memory=torch.cuda.is_available(),
     )

@@ -1,4 +1,4 @@
-"""What the saliency stage adds to a training step."""
+"""Measure what the saliency stage adds to a training step."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from train.models.registry import FIRST_BLOCK, build_model
 
 HELP = "what the saliency stage adds to a training step"
 CLASSES = 1000
-WARM_UP = 2  # turns; the second compiles once more, for gradients that are there already
-# What KeepAugment's authors pay for an epoch more, on GPUs: ImageNet, ResNet-50, over CutMix and AutoAugment.
+WARM_UP = 2  # turns; the second compiles once more, for gradients that exist already
+# The additional time of an epoch of KeepAugment's authors, on GPUs: ImageNet, ResNet-50, over CutMix and AutoAugment.
 PUBLISHED = {"map, low resolution": "20.0 to 20.4 %", "map, early head": "18.3 to 19.0 %"}
 
 QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--methods", "keep_cutout")
@@ -29,19 +29,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--methods",
         nargs="*",
         choices=list(METHODS),
-        # Of the methods with a policy, the stage sees no more than whether a square is kept.
+        # The methods with a policy differ for the stage in nothing but whether a square is kept.
         default=[name for name, entry in METHODS.items() if entry.kind != "policy" or name == "keep_randaugment"],
         metavar="NAME",
-        help="whose draw and compositing to time, as for python -m train --method; the default is one of each kind",
+        help="methods whose draw and compositing to time (default: all, but a single one of those with a policy)",
     )
 
 
 def add_step_options(parser: argparse.ArgumentParser, *, images: str) -> None:
-    parser.add_argument("--model", default="resnet50", help="as for python -m train")
-    parser.add_argument("--image-size", type=int, default=224, help="in pixels")
+    parser.add_argument("--model", default="resnet50", help="as for training")
+    parser.add_argument("--image-size", type=int, default=224, help="side in pixels")
     parser.add_argument("--batch-size", type=int, default=16, help=images)
-    parser.add_argument("--repeats", type=int, default=5, help="turns")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where")
+    parser.add_argument("--repeats", type=int, default=5, help="interleaved turns")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to measure")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
 
 
@@ -62,23 +62,23 @@ def stage_costs(
     compiled: bool,
     methods: Sequence[str],
 ) -> dict[str, Any]:
-    """Seconds of a plain training step and of each part that a method adds to it, turn and turn about.
+    """Measure a plain training step and each part that a method adds to it, interleaved.
 
-    A step is forward, backward and SGD with momentum on random channels-last images; the parts are timed alone, which
-    is what they add, since nothing of theirs overlaps with the step on one device: the map at each price, and for each
-    method all that comes after the map (at half resolution). The first WARM_UP turns are not counted.
+    A step is forward, backward and SGD with momentum on random channels-last images. The parts are the map at each
+    cost, and for each method all that follows the map (at half resolution). They are timed alone, which is what they
+    add: on one device they do not overlap with the step. The first WARM_UP turns are not counted.
 
     Args:
         model_name: see `train.models.registry.build_model`.
         amp: bfloat16 autocast around step and stage.
         compiled: step and saliency pass by torch.compile.
-        methods: names of `train.engine.methods.METHODS`.
+        methods: names of `dali_salaug.METHODS`.
 
     Returns:
-        "step", the seconds of every turn; "parts", the same for each part by its name; "shares", for each part, its
-        seconds over those of the step in the same turn; "arithmetic", the floating-point operations of the maps over
-        the step's, below which a share falls only where the step is computed less well; "memory", the peak of the
-        tensors made in a step, in bytes, alone ("step") and with the stage before it ("stage and step").
+        "step", the seconds of every turn; "parts", the same for each part by its name; "shares", for each part its
+        ratio to the step of the same turn; "arithmetic", the ratio of the floating-point operations of each map to the
+        step's: a share is below it only where the step computes less efficiently; "memory", the peak of the tensors of
+        a step in bytes, alone ("step") and with the stage before it ("stage and step").
     """
     place = place_of(device)
     torch.manual_seed(0)

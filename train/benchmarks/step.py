@@ -1,8 +1,7 @@
-"""A whole training step with everything on: loader, stage, model, optimizer."""
+"""Measure a whole training step: loader, stage, model, optimizer."""
 
 import argparse
 import collections
-import dataclasses
 import gzip
 import json
 import time
@@ -12,59 +11,54 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, record_function
 from tqdm import tqdm
 
-from train.benchmarks.loader import FullBatches, endless
+from train.benchmarks.loader import DropLast, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
 from train.cli.checks import check
-from train.cli.parser import add_option
+from train.cli.parser import OPTIONS, add_option, stated
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.engine.loader_wait import LoaderWait
 from train.engine.run import Run
 
-HELP = "a whole training step: images/s, share of waiting for the loader, and the parts, from a profiler's trace"
+HELP = "a whole training step: images/s, share of the loader wait, and the parts, from a profiler's trace"
 PARTS = ("loader", "saliency", "compositing", "model", "optimizer")
-# Options of training that say nothing of a step.
+# Options of training that do not affect a step.
 UNUSED = ("out", "epochs", "validate_every", "checkpoint_every", "pictures_every")
-WARM_UP = 5  # steps: compilation, buffers, and more than the loader makes ahead
+WARM_UP = 5  # steps: compilation, buffers, and more than the loader prefetches
 QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "8", "--steps", "3", "--traced", "2")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    for option in dataclasses.fields(Config):
-        if option.name not in UNUSED:
-            add_option(parser, option, default=str(option.metadata["by_data"] or option.default))
-    parser.add_argument("--steps", type=int, default=30, help="steps that are timed (default: %(default)s)")
-    parser.add_argument("--traced", type=int, default=5, help="steps in the trace, after those (default: %(default)s)")
+    for name in OPTIONS:
+        if name not in UNUSED:
+            add_option(parser, name)
+    parser.add_argument("--steps", type=int, default=30, help="steps to time (default: %(default)s)")
+    parser.add_argument("--traced", type=int, default=5, help="steps to trace after those (default: %(default)s)")
     parser.add_argument(
         "--trace", type=Path, default=Path("step-trace.json.gz"),
-        help="file for the trace, to be looked at in ui.perfetto.dev (default: %(default)s)",
+        help="file of the trace, for ui.perfetto.dev (default: %(default)s)",
     )  # fmt: skip
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of whole steps as `python -m train` does them, and of their parts in the steps of a trace.
+    """Measure whole steps as in training, and their parts in the steps of a trace.
 
     Returns:
-        Of every timed step: "step", its seconds, and "wait", those of them in which the device had nothing to do
-        because a batch was not there, see `LoaderWait`. Of every traced step, under "parts", the seconds in each of
-        `PARTS`: "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On
-        the CPU those of the host, on a GPU those of its kernels. "batch_size", images in a step; "settings", "trace".
+        For every timed step: "step", its seconds, and "wait", the seconds among them in which the device was idle for
+        want of a batch, see `LoaderWait`. For every traced step, under "parts", the seconds of each of `PARTS`:
+        "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On the CPU
+        they are the host's, on a GPU those of its kernels. "batch_size", images in a step; "settings"; "trace".
     """
-    given: dict[str, Any] = {}
-    for option in dataclasses.fields(Config):
-        value = getattr(options, option.name, None)
-        if value is not None:
-            given[option.name] = tuple(value) if isinstance(value, list) else value
-    config = Config(**given)
+    config = Config(**stated(options))
     check(config)
     run = Run(resolve_for_data(config))
     run.model.train()
     run.objective.set_epoch(run.config.warmup_epochs)
     loader_wait = LoaderWait(run.device)
-    batches = loader_wait.measure(endless(FullBatches(run.train_loader, run.train_loader.batch_size)))
+    batches = loader_wait.measure(endless(DropLast(run.train_loader, run.train_loader.batch_size)))
 
     def step() -> None:
-        run.step = 0  # the first of an epoch each time, in which no images are missing
+        run.step = 0  # always the first step of an epoch, which has all its images
         run.train_step(batches)
 
     for _ in range(WARM_UP):
@@ -95,16 +89,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_trace(path: Path) -> list[dict[str, Any]]:
-    """The events of a trace in Chrome's format."""
+    """Return the events of a trace in Chrome's format."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
         return json.load(file)["traceEvents"]
 
 
 def parts_of(events: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Seconds in each of `PARTS` in each traced step.
+    """Return the seconds of each of `PARTS` in each traced step.
 
-    Of the host, where there are no kernels. Else a kernel belongs to the range in whose time it was launched, by any
-    thread (the backward pass has threads of its own), if it is on the stream where most work is done: DALI has others.
+    They are the host's where the trace has no kernels. Else a kernel belongs to the range during which it was launched,
+    by any thread (the backward pass has its own), if it is on the stream with the most work: DALI has other streams.
     """
     ranges = [e for e in events if e.get("cat") == "user_annotation"]
     steps = sorted((e for e in ranges if e["name"].startswith("step ")), key=lambda e: e["ts"])

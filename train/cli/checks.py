@@ -1,9 +1,10 @@
 """Checks of a run's options before anything is built from them."""
 
-import dataclasses
+from typing import Any
 
 from dali_salaug import METHODS, Clean, Method
 from pipelines import POLICIES, find_policy
+from train.cli.parser import OPTIONS
 from train.config import Config
 from train.engine.objective import make_consistency
 from train.errors import UserError
@@ -11,20 +12,9 @@ from train.models.registry import check_model
 
 
 def check(config: Config) -> None:
-    """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
-
-    for option in dataclasses.fields(config):
-        value, meta = getattr(config, option.name), option.metadata
-        flag = "--" + option.name.replace("_", "-")
-        if meta["choices"] and value is not None and value not in meta["choices"]:
-            raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
-        for number in value if isinstance(value, tuple) else (value,):
-            low, high = meta["low"], meta["high"]
-            if isinstance(number, bool):
-                continue
-            if isinstance(number, int | float) and not (number >= low and (high is None or number <= high)):
-                legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
-                raise UserError(f"{flag} must be {legal}; got {number}")
+    """Raise UserError where an option is illegal; the message has its legal values and its value."""
+    for name in OPTIONS:
+        check_value(name, getattr(config, name))
     if config.method not in METHODS:
         raise UserError(f"--method must be one of {', '.join(METHODS)}; got {config.method!r}")
     if config.policy is not None:
@@ -49,18 +39,31 @@ def check(config: Config) -> None:
     if config.ema == 1:
         raise UserError("--ema must be in [0, 1); got 1")
     if config.consistency is not None and config.amp == "float16":
-        raise UserError("--consistency needs gradients of gradients, too small for --amp float16; give bfloat16")
+        raise UserError("--consistency needs gradients of gradients, too small for --amp float16; use bfloat16")
     if config.consistency is not None and config.compile and config.consistency[2] and config.consistency_scale == 1:
         raise UserError(
             "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
-            " out, or give a scale below 1"
+            " out, or use a scale below 1"
         )
     if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
         raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
 
 
+def check_value(name: str, value: Any) -> None:
+    """Raise UserError where the value is none of the option's choices, or out of its range."""
+    meta, flag = OPTIONS[name].metadata, "--" + name.replace("_", "-")
+    low, high = meta["low"], meta["high"]
+    if meta["choices"] and value is not None and value not in meta["choices"]:
+        raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
+    for number in value if isinstance(value, tuple) else (value,):
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if is_number and not (number >= low and (high is None or number <= high)):
+            legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
+            raise UserError(f"{flag} must be {legal}; got {number}")
+
+
 def check_consistency(config: Config) -> None:
-    """Raise UserError where the options of the loss are illegal, or do not go with the others."""
+    """Raise UserError where the options of the saliency-consistency loss are illegal, alone or with the others."""
     if config.consistency is None:
         for name in ("consistency_scale", "consistency_layers"):
             if (value := getattr(config, name)) != getattr(Config, name):
@@ -82,13 +85,13 @@ def check_consistency(config: Config) -> None:
 
 
 def check_traceable(config: Config, asked_by: str) -> None:
-    """Raise UserError where a map cannot be followed through what the method does; `asked_by` begins the message."""
+    """Raise UserError where a map cannot follow what the method does to the image; `asked_by` begins the message."""
     if not _traceable(METHODS[config.method].build(2)):
         methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(2)))
         raise UserError(
             f"{asked_by} needs a method that moves, cuts or mixes the images alone, {methods}; got --method"
-            f" {config.method} (noise has no map, an image that is pasted over its augmented copy two, and clean images"
-            " are no transformation)"
+            f" {config.method} (noise has no map, an image pasted over its augmented copy has two, and clean images are"
+            " not transformed)"
         )
     policy = config.policy or METHODS[config.method].policy
     if policy is not None and find_policy(policy).chains > 1:

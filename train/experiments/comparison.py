@@ -1,11 +1,10 @@
-"""Conditions compared over seeds: means, paired differences with their t-intervals, and the table that says it."""
+"""Conditions compared over seeds: means, paired differences with their t intervals, and a table of them."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scipy.stats import t
+from scipy.stats import sem, t
 
 LEVEL = 0.95  # of every interval
 
@@ -14,26 +13,26 @@ class Condition(NamedTuple):
     """One row of an experiment."""
 
     name: str
-    options: dict[str, Any]  # of a run (train.config.Config), beside those that all conditions share
-    baseline: str | None = None  # the name of the condition that it is compared with
+    options: dict[str, Any]  # of a run, in addition to those that all conditions share
+    baseline: str | None = None  # the condition to compare with
     published: float | None = None  # top-1, per cent
-    agreement: tuple[str, str] | None = None  # measured by train.agreement with "policy" or "method", and its name
+    agreement: tuple[str, str] | None = None  # what to measure the agreement of: "policy" or "method", and its name
 
 
 class Outcome(NamedTuple):
-    """What one finished run is counted by."""
+    """The outcome of one finished run."""
 
     top1: float  # after the last epoch, per cent
     seconds: float
     seconds_per_epoch: float  # median over its epochs
-    maps: tuple[float, float] | None = None  # disagreement of images' maps and their copies', and of unrelated ones
+    maps: tuple[float, float] | None = None  # disagreement of the maps of images and copies, and of unrelated ones
 
 
-Outcomes = Mapping[str, Mapping[int, Outcome]]  # by the condition's name and the seed; missing runs are absent
+Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs
 
 
 class Difference(NamedTuple):
-    """Top-1 of a condition less that of its baseline, in points; the interval is None for a single pair."""
+    """Top-1 of a condition minus that of its baseline, in points. A single pair has no interval."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -47,10 +46,10 @@ class Difference(NamedTuple):
 
 
 def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outcome]) -> Difference | None:
-    """Condition less baseline over the seeds that both have: same images, order, crops and first weights.
+    """Return condition minus baseline over the seeds that both have: same images, order, crops and first weights.
 
     Returns:
-        The mean and its t-interval at `LEVEL`; None where there is no such seed.
+        The mean and its t interval at `LEVEL`; None where they have no seed in common.
     """
     differences = [values[seed].top1 - baseline[seed].top1 for seed in sorted(values.keys() & baseline.keys())]
     if not differences:
@@ -58,12 +57,12 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
     mean, pairs = statistics.fmean(differences), len(differences)
     if pairs == 1:
         return Difference(mean, None, 1)
-    half = float(t.ppf((1 + LEVEL) / 2, pairs - 1)) * statistics.stdev(differences) / math.sqrt(pairs)
+    half = float(t.ppf((1 + LEVEL) / 2, pairs - 1) * sem(differences))
     return Difference(mean, (mean - half, mean + half), pairs)
 
 
 def differences(conditions: Sequence[Condition], outcomes: Outcomes) -> dict[str, Difference | None]:
-    """For each condition with a baseline."""
+    """Return the difference of each condition that has a baseline, by its name."""
     return {
         c.name: paired_difference(outcomes.get(c.name, {}), outcomes.get(c.baseline, {}))
         for c in conditions
@@ -72,7 +71,7 @@ def differences(conditions: Sequence[Condition], outcomes: Outcomes) -> dict[str
 
 
 def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> str:
-    """A Markdown table, a row for each condition."""
+    """Return a Markdown table with a row for each condition."""
     which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     interval = f" [{LEVEL:.0%} interval]" if seeds > 1 else ""
     measured = any(condition.agreement for condition in conditions)
@@ -103,25 +102,26 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
 
 
 def sentences(conditions: Sequence[Condition], outcomes: Outcomes) -> str:
-    """What the differences support and what they do not, in words."""
-    compared = {name: d for name, d in differences(conditions, outcomes).items() if d and d.interval}
-    if not compared:
-        return "No condition has two seeds in common with its baseline: the data supports no difference."
+    """Return in words which differences the data supports, and which it does not show."""
     baselines = {c.name: c.baseline for c in conditions}
-    shown, not_shown = [], []
-    for name, difference in compared.items():
-        assert difference.interval is not None
+    shown: list[str] = []
+    not_shown: list[str] = []
+    for name, difference in differences(conditions, outcomes).items():
+        if difference is None or difference.interval is None:
+            continue
         low, high = difference.interval
         if low > 0 or high < 0:
             shown.append(f"- {name} is {'above' if low > 0 else 'below'} {baselines[name]}: {difference}")
         else:
             not_shown.append(f"- {name} and {baselines[name]}: {difference}")
+    count = len(shown) + len(not_shown)
+    if not count:
+        return "No condition has two seeds in common with its baseline: the data supports no difference."
     parts = []
     if shown:
         parts.append("The data supports these differences (the interval excludes 0):\n\n" + "\n".join(shown))
     if not_shown:
-        parts.append("The data does not show these differences (the interval has 0 in it):\n\n" + "\n".join(not_shown))
-    count = len(compared)
+        parts.append("The data does not show these differences (the interval includes 0):\n\n" + "\n".join(not_shown))
     parts.append(
         f"{count} comparison{'s' if count > 1 else ''}, without a correction for their number: if no method made any "
         f"difference, {(1 - LEVEL) * count:.2g} of them would still be expected to exclude 0."

@@ -1,4 +1,4 @@
-"""Runs of `python -m train` as tasks: begun or gone on with, several side by side, stopped together."""
+"""Runs as tasks: started or resumed in a process each, several in parallel, and stopped together."""
 
 import fcntl
 import json
@@ -22,9 +22,9 @@ from train.engine.stopping import StopSignal
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
 
-OUTPUT = "output.txt"  # in a run's folder: what it printed
-AGREEMENT = "agreement.json"  # there too: what train.agreement measured
-MAY_DIFFER = ("out", "workers")  # between a run that is there and the one asked for
+OUTPUT = "output.txt"  # in a run's folder: its output
+AGREEMENT = "agreement.json"  # likewise: the agreement that was measured
+MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
 
 
 class Task(NamedTuple):
@@ -33,14 +33,14 @@ class Task(NamedTuple):
     condition: Condition
     seed: int
     folder: Path
-    options: dict[str, Any]  # of `python -m train`
-    config: ResolvedConfig  # what they come to on this data
+    options: dict[str, Any]  # of Config
+    config: ResolvedConfig  # the same on this data
 
     def __str__(self) -> str:
         return f"{self.condition.name} seed {self.seed}"
 
     def log(self) -> list[dict[str, Any]] | None:
-        """That of the finished run in the folder; None where there is none, or it is not finished.
+        """Return the log of the finished run in the folder; None where there is none, or it is not finished.
 
         Raises:
             UserError: the folder holds a run with other settings.
@@ -56,26 +56,25 @@ class Task(NamedTuple):
         ]
         if differing:
             raise UserError(
-                f"{self.folder} holds a run with other settings ({'; '.join(differing)}): give another --out, or"
+                f"{self.folder} holds a run with other settings ({'; '.join(differing)}): choose another --out, or"
                 " remove that folder"
             )
         records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
         return records if records and records[-1]["epoch"] == self.config.epochs else None
 
-    def to_measure(self) -> bool:
-        """Whether the run is finished, and its condition's agreement is still to be measured."""
-        if self.condition.agreement is None or (self.folder / AGREEMENT).is_file():
-            return False
-        return self.log() is not None
+    def unmeasured(self) -> tuple[str, str] | None:
+        """Return the condition's agreement, where the run is finished and it is still to be measured."""
+        measured = (self.folder / AGREEMENT).is_file()
+        return None if measured or self.log() is None else self.condition.agreement
 
     def outcome(self) -> Outcome | None:
-        """That of the run in the folder; None where it is not finished and measured.
+        """Return the outcome of the run in the folder; None where it is not finished, or not measured.
 
         Raises:
             UserError: the folder holds a run with other settings.
         """
         records = self.log()
-        if records is None or self.to_measure():
+        if records is None or self.unmeasured():
             return None
         seconds = [record["seconds"] for record in records]
         outcome = Outcome(records[-1]["val_top1"], sum(seconds), statistics.median(seconds))
@@ -85,34 +84,33 @@ class Task(NamedTuple):
         return outcome._replace(maps=(maps["own"]["mean"], maps["unrelated"]["mean"]))
 
     def start(self, threads: int) -> subprocess.Popen:
-        """Begin the run, go on with it where it has a checkpoint, or measure it where it is finished.
+        """Start the run, resume it where it has a checkpoint, or measure it where it is finished.
 
         Args:
             threads: of the process.
 
         Raises:
-            UserError: it is still under way in another process.
+            UserError: another process is still training it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / OUTPUT, "ab") as output:
-            try:  # the run holds the lock by its stdout, as long as it lives
+            try:  # the run has the lock by its stdout, until it ends
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.folder}: this run is still under way in another process") from None
-            command = self._measuring() if self.to_measure() else self._training(threads)
+            agreement = self.unmeasured()
+            command = self._measuring(*agreement) if agreement else self._training(threads)
             return subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [sys.executable, "-m", "train", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-                start_new_session=True,  # Ctrl-C comes to this program alone, which passes it on, once
+                start_new_session=True,  # Ctrl-C reaches this program alone, which passes it on, once
             )
 
-    def _measuring(self) -> list[str]:
-        assert self.condition.agreement is not None
-        kind, name = self.condition.agreement
-        return ["train.analysis.agreement", str(self.folder), f"--{kind}={name}", f"--json={self.folder / AGREEMENT}"]
+    def _measuring(self, kind: str, name: str) -> list[str]:
+        return ["agreement", str(self.folder), f"--{kind}={name}", f"--json={self.folder / AGREEMENT}"]
 
     def _training(self, threads: int) -> list[str]:
         flags = []
@@ -125,15 +123,16 @@ class Task(NamedTuple):
         return ["train", *flags, f"--workers={threads}", f"--out={self.folder}"]
 
 
-def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task], None]) -> int:
+def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task, Outcome], None]) -> int:
     """Run the tasks, `jobs` at a time.
 
     Args:
-        total: of the progress bar, with the runs that were finished before.
-        finished: called after each run that ends well.
+        total: of the progress bar, including the runs that were finished before.
+        threads: of each.
+        finished: called after each run that succeeds.
 
     Returns:
-        Exit status: 0, 1 where a run failed, or 130 when interrupted; the runs under way have then left checkpoints.
+        Exit status: 0, 1 where a run failed, or 130 when interrupted; the running ones have then left checkpoints.
     """
     waiting, status = deque(tasks), 0
     running: dict[subprocess.Popen, Task] = {}
@@ -152,18 +151,18 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
                         process.send_signal(signal.SIGINT)
                 for process in [p for p in running if p.poll() is not None]:
                     task = running.pop(process)
-                    if process.returncode == 0 and task.to_measure():
+                    if process.returncode == 0 and task.unmeasured():
                         waiting.appendleft(task)
-                    elif process.returncode == 0:
+                    elif process.returncode == 0 and (outcome := task.outcome()):
                         bar.update()
-                        finished(task)
+                        finished(task, outcome)
                     elif not stop.requested:
                         status = 1
                         last = (task.folder / OUTPUT).read_text(errors="replace").strip().splitlines()[-1:]
                         reason = "".join(last) or "it printed nothing"
                         tqdm.write(f"{task} failed (exit status {process.returncode}): {reason}", file=sys.stderr)
                 time.sleep(0.1)
-        finally:  # only where this program ends by an error or a second signal is one still running
+        finally:  # processes are still running only after an error or a second signal
             for process in running:
                 process.send_signal(signal.SIGINT)
             for process in running:

@@ -1,4 +1,8 @@
-"""Every file of a data set decoded, and the bad ones listed: python -m train check-data --help."""
+"""Decode every image under a folder, for training and for validation, and list the bad ones with the reason.
+
+An undecodable image stops a run, or is replaced by another. A damaged image is decoded, but to a picture that is wrong
+at least in part. Exit status: 0 without bad images, 1 with some, 2 where the check was not possible.
+"""
 
 import argparse
 import os
@@ -18,7 +22,7 @@ from train.errors import UserError
 
 
 def find_all(root: Path) -> list[Dataset]:
-    """The training images of a folder, and those for validation where there are others.
+    """Return the training images of a folder, and those for validation where they are others.
 
     Raises:
         DataError: the training images cannot be listed.
@@ -33,7 +37,7 @@ def find_all(root: Path) -> list[Dataset]:
 
 
 def check(datasets: list[Dataset], *, threads: int, damaged: bool) -> list[BadFile]:
-    """The bad files, each printed as it is found; with a progress bar where stderr is a terminal."""
+    """Return the bad files. Prints each as it is found, and a progress bar where stderr is a terminal."""
     bad: list[BadFile] = []
     total = sum(map(len, datasets))
     with (
@@ -51,30 +55,27 @@ def check(datasets: list[Dataset], *, threads: int, damaged: bool) -> list[BadFi
     return bad
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train check-data",
-        description="Decode every image under a folder, those for training and those for validation, and list the bad"
-        " ones with the reason. undecodable: a run stumbles on it. damaged: it is decoded, to a picture that is wrong"
-        " at least in part. Exit status: 0 where there are none, 1 where there are some, 2 where the check was not"
-        " possible.",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, metavar="DIR", help="the images, as for training")
+    parser.add_argument(
+        "--fast", action="store_true", help="look for undecodable files only (default: damaged ones too)"
     )
-    parser.add_argument("data", type=Path, metavar="DIR", help="the images, as for python -m train --data")
-    parser.add_argument("--fast", action="store_true", help="look for undecodable files only (default: damaged too)")
-    parser.add_argument("--workers", type=int, help="threads that decode (default: the CPUs there are)")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="also write the bad files' names, one a line")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write names, kinds and reasons, as JSON")
-    return parser
+    parser.add_argument("--workers", type=int, help="threads that decode (default: one for each CPU)")
+    parser.add_argument(
+        "--list", type=Path, metavar="FILE", help="also write the names of the bad files, one a line (default: print)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write names, kinds and reasons as JSON (default: print)"
+    )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Check as the command line says. Returns the exit status.
+def run(options: argparse.Namespace) -> int:
+    """Check as the command line states. Returns the exit status.
 
     Raises:
-        UserError: an illegal option, or the images are not files.
+        UserError: an illegal option, or a file cannot be written.
         DataError: the folder cannot be used.
     """
-    options = build_parser().parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers must be at least 1; got {options.workers}")
     for path in (options.list, options.json):

@@ -1,4 +1,10 @@
-"""The trained weights of a run in one file that loads without this project: python -m train export --help."""
+"""Write the weights that validated best in a run as a plain state_dict in safetensors.
+
+The file loads into torchvision's or timm's own constructor, without this project; the early head is left out. Its
+header has the classes, the normalisation, the image size and the code that loads it, which is printed too. Models that
+are in neither library (small, and the CIFAR forms except resnet18_cifar, which is torchvision's with another stem) load
+into train.models.registry.OWN[NAME](num_classes=N).
+"""
 
 import argparse
 import json
@@ -10,6 +16,7 @@ from torch import Tensor
 
 from dali_salaug import __version__
 from train.analysis.trained import load_best
+from train.cli.parser import add_run
 from train.engine import checkpoint
 from train.engine.files import atomic_write
 from train.errors import UserError
@@ -17,7 +24,7 @@ from train.models.registry import Origin, origin
 
 SUFFIX = ".safetensors"
 
-# The model of ours that torchvision's becomes by two lines.
+# Two lines make this model of torchvision's.
 _RESNET18_CIFAR = """\
 import torch
 import torchvision
@@ -30,8 +37,10 @@ model.maxpool = torch.nn.Identity()
 
 
 def loading_code(made: Origin, file_name: str) -> str:
-    """Python that makes `model` of the exported file, in eval mode, with nothing of this project; models that neither
-    torchvision nor timm has need the project's code for the architecture."""
+    """Return Python code that loads the exported file into `model`, in eval mode.
+
+    It needs nothing of this project, unless neither torchvision nor timm has the architecture.
+    """
     options = ", ".join(f"{name}={value!r}" for name, value in made.options.items())
     if made.name == "resnet18_cifar":
         code = _RESNET18_CIFAR.format_map(made.options)
@@ -47,21 +56,20 @@ def loading_code(made: Origin, file_name: str) -> str:
 
 
 def read_run(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights that validated best in a run, and what one has to know to use them.
+    """Return the weights that validated best in a run, and what one has to know to use them.
 
     Args:
         run: its folder, or its best.pt.
 
     Returns:
-        The `state_dict` of the model, free of the early head, on the CPU, each tensor contiguous and with memory of its
-        own. And "model", "library", "num_classes" and so on, see docs/export.md.
+        The `state_dict` of the model, without the early head, on the CPU; each tensor is contiguous and has memory of
+        its own. And "model", "library", "num_classes" and so on, see docs/export.md.
 
     Raises:
         UserError: there is no best.pt, or it is not of this program.
     """
     trained = load_best(run)
     state = checkpoint.load(run / checkpoint.BEST if run.is_dir() else run)
-    assert trained.config.image_size is not None
     made = origin(trained.config.model, len(trained.classes), trained.config.image_size)
     weights = {name: value.cpu().contiguous().clone() for name, value in trained.model.state_dict().items()}
     return weights, {
@@ -82,19 +90,19 @@ def read_run(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """Write the weights of a run to a file, whole or not at all, with what `read_run` says of them.
+    """Write the weights of a run to a file, whole or not at all, with the facts of `read_run` in its header.
 
-    In the file's header, whose values are texts, all but texts are JSON; "load" is the code of `loading_code`.
+    The header's values are texts; facts of other types are JSON. "load" is the code of `loading_code`.
 
     Args:
         run: its folder, or its best.pt.
-        out: the file; None: the model's name, in the run's folder.
+        out: the file; None: MODEL.safetensors in the run's folder.
 
     Returns:
-        The file, and what its header says.
+        The file, and the facts in its header.
 
     Raises:
-        UserError: as `read_run`; or the file cannot be written.
+        UserError: as `read_run`, or the file cannot be written.
     """
     weights, facts = read_run(run)
     path = out or (run if run.is_dir() else run.parent) / f"{facts['model']}{SUFFIX}"
@@ -106,29 +114,19 @@ def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     return path, facts
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train export",
-        description="Write the weights that validated best in a run as a plain state_dict in safetensors. It loads into"
-        " torchvision's or timm's own constructor, without this project; the early head is left out. The file's header"
-        " has the classes, the normalisation, the image size and code that loads it, which is printed too. Models that"
-        " are in neither library (small, and the CIFAR forms but resnet18_cifar, which is torchvision's with another"
-        " stem) load into train.models.OWN[NAME](num_classes=N).",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or its best.pt")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"to write (default: MODEL{SUFFIX} in the run's folder)"
+        "--out", type=Path, metavar="FILE", help=f"file to write (default: MODEL{SUFFIX} in the run's folder)"
     )
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Export as the command line says.
+def run(options: argparse.Namespace) -> int:
+    """Export as the command line states. Returns the exit status, 0.
 
     Raises:
         UserError: as `export`, and for an illegal --out.
     """
-    options = build_parser().parse_args(arguments)
     if options.out is not None and options.out.suffix != SUFFIX:
         raise UserError(f"--out must end in {SUFFIX}; got {options.out}")
     path, facts = export(options.run, options.out)

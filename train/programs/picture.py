@@ -26,7 +26,7 @@ from pipelines import Dataset, find_dataset
 from train.analysis.coverage import box_shares, measure, read_boxes, view
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
-from train.cli.parser import add_option, at_least, check_writable
+from train.cli.parser import add_option, add_run, at_least, check_writable, stated
 from train.config import Config
 from train.data.loaders import data_folder
 from train.engine.pictures import REGION, of_different_classes
@@ -211,36 +211,30 @@ def _share(on: ImageDraw.ImageDraw, left: int, top: int, share: float, verb: str
     on.text((left + SIDE / 2, top + 13 + BAR), f"{_percent(share)} {verb}", INK, font, anchor="mm")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train picture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or its best.pt")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     parser.add_argument(
         "--boxes", type=Path, help="table of the objects' boxes (default: boxes.tsv in the data folder of the run)"
     )
     parser.add_argument("--count", type=at_least(1), default=4, help="images at most (default: %(default)s)")
     parser.add_argument("--draws", type=at_least(1), default=9, help="of each square (default: %(default)s)")
-    fields = {option.name: option for option in dataclasses.fields(Config)}
     for name in MAP_OPTIONS:
-        add_option(parser, fields[name], default="the run's")
+        add_option(parser, name, default="the run's")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of policy and squares (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("picture.png"), help="the PNG (default: %(default)s)")
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw as the command line says.
+def run(options: argparse.Namespace) -> int:
+    """Draw as the command line states. Returns the exit status, 0.
 
     Raises:
         UserError: RUN is not a run, or its data has no boxes.
     """
-    options = build_parser().parse_args(arguments)
     if options.out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png; got {options.out}")
     check_writable(options.out)
     trained = load_best(options.run)
-    given = {name: getattr(options, name) for name in MAP_OPTIONS if getattr(options, name) is not None}
+    given = stated(options, MAP_OPTIONS)
     check(Config(**vars(trained.config) | given))
     trained = trained._replace(config=dataclasses.replace(trained.config, **given))
     boxes = options.boxes or data_folder(trained.config) / "boxes.tsv"

@@ -8,28 +8,25 @@ from train.data.shapes import SIDE, write_shapes
 from train.errors import UserError
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train shapes", description=__doc__)
-    parser.add_argument("folder", type=Path, help="a new or empty folder, to be given to --data afterwards")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a new or empty folder, for --data afterwards")
     parser.add_argument(
         "--side", type=at_least(16), default=SIDE,
         help="width and height of the images in pixels; a larger side shows the same objects in more detail"
         " (default: %(default)s)",
     )  # fmt: skip
-    return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write as the command line says.
+def run(options: argparse.Namespace) -> int:
+    """Write as the command line states. Returns the exit status, 0.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.
     """
-    options = build_parser().parse_args(arguments)
     folder = options.folder
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is not empty; give a new folder")
+            raise UserError(f"{folder}: is not empty; name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_shapes(folder, side=options.side)
     except OSError as error:

@@ -1,4 +1,9 @@
-"""What a method does to your own images, as a contact sheet: python -m train show --help."""
+"""Draw what a method does to your own images, by the model of a run, as a contact sheet.
+
+The columns are those that the method has of: clean | saliency with the region drawn | partner | augmented | the
+network's input. The regions that the method writes to are outlined in cyan, those that it takes pixels from in green.
+An image whose folder has the name of none of the run's classes counts as the class that the model predicts.
+"""
 
 import argparse
 import dataclasses
@@ -16,14 +21,14 @@ from pipelines.readers.files import Files
 from pipelines.readers.s3 import is_address
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
-from train.cli.parser import add_option, names_of_methods
+from train.cli.parser import add_option, add_run, names_of_methods, stated
 from train.config import Config, ResolvedConfig
 from train.data.loaders import data_folder
 from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.engine.stage import make_stage
 from train.errors import UserError
 
-OPTIONS = (
+OPTIONS = (  # of Config
     "method",
     "policy",
     "tau",
@@ -32,8 +37,8 @@ OPTIONS = (
     "saliency_scale",
     "saliency_target",
     "interpolation",
-)  # of Config
-OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # of another run's method they say nothing
+)
+OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # the run's say nothing of another method
 MIXED = 16  # images among which partners are drawn
 UNKNOWN = -1  # label of an image whose class the run does not know
 
@@ -42,18 +47,18 @@ class Sheet(NamedTuple):
     """A contact sheet before it is drawn."""
 
     columns: list[Column]  # of all images of the batch
-    names: list[str]  # of the images that are to be shown, the first of the batch
+    names: list[str]  # of the images to show, which are the first of the batch
     notes: list[str]  # their mixed labels; "" where labels are not mixed
 
 
 def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
-    """The images in files and folders, with labels that number `classes`, UNKNOWN where none of them is meant.
+    """Return the images in files and folders, with labels that number `classes`, or UNKNOWN for another class.
 
-    A folder holds images, or is laid out as for training (of that, the validation images), as are lists (.txt) and
-    s3:// addresses. The class of a file is the name of its folder.
+    A folder holds images, or is laid out as for training, as are lists (.txt) and s3:// addresses; of those, the
+    validation images count. The class of a file is the name of its folder.
 
     Raises:
-        UserError: a path is not there, or pickles or the like are given beside others.
+        UserError: a path does not exist, or pickles or the like are not the only path.
         DataError: a folder without images.
     """
     parts = [_find(path) for path in paths]
@@ -82,9 +87,14 @@ def _find(path: Path) -> Dataset:
     return Dataset([folder.name], np.zeros(len(files), dtype=np.int64), str(folder), Files([str(f) for f in files]))
 
 
-def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
-    """The run's configuration with the options that are given, for training with nothing but the method's images. A
-    method that is not the run's brings its own policy and map.
+def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
+    """Return the run's configuration with other options in place, for training on nothing but the method's images.
+
+    A method that is not the run's brings its own policy and map.
+
+    Args:
+        chosen: the other options.
+        dataset: from `find_images`.
 
     Raises:
         UserError: an illegal value.
@@ -92,25 +102,25 @@ def configure(trained: Trained, given: dict[str, Any], dataset: Dataset) -> Reso
     options = vars(trained.config) | {
         "warmup_epochs": 0, "consistency": None, "consistency_scale": 1.0, "consistency_layers": None
     }  # fmt: skip
-    if given.get("method", trained.config.method) != trained.config.method:
+    if chosen.get("method", trained.config.method) != trained.config.method:
         options |= dict.fromkeys(OF_THE_METHOD)
-    if "saliency_target" not in given and (dataset.labels == UNKNOWN).any():
-        given = given | {"saliency_target": "max"}
-    config = Config(**options | given)
+    if "saliency_target" not in chosen and (dataset.labels == UNKNOWN).any():
+        options["saliency_target"] = "max"
+    config = Config(**options | chosen)
     check(config)
     side = trained.config.image_size
     return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
 
 
 def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, count: int, seed: int) -> Sheet:
-    """What the method of `config` does to images of the data set, by the model of `trained`.
+    """Return what the method of `config` does to images of the data set, by the model of `trained`.
 
     The images are cropped as in validation. Where there are more than `count`, those of different classes come first.
-    Images of unknown class count as what the model takes them for.
+    Images of unknown class count as the class that the model predicts.
 
     Args:
         dataset: from `find_images`.
-        count: images to be shown, at most. Partners may be others.
+        count: images to show, at most. Partners may be others.
         seed: of the policy, the regions and the partners.
 
     Raises:
@@ -140,60 +150,47 @@ def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, co
     return Sheet(columns, names[:count], mixed_labels(trace.targets, trained.classes)[:count])
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line. Options that are not given are absent from the namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train show",
-        description="Draw what a method does to your own images, by the model of a run: clean | saliency with the\n"
-        "region drawn | partner | augmented | the network's input, those that the method has. Regions written to are\n"
-        "outlined in cyan, those that pixels come from in green. An image whose folder is named as no class of the\n"
-        "run counts as what the model takes it for.",
-        epilog=names_of_methods(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
     parser.add_argument(
         "paths", nargs="*", type=Path, default=[], metavar="IMAGE_OR_DIR",
         help="images, folders of images, or data as for training (default: the run's validation images)",
     )  # fmt: skip
-    parser.add_argument("--weights", type=Path, required=True, help="folder of a run, or its best.pt (required)")
-    fields = {option.name: option for option in dataclasses.fields(Config)}
     for name in OPTIONS:
         own = " if the method is the run's, else the method's" if name in OF_THE_METHOD else ""
-        add_option(parser, fields[name], default=f"the run's{own}")
+        add_option(parser, name, default=f"the run's{own}")
     parser.add_argument("--count", type=int, default=6, help="images at most (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of policy, regions and partners (default: %(default)s)")
     parser.add_argument(
         "--out",
         type=Path,
-        help="of the picture, a PNG (default: METHOD.png); with --all, the folder (default: methods)",
+        help="PNG file of the picture (default: METHOD.png); with --all, the folder (default: methods)",
     )
-    parser.add_argument("--all", action="store_true", default=False, help="a picture of every method (default: of one)")
-    return parser
+    parser.add_argument("--all", action="store_true", help="draw a picture of every method (default: of one)")
+    parser.epilog = names_of_methods()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draw as the command line says.
+def run(options: argparse.Namespace) -> int:
+    """Draw as the command line states. Returns the exit status, 0.
 
     Raises:
         UserError, DataError: as `make_sheet` and `find_images`, and for an illegal option.
     """
-    given = vars(build_parser().parse_args(arguments))
-    paths, weights, count, seed = (given.pop(name) for name in ("paths", "weights", "count", "seed"))
-    every, out = given.pop("all"), given.pop("out", None)
+    chosen = stated(options, OPTIONS)
+    count, seed, every, out = options.count, options.seed, options.all, options.out
     if count < 1:
         raise UserError(f"--count must be at least 1; got {count}")
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be a whole number in [0, 2**63); got {seed}")
-    if every and {"method", "policy"} & set(given):
+    if every and {"method", "policy"} & set(chosen):
         raise UserError("--all draws each method with its own policy; leave out --method and --policy")
     if out is not None and not every and out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png; got {out}")
-    trained = load_best(weights)
-    dataset = find_images(paths or [data_folder(trained.config)], trained.classes)
-    methods = list(METHODS) if every else [given.get("method", trained.config.method)]
+    trained = load_best(options.run)
+    dataset = find_images(options.paths or [data_folder(trained.config)], trained.classes)
+    methods = list(METHODS) if every else [chosen.get("method", trained.config.method)]
     for method in methods:
-        config = configure(trained, given | {"method": method}, dataset)
+        config = configure(trained, chosen | {"method": method}, dataset)
         sheet = make_sheet(trained, config, dataset, count=count, seed=seed)
         path = (out or Path("methods")) / f"{method}.png" if every else out or Path(f"{method}.png")
         path.parent.mkdir(parents=True, exist_ok=True)

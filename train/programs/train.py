@@ -1,13 +1,20 @@
-"""python -m train: begins a run or goes on with one, trains it, and says how it ended."""
+"""Train an image classifier with saliency-guided augmentation, or resume a run.
 
+The run's folder gets a log, TensorBoard events, pictures of augmented samples, the last and the best checkpoint, and
+config.yaml, which is a preset for further runs.
+"""
+
+import argparse
 import shlex
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from dali_salaug import METHODS
 from train.cli.checks import check
+from train.cli.parser import OPTIONS, add_option, names_of_methods, stated
+from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
 from train.data.loaders import absolute, data_folder, resolve_for_data, shares_images
 from train.distributed import World, joined, may_restart
@@ -20,9 +27,9 @@ from train.engine.run import Run
 from train.engine.stopping import Interrupted
 from train.errors import UserError
 
-# May be given anew with --resume: the result does not depend on them (that the data is the same, wherever it lies, the
-# loader checks), but for the number of epochs, with which the cosine is drawn out or shortened from here on. What comes
-# after a bad file or a step that is not finite, where the run has stopped otherwise, is up to the user.
+# These may change with --resume, since the result does not depend on them: the loader checks that the data is the same,
+# wherever it is. The number of epochs stretches or shortens the cosine from here on. What follows a bad file or a
+# non-finite step, at which the run would have stopped, is the user's choice.
 FREE_OPTIONS = (
     "out",
     "data",
@@ -38,8 +45,94 @@ FREE_OPTIONS = (
 )
 
 
+def add_training_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options of Config, and those that say where they come from."""
+    for name in OPTIONS:
+        add_option(parser, name)
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        default=None,
+        help="take the options of a recipe by its name, see below, or of a YAML file such as another run's config.yaml;"
+        " options on the command line come first (default: none)",
+    )
+    parser.add_argument("--resume", action="store_true", help="resume the run in --out (default: a new run)")
+    parser.add_argument(
+        "--list-methods", action="store_true", help="print the methods with their sources and stop (default: train)"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_training_options(parser)
+    parser.usage = "%(prog)s [OPTION ...]"
+    parser.epilog = f"{names_of_methods()}\n\npresets: {', '.join(PRESETS)}"
+
+
+def methods_table() -> str:
+    """Return the methods as text, one a line: name, kind, the saliency that it uses, source, description."""
+    rows = [("method", "kind", "saliency", "source", "what the network receives")]
+    for name, entry in METHODS.items():
+        rows.append((name, entry.kind, ", ".join(entry.maps) or "none", entry.source, entry.description))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def stated_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of Config that the preset and the command line state; the command line wins.
+
+    Raises:
+        UserError: the preset cannot be read.
+    """
+    chosen, preset = stated(options), {} if options.preset is None else read_preset(options.preset)
+    for one, other in (("lr", "lr_per_256"), ("lr_per_256", "lr")):  # each takes the place of the other
+        if one in chosen:
+            preset.pop(other, None)
+    return preset | chosen
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train as the command line states. Returns the exit status: 0, or 130 when interrupted.
+
+    Raises:
+        UserError, DataError: the options or the data cannot be used.
+    """
+    if options.list_methods:
+        print(methods_table())
+        return 0
+    return main(stated_options(options), options.resume)
+
+
+def main(chosen: dict[str, Any], resuming: bool) -> int:
+    """Train by the options of Config that are stated, and the defaults. Returns the exit status, as `run`.
+
+    Raises:
+        UserError, DataError: the options or the data cannot be used.
+    """
+    if "data" in chosen:
+        chosen["data"] = absolute(chosen["data"])  # a run can be resumed from another working directory
+    if may_restart() and "out" not in chosen:
+        raise UserError("torchrun --max-restarts needs --out here: a restarted run finds its last checkpoint there")
+    if may_restart() and (Path(chosen["out"]) / LAST).is_file():
+        resuming = True
+    if resuming:
+        if "out" not in chosen:
+            raise UserError("--resume needs --out, the folder of the run to resume")
+        folder = Path(chosen["out"])
+        state = checkpoint.load(folder / LAST)
+        stored = config_to_resume(ResolvedConfig.from_dict(state["config"]), chosen)
+        check(stored)
+        with joined(stored.device) as world:
+            return train(resume(stored, state, world), folder, resuming=True)
+    config = Config(**chosen)
+    check(config)
+    with joined(config.device) as world:
+        return train(*begin(config, world), resuming=False)
+
+
 def begin(config: Config, world: World) -> tuple[Run, Path]:
-    """A new run, in a folder that has no checkpoint of another. Together.
+    """Return a new run and its folder, which has no checkpoint of another. Together.
 
     Args:
         config: checked.
@@ -50,10 +143,10 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.method}".replace("timm/", "")
     folder = Path(config.out or f"runs/{name}")
     if world.is_main:
-        # Where one was killed before its first checkpoint, it is begun anew.
+        # A run that was killed before its first checkpoint starts anew.
         if (folder / LAST).exists():
-            raise UserError(f"{folder} already has a run: go on with it by --resume, or give another --out")
-        data_folder(config)  # generated by one
+            raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
+        data_folder(config)  # one process generates the embedded data
     folder = Path(world.broadcast(str(folder)))
     resolved = resolve_for_data(config)
     resolved.out = str(folder)
@@ -67,21 +160,20 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
     return run, folder
 
 
-def resume(config: ResolvedConfig, state: dict[str, Any], world: World) -> tuple[Run, Path]:
-    """The run in the folder of `config`, as its last checkpoint has it. Together.
+def resume(config: ResolvedConfig, state: dict[str, Any], world: World) -> Run:
+    """Return the run of a configuration as its last checkpoint has it. Together.
 
     Raises:
         UserError: the images have changed since, or there are more processes or fewer.
     """
-    assert config.out is not None
     check_share(config, world)
-    run, folder = Run(config, world), Path(config.out)
+    run = Run(config, world)
     run.load_state_dict(state)
-    return run, folder
+    return run
 
 
 def check_share(config: ResolvedConfig, world: World) -> None:
-    """Raise UserError where the batch cannot be shared out evenly; `config` is resolved."""
+    """Raise UserError where the processes cannot share the batch evenly."""
     parts = world.size * config.accumulate
     if config.batch_size % parts:
         raise UserError(
@@ -90,95 +182,86 @@ def check_share(config: ResolvedConfig, world: World) -> None:
         )
 
 
-def main(given: dict[str, Any], resuming: bool) -> int:
-    """Train as the command line says. Returns the exit status: 0, or 130 when interrupted."""
-    if "data" in given:
-        given["data"] = absolute(given["data"])  # a run can be resumed from another working directory
-    if may_restart() and "out" not in given:
-        raise UserError("torchrun --max-restarts needs --out here: by that a restarted run finds its last checkpoint")
-    if may_restart() and (Path(given["out"]) / LAST).is_file():
-        resuming = True
-    if resuming:
-        if "out" not in given:
-            raise UserError("--resume needs --out, the folder of the run to go on with")
-        state = checkpoint.load(Path(given["out"]) / LAST)
-        stored = config_to_resume(ResolvedConfig.from_dict(state["config"]), given)
-        check(stored)
-        with joined(stored.device) as world:
-            return train(*resume(stored, state, world), resuming=True)
-    config = Config(**given)
-    check(config)
-    with joined(config.device) as world:
-        return train(*begin(config, world), resuming=False)
-
-
 def train(run: Run, folder: Path, *, resuming: bool) -> int:
-    """Train, saying where it begins and how it ends; leaves config.yaml too. Together. Returns the exit status."""
-    config, first = run.config, run.world.is_main
-    if first:
-        processes = f", {run.world.size} processes" if run.world.size > 1 else ""
-        print(
-            f"{config.model}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters,"
-            f" {run.objective}\n"
-            f"{len(run.train_loader.dataset)} training and {len(run.val_loader.dataset)} validation images of "
-            f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}{processes}\n"
-            f"run folder: {folder}",
-            flush=True,
-        )
-        if config.data and shares_images(run.train_loader.dataset, run.val_loader.dataset):
-            warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
-            print(f"warning: {warning}", file=sys.stderr)
-        unseen = sorted(set(range(len(run.classes))) - set(run.val_loader.dataset.labels.tolist()))
-        if unseen:
-            names = ", ".join(run.classes[label] for label in unseen[:5]) + ", …" * (len(unseen) > 5)
-            has = "class has" if len(unseen) == 1 else "classes have"
-            print(f"warning: {len(unseen)} {has} no validation images: {names}", file=sys.stderr)
-        if resuming:
-            print(f"going on in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
+    """Train, write config.yaml, and print where the run starts and how it ends. Together. Returns the exit status."""
+    if run.world.is_main:
+        print_start(run, folder, resuming=resuming)
     start = time.perf_counter()
     try:
-        with lock_folder(folder) if first else nullcontext():
-            for name in remove_unfinished(folder) if first else ():
-                print(f"removed {name}, which a process left that was killed while it wrote")
-            if first:
-                write_yaml(folder / "config.yaml", config.to_dict())
-            fit(run, folder)
+        train_in(run, folder)
+    except BrokenPipeError:  # whoever read the output has left
+        raise
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: {error.strerror or error}. The checkpoints in {folder} are intact: make room,"
-            " or give back the right to write there, and go on with --resume"
+            f"{error.filename or folder}: {error.strerror or error}. The checkpoints in {folder} are intact: free some"
+            " space or restore write permission, then resume with --resume"
         ) from error
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory(error, config, run.device) from error
+            raise out_of_memory(error, run.config, run.device) from error
         raise
     except Interrupted:
-        if first:
+        if run.world.is_main:
             command = f"python -m train --resume --out {shlex.quote(str(folder))}"
-            print(f"\nInterrupted; the state is in {folder / LAST}. To go on:\n  {command}", file=sys.stderr)
+            print(f"\nInterrupted; the state is in {folder / LAST}. To resume:\n  {command}", file=sys.stderr)
         return 130
-    if first:
-        best = f"best top-1 {run.best:.2f} %" if run.best >= 0 else "not validated"  # drawn in below --validate-every
+    if run.world.is_main:
+        best = f"best top-1 {run.best:.2f} %" if run.best >= 0 else "not validated"  # resumed for fewer epochs
         print(f"done in {time.perf_counter() - start:.0f} s: {best}, see {folder}/augmentations.png")
     return 0
 
 
-def config_to_resume(stored: ResolvedConfig, given: dict[str, Any]) -> ResolvedConfig:
-    """The configuration of the checkpoint, with what may change taken from the command line.
+def train_in(run: Run, folder: Path) -> None:
+    """Train in the folder of the run, which no other process may use meanwhile. Together."""
+    if not run.world.is_main:
+        fit(run, folder)
+        return
+    with lock_folder(folder):
+        for name in remove_unfinished(folder):
+            print(f"removed {name}, left by a process that was killed while it wrote")
+        write_yaml(folder / "config.yaml", run.config.to_dict())
+        fit(run, folder)
+
+
+def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
+    """Print what is trained on which images, and warn where the accuracies will say little."""
+    config, train_images, val_images = run.config, run.train_loader.dataset, run.val_loader.dataset
+    processes = f", {run.world.size} processes" if run.world.size > 1 else ""
+    print(
+        f"{config.model}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters, {run.objective}\n"
+        f"{len(train_images)} training and {len(val_images)} validation images of "
+        f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}{processes}\n"
+        f"run folder: {folder}",
+        flush=True,
+    )
+    if config.data and shares_images(train_images, val_images):
+        warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
+        print(f"warning: {warning}", file=sys.stderr)
+    unseen = sorted(set(range(len(run.classes))) - set(val_images.labels.tolist()))
+    if unseen:
+        names = ", ".join(run.classes[label] for label in unseen[:5]) + ", …" * (len(unseen) > 5)
+        has = "class has" if len(unseen) == 1 else "classes have"
+        print(f"warning: {len(unseen)} {has} no validation images: {names}", file=sys.stderr)
+    if resuming:
+        print(f"resuming in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
+
+
+def config_to_resume(stored: ResolvedConfig, chosen: dict[str, Any]) -> ResolvedConfig:
+    """Return the configuration of the checkpoint with the options that may change as the command line states them.
 
     Raises:
-        UserError: the command line asks for something else than the run was begun with; the message says what.
+        UserError: the command line states another value of an option that may not change; the message names it.
     """
-    for name, value in given.items():
+    for name, value in chosen.items():
         if name in FREE_OPTIONS:
             setattr(stored, name, value)
     differs = [
         f"--{name.replace('_', '-')} is {getattr(stored, name)} in the checkpoint, {value} on the command line"
-        for name, value in given.items()
+        for name, value in chosen.items()
         if getattr(stored, name) != value
     ]
     if differs:
         raise UserError(
-            f"cannot resume: {'; '.join(differs)}. Leave the option out, or begin a new run in another --out"
+            f"cannot resume: {'; '.join(differs)}. Leave the option out, or start a new run in another --out"
         )
     return stored

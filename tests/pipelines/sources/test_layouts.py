@@ -19,7 +19,7 @@ from nvidia.dali import fn, pipeline_def, tfrecord
 from tfrecord import TFRecordWriter
 
 from pipelines import Batch, DataError, Dataset, ImageLoader, find_dataset, image_loader
-from train.programs.index import main as make_indexes
+from train.__main__ import main as program
 
 KINDS = ("tar", "tfrecord", "lmdb", "list")
 SHARDS = 3
@@ -225,7 +225,7 @@ def test_the_command_makes_the_index_that_training_uses(
 ) -> None:
     root = tmp_path / "data"
     shutil.copytree(sources / kind, root, ignore=shutil.ignore_patterns("dali_salaug-index-*"))
-    assert make_indexes([str(root)]) == 0
+    assert program(["index", str(root)]) == 0
     made = sorted(path.relative_to(root).as_posix() for path in root.rglob("*index*"))
     places = {"tar": ("train/", "val/")}.get(kind, ("", ""))
     assert made == [f"{places[0]}dali_salaug-index-train.npz", f"{places[1]}dali_salaug-index-val.npz"]

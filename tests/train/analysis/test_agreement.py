@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from dali_salaug import Cutout, Draw, Method, Mixup, SaliencyConsistency
+from dali_salaug import BoxDraw, Cutout, Draw, Method, Mixup, SaliencyConsistency
+from dali_salaug.methods.mixup import MixupDraw
 from train.__main__ import main as program
-from train.analysis.agreement import compare, main
+from train.analysis.agreement import compare
 from train.models.registry import build_model
 
 FLIP = torch.tensor([[[-1.0, 0, 16], [0, 1, 0]]])
@@ -28,10 +29,10 @@ def told(kind: str, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, Any]]
         rows = [torch.stack([cos, sin, -3 * one], 1), torch.stack([-sin, cos, 4 * one], 1)]
         return images.flip(3), {"matrices": torch.stack(rows, 1)}
     method: Method = Cutout(4)
-    drawn = Draw(torch.tensor([[0, 0, 3 + i, 8] for i in range(6)]))
+    drawn: Draw = BoxDraw(torch.tensor([[0, 0, 3 + i, 8] for i in range(6)]))
     if kind == "mixup":
         method = Mixup(4)
-        drawn = Draw(partners=torch.arange(6).roll(2), weights=torch.stack([angle, 1 - angle], 1))
+        drawn = MixupDraw(torch.arange(6).roll(2), torch.stack([angle, 1 - angle], 1))
     return method.apply(images, drawn, None), {"method": method, "drawn": drawn}
 
 
@@ -39,7 +40,7 @@ def of_one(how: dict[str, Any], place: int) -> dict[str, Any]:
     one = slice(place, place + 1)
     if "matrices" in how:
         return {"matrices": how["matrices"][one]}
-    return {"method": how["method"], "drawn": Draw(how["drawn"].boxes[one])}
+    return {"method": how["method"], "drawn": BoxDraw(how["drawn"].boxes[one])}
 
 
 @pytest.mark.parametrize("kind", ["turned", "cutout", "mixup"])
@@ -117,7 +118,7 @@ def test_the_program(
 ) -> None:
     results: list[dict[str, Any]] = []
     for name in ("first", "again"):
-        assert main([str(trained), *options, "--json", str(tmp_path / name)]) == 0
+        assert program(["agreement", str(trained), *options, "--json", str(tmp_path / name)]) == 0
         results.append(json.loads((tmp_path / name).read_text()))
     result = results[0]
     assert results[1] == result, "the same images and transformations"
@@ -135,7 +136,10 @@ def test_the_program(
 
 def test_another_seed_draws_others(trained: Path, tmp_path: Path) -> None:
     for seed in "01":
-        assert main([str(trained), "--method", "cutout", "--seed", seed, "--json", str(tmp_path / seed)]) == 0
+        assert (
+            program(["agreement", str(trained), "--method", "cutout", "--seed", seed, "--json", str(tmp_path / seed)])
+            == 0
+        )
     assert (tmp_path / "0").read_text() != (tmp_path / "1").read_text()
 
 
@@ -150,7 +154,7 @@ def test_another_seed_draws_others(trained: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_measured(
     options: list[str], message: str, trained: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main([str(trained), *options]) == 2
+    assert program(["agreement", str(trained), *options]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -159,10 +163,8 @@ def test_a_run_with_the_loss_is_measured_by_its_own_policy(shapes: Path, tmp_pat
     options = ["--image-size", "32", "--batch-size", "24", "--epochs", "1", "--consistency", "1", "1", "1"]
     options += ["--consistency-layers", "3", "--consistency-scale", "0.5", "--method", "randaugment"]
     assert program(["--data", str(shapes), "--out", str(run), *options, "--policy", "affine"]) == 0
-    assert main([str(run / "last.pt"), "--json", str(tmp_path / "own")]) == 0
+    assert program(["agreement", str(run / "last.pt"), "--json", str(tmp_path / "own")]) == 0
     assert json.loads((tmp_path / "own").read_text())["policy"] == "affine"
-    assert (
-        program(["show", "--weights", str(run), "--method", "keep_cutout", "--out", str(tmp_path / "sheet.png")]) == 0
-    )
+    assert program(["show", str(run), "--method", "keep_cutout", "--out", str(tmp_path / "sheet.png")]) == 0
     with pytest.raises(SystemExit):
-        main([str(run), "--images", "1"])
+        program(["agreement", str(run), "--images", "1"])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from train.__main__ import main as program
-from train.analysis.coverage import box_shares, main, read_boxes, view
+from train.analysis.coverage import box_shares, read_boxes, view
 from train.errors import UserError
 
 
@@ -68,7 +69,10 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     run = tmp_path / "run"
     options = ["--image-size", "32", "--batch-size", "24", "--epochs", "1", "--method", "keep_cutout"]
     assert program(["--data", str(shapes), "--out", str(run), *options]) == 0
-    assert main([str(run), "--images", "10", "--repeats", "3", "--json", str(tmp_path / "shares.json")]) == 0
+    assert (
+        program(["coverage", str(run), "--images", "10", "--repeats", "3", "--json", str(tmp_path / "shares.json")])
+        == 0
+    )
     result: dict[str, Any] = json.loads((tmp_path / "shares.json").read_text())
     assert (result["images"], result["repeats"]) == (10, 3)
     for what in ("cut", "paste"):
@@ -76,21 +80,21 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert 0 < random["mean"] < 1
         assert difference["mean"] == pytest.approx(salient["mean"] - random["mean"])
         low, high = difference["ci95"]
-        assert high - low == pytest.approx(2 * 1.96 * difference["error"])
+        assert high - low == pytest.approx(2 * NormalDist().inv_cdf(0.975) * difference["error"])
     text = capsys.readouterr().out
     assert "KeepCutout" in text
     assert "paired by image" in text
 
 
 def test_a_folder_without_a_run_or_boxes(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(tmp_path)]) == 2
+    assert program(["coverage", str(tmp_path)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_the_options_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(tmp_path), "--json", str(tmp_path / "no" / "shares.json")]) == 2
+    assert program(["coverage", str(tmp_path), "--json", str(tmp_path / "no" / "shares.json")]) == 2
     assert f"there is no folder {tmp_path / 'no'} to write it in" in capsys.readouterr().err
     for wrong in ("0", "1.5"):
         with pytest.raises(SystemExit):
-            main([str(tmp_path), "--repeats", wrong])
+            program(["coverage", str(tmp_path), "--repeats", wrong])
         assert f"argument --repeats: must be a whole number of at least 1; got {wrong}" in capsys.readouterr().err

@@ -3,14 +3,14 @@
 import json
 import math
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
 import torch
-from scipy import stats
 
 from train.__main__ import main as program
-from train.analysis.precision import PRECISIONS, RULES, Agreement, Rule, agreement, main, wilson
+from train.analysis.precision import PRECISIONS, RULES, Agreement, Rule, agreement, summarise
 from train.analysis.trained import spread_evenly
 
 SIDES = (16, 24)  # of the images; the maps are half as large
@@ -85,9 +85,15 @@ def test_a_factor_changes_nothing_and_the_opposite_map_nearly_all() -> None:
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 20), (20, 20), (993, 1000), (7, 9)])
-def test_the_interval_is_scipys(count: int, total: int) -> None:
-    low, high = stats.binomtest(count, total).proportion_ci(method="wilson")
-    assert wilson(count, total) == pytest.approx((low, high), abs=1e-9)
+def test_the_interval_is_wilsons(count: int, total: int) -> None:
+    """E. B. Wilson (1927), by his formula."""
+    allowed = torch.arange(total) < count
+    z, share = NormalDist().inv_cdf(0.975), count / total
+    centre, half = share + z * z / (2 * total), z * math.sqrt(share * (1 - share) / total + z * z / (4 * total**2))
+    expected = [(centre + sign * half) / (1 + z * z / total) for sign in (-1, 1)]
+    summary = summarise([Agreement(allowed, allowed, (~allowed).double())])
+    assert summary["allowed_ci95"] == pytest.approx(expected, abs=1e-9)
+    assert summary["allowed"] == share
 
 
 def test_images_are_spread_evenly() -> None:
@@ -100,7 +106,7 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     run = tmp_path / "run"
     options = ["--image-size", "32", "--batch-size", "24", "--epochs", "1", "--method", "keep_cutout"]
     assert program(["--data", str(shapes), "--out", str(run), *options]) == 0
-    assert main([str(run), "--images", "10", "--json", str(tmp_path / "agreement.json")]) == 0
+    assert program(["precision", str(run), "--images", "10", "--json", str(tmp_path / "agreement.json")]) == 0
     result: dict[str, Any] = json.loads((tmp_path / "agreement.json").read_text())
     assert (result["images"], result["size"], result["scale"]) == (10, 16, 0.5)
     assert list(result["precisions"]) == list(PRECISIONS)
@@ -114,5 +120,5 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([str(tmp_path)]) == 2
+    assert program(["precision", str(tmp_path)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err

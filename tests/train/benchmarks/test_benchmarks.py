@@ -12,10 +12,10 @@ import torch
 
 from dali_salaug import SaliencyConsistency
 from pipelines import image_loader
+from train.__main__ import main as program
 from train.benchmarks.consistency import NAIVE, PLAIN, naive_loss
 from train.benchmarks.growth import off_the_line
 from train.benchmarks.loader import images_per_second
-from train.benchmarks.program import main
 from train.benchmarks.references import FORMS, TorchvisionImages
 from train.benchmarks.step import PARTS, parts_of, read_trace
 from train.models.registry import build_model
@@ -38,7 +38,7 @@ def test_the_loader_beside_both_forms_of_torchvision(
 ) -> None:
     options = ["--data", str(cifar), "--batch-size", "8", "--repeats", "2", "--workers", "1", "--batches", "4"]
     path = tmp_path / "speed.json"
-    assert main(["loader", *options, "--policies", "none", "--json", str(path)]) == 0
+    assert program(["benchmark", "loader", *options, "--policies", "none", "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     row = report["policies"]["none"]
     assert row["reference"] == max(("Pillow", "tensors"), key=lambda form: row[form]["median"])
@@ -78,14 +78,14 @@ def test_speed_is_counted_after_what_was_made_ahead() -> None:
 
 
 def test_too_few_images_for_a_batch(shapes: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["loader", "--data", str(shapes), "--batch-size", "500", "--image-size", "32"]) == 2
+    assert program(["benchmark", "loader", "--data", str(shapes), "--batch-size", "500", "--image-size", "32"]) == 2
     assert "do not fill a batch" in capsys.readouterr().err
 
 
 def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "stage.json"
     options = ["--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--device", "cpu"]
-    assert main(["stage", *options, "--json", str(path)]) == 0
+    assert program(["benchmark", "stage", *options, "--json", str(path)]) == 0
     text, result = capsys.readouterr().out, json.loads(path.read_text())
     assert set(result["parts"]) == set(result["shares"])
     for name, shares in result["shares"].items():
@@ -105,7 +105,7 @@ def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_the_consistency_loss_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "consistency.json"
     options = ["--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--device", "cpu"]
-    assert main(["consistency", *options, "--json", str(path)]) == 0
+    assert program(["benchmark", "consistency", *options, "--json", str(path)]) == 0
     text, result = capsys.readouterr().out, json.loads(path.read_text())
     assert list(result["steps"]) == list(result["times"]) == list(result["memory"])
     assert list(result["steps"])[::5] == [PLAIN, NAIVE]
@@ -138,11 +138,11 @@ def test_what_it_is_measured_beside_is_the_same_loss() -> None:
 
 def test_all_of_them_and_their_page(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "all"
-    command = ["all", "--quick", "--data", str(shapes), "--device", "cpu", "--out", str(folder)]
-    assert main(command) == 0
+    command = ["benchmark", "all", "--quick", "--data", str(shapes), "--device", "cpu", "--out", str(folder)]
+    assert program(command) == 0
     report, page = json.loads((folder / "results.json").read_text()), (folder / "README.md").read_text()
     assert list(report["results"]) == ["loader", "stage", "consistency", "step", "growth"]
-    assert report["command"] == "python -m train benchmark " + " ".join(command)
+    assert report["command"] == "python -m train " + " ".join(command)
     assert f"- torch: {torch.__version__}" in page
     assert str(folder / "README.md") in capsys.readouterr().out
     for name, result in report["results"].items():
@@ -162,8 +162,8 @@ def test_all_of_them_and_their_page(shapes: Path, tmp_path: Path, capsys: pytest
 
     [small, *_, large] = report["results"]["growth"]["growth"]["batch size"]
     assert large["memory"]["step"] > small["memory"]["step"]
-    assert main(command) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert program(command) == 2
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_step_is_that_of_training(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -171,15 +171,15 @@ def test_a_step_is_that_of_training(shapes: Path, tmp_path: Path, capsys: pytest
     options = ["step", "--data", str(shapes), "--device", "cpu", "--workers", "1", "--trace", str(tmp_path / "t.json")]
     quick = ["--model", "small", "--image-size", "16", "--method", "none", "--steps", "2", "--traced", "2"]
     flags = ["--batch-size", "8", "--accumulate", "2", "--json", str(tmp_path / "step.json")]
-    assert main([*options, *quick, *flags]) == 0
+    assert program(["benchmark", *options, *quick, *flags]) == 0
     result = json.loads((tmp_path / "step.json").read_text())
     assert result["batch_size"] == 8
     assert all(0 < wait < whole for wait, whole in zip(result["wait"], result["step"], strict=True))
     ranges = [e["name"] for e in read_trace(tmp_path / "t.json") if e.get("cat") == "user_annotation"]
     assert [ranges.count(name) for name in ("loader", "model", "optimizer")] == [4, 4, 2]
     capsys.readouterr()
-    assert main([*options, *quick, "--batch-size", "5000"]) == 2
-    assert "48 images do not fill a batch of 5000: give a --batch-size that they fill" in capsys.readouterr().err
+    assert program(["benchmark", *options, *quick, "--batch-size", "5000"]) == 2
+    assert "48 images do not fill a batch of 5000: choose a smaller --batch-size" in capsys.readouterr().err
 
 
 def test_the_loader_is_compared_on_files_alone(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -187,7 +187,7 @@ def test_the_loader_is_compared_on_files_alone(shapes: Path, tmp_path: Path, cap
     with tarfile.open(tmp_path / "train.tar", "w") as shard:
         shard.add(next((shapes / "train").rglob("*.jpg")), "0.jpg")
         shard.add(tmp_path / "0.cls", "0.cls")
-    assert main(["loader", "--data", str(tmp_path)]) == 2
+    assert program(["benchmark", "loader", "--data", str(tmp_path)]) == 2
     assert f"CIFAR's pickles, which torchvision reads too; got {tmp_path}" in capsys.readouterr().err
 
 

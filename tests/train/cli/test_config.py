@@ -1,21 +1,47 @@
 """The command line: every option explained with its default, wrong values answered with the legal ones."""
 
+import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from train.engine.methods import KINDS, METHODS, policies
 
-from train.cli.parser import PRESETS, build_parser, parse
-from train.config import Config
+from dali_salaug import METHODS
+from dali_salaug.methods import KINDS
+from pipelines import POLICIES
+from train.__main__ import main
+from train.cli.checks import check
+from train.cli.commands import COMMANDS, build_parser
+from train.cli.presets import PRESETS
+from train.config import Config, ResolvedConfig
+from train.engine.files import write_yaml
 from train.errors import UserError
+from train.programs.train import stated_options
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]
 
 
-def test_help_lists_every_option_with_its_default() -> None:
-    options = {o: a for a in build_parser()._actions for o in a.option_strings}
+def parse(*arguments: str) -> dict[str, Any]:
+    """The options that the command line and its preset state, with the command or without."""
+    parser = build_parser(["train"])
+    chosen, same = (stated_options(parser.parse_args(words)) for words in (arguments, ("train", *arguments)))
+    assert same == chosen
+    return chosen
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the program without a command, and of its command train."""
+    parser = build_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return {"": parser, "train": commands.choices["train"]}
+
+
+@pytest.mark.parametrize("command", ["", "train"])
+def test_help_lists_every_option_with_its_default(command: str) -> None:
+    parser = parsers()[command]
+    options = {o: a for a in parser._actions for o in a.option_strings}
     for name in [*FIXED, *(f.name.replace("_", "-") for f in dataclasses.fields(Config))]:
         assert "(default: " in (options[f"--{name}"].help or "")
     for field in dataclasses.fields(Config):
@@ -23,19 +49,44 @@ def test_help_lists_every_option_with_its_default() -> None:
             assert f"(default: {field.default})" in (options["--" + field.name.replace("_", "-")].help or "")
         else:
             assert field.metadata["by_data"], f"{field.name}: None says nothing to the reader"
-    text = build_parser().format_help()
+    text = parser.format_help()
     for name, entry in METHODS.items():
         assert f"{name:<20} {entry.description}" in text
-    for name in policies():
+    for name in POLICIES:
         assert name in text
 
 
-def test_only_what_is_given_comes_out() -> None:
-    assert parse(["--crop-scale", "0.2", "0.9", "--lr", "0.3", "--resume"]) == (
-        {"crop_scale": (0.2, 0.9), "lr": 0.3},
-        True,
-    )
-    assert parse([]) == ({}, False)
+def test_help_lists_every_command(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert not stop.value.code
+    text = " ".join(capsys.readouterr().out.split())
+    for name, (_, summary) in COMMANDS.items():
+        assert f" {name} {summary}" in text
+    assert "--data DIR --model resnet50 --method keep_randaugment --out runs/mine" in text, "how to train"
+
+
+def test_only_what_is_stated_comes_out() -> None:
+    assert parse("--crop-scale", "0.2", "0.9", "--lr", "0.3", "--resume") == {"crop_scale": (0.2, 0.9), "lr": 0.3}
+    assert build_parser(["train"]).parse_args(["--resume"]).resume
+    assert parse() == {}
+    assert not build_parser(["train"]).parse_args([]).resume
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shov"], "invalid choice: 'shov'"),
+        (["--lr", "0.1", "index"], "the command comes first; got index after other options"),
+        (["show", "runs/mine", "--lr", "0.1"], "unrecognized arguments: --lr 0.1"),
+        (["export"], "the following arguments are required: RUN"),
+    ],
+)
+def test_a_command_that_is_not_understood(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -66,38 +117,37 @@ def test_only_what_is_given_comes_out() -> None:
 )
 def test_an_illegal_value_is_answered_with_the_legal_ones(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Config(**values).check()
+        check(Config(**values))
 
 
 def test_a_policy_may_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("- [[rotate, 0.5, 3], [equalize, 0.2]]")
-    Config(policy=str(path)).check()
+    check(Config(policy=str(path)))
     path.write_text("- [[rotate, 5, 3]]")
     with pytest.raises(UserError, match=r"--policy file '.*mine.yaml': sub-policy 1, operation 1, rotate: the prob"):
-        Config(policy=str(path)).check()
+        check(Config(policy=str(path)))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_legal(name: str) -> None:
-    Config(method=name).check()
+    check(Config(method=name))
 
 
-@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_preset_is_legal_and_gives_way_to_what_is_given(path: Path) -> None:
-    given, _ = parse(["--preset", path.stem, "--epochs", "7"])
-    config, preset = Config(**given), Config.from_dict(yaml.safe_load(path.read_text()))
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_legal_and_the_command_line_wins(name: str) -> None:
+    config = Config(**parse("--preset", name, "--epochs", "7"))
+    preset = Config.from_dict(yaml.safe_load(PRESETS[name].read_text()))
     assert config == dataclasses.replace(preset, epochs=7)
     assert preset.epochs not in (None, 7)
-    config.check()
-    assert path.stem in build_parser().format_help()
+    check(config)
+    assert name in build_parser(["train"]).format_help()
 
 
 def test_the_configuration_of_a_run_is_a_preset(tmp_path: Path) -> None:
     config = Config(lr=0.3, lr_steps=(4, 6), out="elsewhere", crop_scale=(0.5, 1.0))
-    config.save(tmp_path / "config.yaml")
-    given, _ = parse(["--preset", str(tmp_path / "config.yaml")])
-    assert Config(**given) == dataclasses.replace(config, out=None)
+    write_yaml(tmp_path / "config.yaml", config.to_dict())
+    assert Config(**parse("--preset", str(tmp_path / "config.yaml"))) == dataclasses.replace(config, out=None)
 
 
 @pytest.mark.parametrize(
@@ -114,18 +164,16 @@ def test_a_preset_that_is_none_is_answered(text: str | None, message: str, tmp_p
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=message):
-        parse(["--preset", str(path)])
+        parse("--preset", str(path))
 
 
 def test_the_list_of_methods(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse(["--list-methods"])
-    assert not stop.value.code
+    assert main(["--list-methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["method", *METHODS]
     for line, (name, entry) in zip(lines[1:], METHODS.items(), strict=True):
-        uses = entry.build(Config(), 5).uses_saliency
-        maps = [entry.saliency] * uses + [entry.own_map] * bool(entry.own_map)
+        method = entry.build(5)
+        maps = [entry.saliency] * method.uses_saliency + [method.own_map] * bool(method.own_map)
         assert f"  {', '.join(maps) or 'none'}  " in line
         assert entry.kind in KINDS
         assert entry.source in line
@@ -142,16 +190,16 @@ def test_defaults_follow_the_data() -> None:
     assert photographs.weight_decay == 1e-4
 
 
-def test_what_is_given_wins_over_the_data() -> None:
+def test_what_is_stated_wins_over_the_data() -> None:
     given = Config(
         method="keep_autoaugment", policy="autoaugment_svhn", image_size=48, lr=0.7, weight_decay=0.0, epochs=3,
         batch_size=16, crop_scale=(0.3, 0.4), saliency="guided", saliency_target="max",
-        saliency_scale=0.25, warmup_epochs=2,
+        saliency_scale=0.25, warmup_epochs=2, region_size=10,
     )  # fmt: skip
-    assert given.resolved(side=32, embedded=False, cifar=True) == given
+    assert given.resolved(side=32, embedded=False, cifar=True).to_dict() == given.to_dict()
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
     config = Config(crop_scale=(0.3, 0.9), data="/a b/ä").resolved(side=64, embedded=False, cifar=False)
-    config.save(tmp_path / "config.yaml")
-    assert Config.load(tmp_path / "config.yaml") == config
+    write_yaml(tmp_path / "config.yaml", config.to_dict())
+    assert ResolvedConfig.load(tmp_path / "config.yaml") == config

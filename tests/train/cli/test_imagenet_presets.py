@@ -6,17 +6,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from train.engine.methods import METHODS
 
-import train
-from train.config import Config
-from train.engine.run import make_stage
+from dali_salaug import METHODS
+from train.cli import presets
+from train.config import Config, ResolvedConfig
+from train.engine.stage import make_stage
 from train.models.registry import build_model
 from train.programs.train import main
 
 PRESETS: dict[str, dict[str, Any]] = {
-    path.stem.removeprefix("imagenet-"): yaml.safe_load(path.read_text())
-    for path in sorted((Path(train.__file__).parent / "cli" / "presets").glob("imagenet-*.yaml"))
+    name.removeprefix("imagenet-"): yaml.safe_load(path.read_text())
+    for name, path in presets.PRESETS.items()
+    if name.startswith("imagenet-")
 }
 OF_THE_METHOD = ("method", "region_size", "tau", "color_jitter", "saliency_scale")
 
@@ -47,7 +48,7 @@ def test_the_config_of_a_run_repeats_it(shapes: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {"model": "small", "image_size": 32, "batch_size": 16, "epochs": 2, "lr_steps": (1,)}
     given = PRESETS["keepautoaugment"] | small | {"region_size": 8, "device": "cpu", "data": str(shapes)}
     assert main(given | {"out": str(tmp_path / "one")}, resuming=False) == 0
-    written = Config.load(tmp_path / "one" / "config.yaml").to_dict()
+    written = ResolvedConfig.load(tmp_path / "one" / "config.yaml").to_dict()
     written = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
     assert main(written | {"out": str(tmp_path / "two")}, resuming=False) == 0
     states = [torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two")]

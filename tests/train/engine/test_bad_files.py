@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from train.__main__ import main as program
-from train.cli.parser import parse
+from train.cli.commands import build_parser
 from train.engine import checkpoint
-from train.programs import check_data
+from train.programs.train import stated_options
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,7 @@ def test_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     output = capsys.readouterr().out
     assert output.count("images of this batch are in the place of others") == 2
     assert f"'{folder}/train/" in output
-    first, second = re.findall(r"^dali-salaug (.+)$", page, flags=re.M)
-    assert check_data.build_parser().parse_args(first.split()[1:]).json == Path("bad.json")
-    assert parse(second.split()[1:]) == ({"data": "DIR", "on_bad_file": "replace"}, False)
+    first, second = re.findall(r"^python -m train (.+)$", page, flags=re.M)
+    first, second = (build_parser().parse_args(words.split()) for words in (first, second))
+    assert (first.command, first.json) == ("check-data", Path("bad.json"))
+    assert stated_options(second) == {"data": "DIR", "on_bad_file": "replace"}

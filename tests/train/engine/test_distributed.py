@@ -126,7 +126,7 @@ def test_one_is_killed_and_torchrun_restarts_all(launch: Launch, whole: dict[str
     """From the last checkpoint, after step 3 of the second epoch's four."""
     killed = launch("killed", 2, *KEEP, accident="SIGKILL:1:7", restarts=1)
     assert killed.returncode == 0, killed.stderr
-    assert "going on in epoch 2 after step 3 of 4" in killed.stdout
+    assert "resuming in epoch 2 after step 3 of 4" in killed.stdout
     state = checkpoint.load(launch.folder / "killed" / "last.pt")
     assert [part for part in PARTS if not same(state[part], whole[part])] == []
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from train.engine.methods import METHODS
 
 from dali_salaug import METHODS
 from pipelines import DataError
@@ -101,7 +100,7 @@ def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(
 
     again = cli("--resume", "--out", "parts", bare=True)
     assert again.returncode == 0, again.stderr
-    assert f"going on in epoch 1 after step {progress['step']} of 24" in again.stdout
+    assert f"resuming in epoch 1 after step {progress['step']} of 24" in again.stdout
 
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     for part in ("model", "optimizer", "scheduler", "processes"):
@@ -279,7 +278,7 @@ def test_mistakes_of_the_user_are_answered(
         return str(capsys.readouterr().err)
 
     assert program([*data, *tiny, "--out", "run"]) == 0
-    assert "run already has a run: go on with it by --resume, or give another --out" in fails(*data, "--out", "run")
+    assert "run already has a run: resume it with --resume, or choose another --out" in fails(*data, "--out", "run")
     assert "--resume needs --out" in fails("--resume")
     assert "empty/last.pt: no such checkpoint" in fails("--resume", "--out", "empty")
     differs = fails("--resume", "--out", "run", "--model", "resnet18", "--lr", "0.5")

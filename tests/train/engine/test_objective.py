@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from train.engine.methods import METHODS
 
 from dali_salaug import METHODS, SaliencyConsistency
 from train.cli.checks import check
-from train.cli.parser import PRESETS, parse
+from train.cli.commands import build_parser
+from train.cli.presets import PRESETS, read_preset
 from train.config import Config
 from train.engine import checkpoint, loop
 from train.engine.objective import PlainObjective
 from train.errors import UserError
-from train.programs.train import main
+from train.programs.train import main, stated_options
 
 TINY = {"image_size": 16, "batch_size": 8, "region_size": 6, "device": "cpu", "epochs": 1}
 FLIPS: dict[str, Any] = {"method": "randaugment", "policy": "flips_rotation", "interpolation": "linear"}
@@ -196,8 +196,8 @@ def test_a_layer_that_does_not_exist(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_the_presets_are_the_papers_settings() -> None:
-    names = [path.stem for path in sorted(PRESETS.glob("consistency-*.yaml"))]
-    configs = {name.removeprefix("consistency-"): Config(**parse(["--preset", name])[0]) for name in names}
+    names = [name for name in PRESETS if name.startswith("consistency-")]
+    configs = {name.removeprefix("consistency-"): Config(**read_preset(name)) for name in names}
     assert {name: config.consistency for name, config in configs.items()} == {
         "all": (0.333,) * 3, "class": (1, 0, 0), "invariance": (0.5, 0.5, 0), "saliency": (1, 0, 1),
     }  # fmt: skip
@@ -208,13 +208,13 @@ def test_the_presets_are_the_papers_settings() -> None:
 
 def test_the_command_line() -> None:
     words = ["--consistency", "1", "0.5", "0", "--consistency-layers", "3", "6.body", "--consistency-scale", "0.5"]
-    given, _ = parse(words)
+    given = stated_options(build_parser(["train"]).parse_args(words))
     assert given == {
         "consistency": (1.0, 0.5, 0.0), "consistency_layers": ("3", "6.body"), "consistency_scale": 0.5,
     }  # fmt: skip
     for count in itertools.chain((1, 2), (4,)):
         with pytest.raises(SystemExit):
-            parse(["--consistency", *"1" * count])
+            build_parser(["train"]).parse_args(["--consistency", *"1" * count])
 
 
 def test_a_configuration_without_the_options_is_read() -> None:

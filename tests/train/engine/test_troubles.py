@@ -147,7 +147,7 @@ def test_a_disk_that_fills_up_and_is_emptied(
     shutil.copytree(out, tmp_path / "run")
     assert program(["--resume", "--out", str(tmp_path / "run")]) == 0
     output = capsys.readouterr().out
-    assert f"going on in epoch {progress['epoch'] + 1} after step {progress['step']} of 6" in output
+    assert f"resuming in epoch {progress['epoch'] + 1} after step {progress['step']} of 6" in output
     assert main(given | {"out": str(tmp_path / "whole"), "epochs": 3}, resuming=False) == 0
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "whole"))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -1,4 +1,4 @@
-"""The program of the tables on tiny runs: stopped, gone on with, failed, changed; and its registry."""
+"""The experiments on tiny runs: stopped, resumed, failed, changed; and their registry."""
 
 import fcntl
 import json
@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from train.config import Config
+from train.__main__ import main as program
+from train.cli.checks import check
+from train.config import Config, ResolvedConfig
 from train.engine import checkpoint
 from train.engine.run import Run
-from train.experiments.program import EXPERIMENTS, main
+from train.experiments.program import EXPERIMENTS
 
 TINY = ["--epochs", "2", "--train-images", "16", "--seeds", "2", "--jobs", "2"]
 PAIR = ["--only", "none", "cutout-16"]
@@ -26,7 +28,7 @@ CONTROL = "cutout-16-early-head"
 def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an experiment with two conditions, both seeds of each done."""
     folder = tmp_path_factory.mktemp("finished")
-    assert main(["keepaugment", "--data", str(shapes), "--out", str(folder), *TINY, *PAIR]) == 0
+    assert program(["experiment", "keepaugment", "--data", str(shapes), "--out", str(folder), *TINY, *PAIR]) == 0
     return folder
 
 
@@ -60,9 +62,9 @@ def test_a_table_and_what_stands_under_it(
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
                 "maps": None,
             }
-            config = Config.load(out / name / f"seed{seed}" / "config.yaml")
+            config = ResolvedConfig.load(out / name / f"seed{seed}" / "config.yaml")
             assert (config.seed, config.epochs, config.train_images) == (seed, 2, 16)
-            assert (config.method, config.region_size) == (("none", None) if name == "none" else ("cutout", 16))
+            assert (config.method, config.region_size) == (("none", 20) if name == "none" else ("cutout", 16))
     assert result["environment"]["python"]
     assert result["settings"]["validation_images"] == 16
     assert "| cutout-16 | " in text
@@ -76,33 +78,33 @@ def test_a_table_and_what_stands_under_it(
 
     # again: nothing is left to run
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert main([*options, *PAIR]) == 0
+    assert program(["experiment", *options, *PAIR]) == 0
     assert results(out)["conditions"] == result["conditions"]
     assert (out / "table.md").read_text() in capsys.readouterr().out
 
 
-def test_stopped_and_gone_on_with(options: list[str], tmp_path: Path) -> None:
+def test_stopped_and_resumed(options: list[str], tmp_path: Path) -> None:
     """A signal to the program alone: it stops the runs, and the same command ends them."""
     folder = tmp_path / "stopped"
     many = [*options, "--out", str(folder), "--seeds", "1", "--epochs", "40", *PAIR]
     logs = [folder / name / "seed0" / "log.jsonl" for name in PAIR[1:]]
-    command = [sys.executable, "-m", "train.experiments.program", *many]
+    command = [sys.executable, "-m", "train", "experiment", *many]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not any(log.exists() for log in logs) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=100)
     assert process.returncode == 130, errors
-    assert "To go on, give the same command again" in errors
+    assert "To resume, run the same command again" in errors
     assert "| none | missing | missing |" in output
     begun = [log.parent for log in logs if log.exists()]
     epochs = [checkpoint.load(run / "last.pt")["progress"]["epoch"] for run in begun]
     assert all(0 < epoch < 40 for epoch in epochs)
     assert all("Interrupted; the state is in" in (run / "output.txt").read_text() for run in begun)
 
-    assert main(many) == 0
+    assert program(["experiment", *many]) == 0
     for run, epoch in zip(begun, epochs, strict=True):
-        assert f"going on in epoch {epoch + 1} after" in (run / "output.txt").read_text()
+        assert f"resuming in epoch {epoch + 1} after" in (run / "output.txt").read_text()
     for log in logs:
         assert [json.loads(line)["epoch"] for line in log.read_text().splitlines()] == [*range(1, 41)]
     assert all(condition["runs"] for condition in results(folder)["conditions"].values())
@@ -111,7 +113,7 @@ def test_stopped_and_gone_on_with(options: list[str], tmp_path: Path) -> None:
 def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A run that is finished and was not measured is measured alone, one that is begun anew is measured again."""
     options = ["consistency", "--data", str(shapes), "--out", str(tmp_path), *TINY, "--seeds", "1"]
-    assert main([*options, "--only", "cutout-*"]) == 0
+    assert program(["experiment", *options, "--only", "cutout-*"]) == 0
     folders = [tmp_path / name / "seed0" for name in ("cutout-class", "cutout-saliency")]
     measured = [json.loads((folder / "agreement.json").read_text()) for folder in folders]
     rows = results(tmp_path)["conditions"]
@@ -120,7 +122,7 @@ def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, 
         maps = rows[folder.parent.name]["runs"]["0"]["maps"]
         assert maps == [result[name]["mean"] for name in ("own", "unrelated")]
         assert 0 < maps[0] < maps[1]
-        config = Config.load(folder / "config.yaml")
+        config = ResolvedConfig.load(folder / "config.yaml")
         assert config.consistency == ((1, 0, 0) if folder is folders[0] else (1, 0, 1))
         assert ("train_saliency_loss" in (folder / "log.jsonl").read_text()) == (folder is folders[1])
     text = (tmp_path / "table.md").read_text()
@@ -132,7 +134,7 @@ def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, 
     shutil.rmtree(folders[1])
     (folders[1]).mkdir()
     (folders[1] / "agreement.json").write_text("{}")
-    assert main([*options, "--only", "cutout-*"]) == 0
+    assert program(["experiment", *options, "--only", "cutout-*"]) == 0
     assert (folders[0] / "log.jsonl").read_text() == log
     assert [json.loads((folder / "agreement.json").read_text()) for folder in folders] == measured
 
@@ -142,7 +144,7 @@ def test_a_run_that_fails(options: list[str], out: Path, capsys: pytest.CaptureF
     folder = out / "none" / "seed0"
     (folder / "log.jsonl").unlink()
     shutil.copy(out / "cutout-16" / "seed0" / "last.pt", folder / "last.pt")
-    assert main([*options, "--seeds", "1", "--only", "none", "*-early-head"]) == 1
+    assert program(["experiment", *options, "--seeds", "1", "--only", "none", "*-early-head"]) == 1
     failure = "cannot resume: --method is cutout in the checkpoint, none on the command line"
     assert f"none seed 0 failed (exit status 2): error: {failure}" in capsys.readouterr().err
     text = (out / "table.md").read_text()
@@ -152,7 +154,7 @@ def test_a_run_that_fails(options: list[str], out: Path, capsys: pytest.CaptureF
     assert "the data supports no difference" in text
     # the head of the control is trained, though its map is not used
     state = checkpoint.load(out / CONTROL / "seed0" / "last.pt")
-    begun = Run(Config.from_dict(state["config"])).state_dict()["early_head"]
+    begun = Run(ResolvedConfig.from_dict(state["config"])).state_dict()["early_head"]
     assert all((begun[name] != trained).any() for name, trained in state["early_head"].items())
 
 
@@ -160,24 +162,25 @@ def test_changed_settings_and_wrong_ones(
     options: list[str], out: Path, capsys: pytest.CaptureFixture, shapes: Path
 ) -> None:
     one = [*options, "--seeds", "1", "--only", "none"]
-    assert main(one) == 0
+    assert program(["experiment", *one]) == 0
     before = results(out)
-    assert main([*one, "--train-images", "24"]) == 2
+    assert program(["experiment", *one, "--train-images", "24"]) == 2
     message = capsys.readouterr().err
     assert f"{out}/none/seed0 holds a run with other settings (train_images was 16, is 24)" in message
-    assert main([*one, "--jobs", "1"]) == 0  # another number of threads is the same run
+    assert program(["experiment", *one, "--jobs", "1"]) == 0  # another number of threads is the same run
     assert results(out)["conditions"] == before["conditions"]
 
-    assert main([*one, "--train-images", "49"]) == 2
+    assert program(["experiment", *one, "--train-images", "49"]) == 2
     assert "must be from 8 to 48, got 49" in capsys.readouterr().err
-    assert main([*one, "--data", str(shapes / "train")]) == 2
+    assert program(["experiment", *one, "--data", str(shapes / "train")]) == 2
     assert "images that were not trained on" in capsys.readouterr().err
-    assert main([*one, "--model", "smal"]) == 2
+    assert program(["experiment", *one, "--model", "smal"]) == 2
     assert "the closest names are small" in capsys.readouterr().err
-    for wrong, text in ((["--only", "cutut*"], "no such condition"), (["--seeds", "0"], "at least 1")):
-        with pytest.raises(SystemExit):
-            main([*one, *wrong])
-        assert text in capsys.readouterr().err
+    assert program(["experiment", *one, "--only", "cutut*"]) == 2
+    assert "--only cutut*: no such condition; there are none, cutout-16" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        program(["experiment", *one, "--seeds", "0"])
+    assert "at least 1" in capsys.readouterr().err
 
 
 def test_a_run_is_not_begun_twice_at_once(options: list[str], out: Path, capsys: pytest.CaptureFixture) -> None:
@@ -185,7 +188,7 @@ def test_a_run_is_not_begun_twice_at_once(options: list[str], out: Path, capsys:
     (folder / "log.jsonl").unlink()
     with open(folder / "output.txt", "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert main([*options, "--only", "none"]) == 2
+        assert program(["experiment", *options, "--only", "none"]) == 2
     assert f"{folder}: this run is still under way in another process" in capsys.readouterr().err
 
 
@@ -197,7 +200,7 @@ def test_the_registry(name: str) -> None:
     assert len(set(names)) == len(names)
     configs = [Config(**c.options) for c in conditions]
     for config in configs:
-        config.check()
+        check(config)
     assert not any(a == b for i, a in enumerate(configs) for b in configs[:i])
     for place, condition in enumerate(conditions):
         assert condition.baseline is None or condition.baseline in names[:place]

@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: pytes
     out = tmp_path / "small.safetensors"
     out.mkdir()
     assert main(["export", str(runs / "small"), "--out", str(out)]) == 2
-    assert capsys.readouterr().err.strip().endswith("give back the right to write there, and export again")
+    assert capsys.readouterr().err.strip().endswith("Free some space or restore write permission, then export again")
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "googlenet"])

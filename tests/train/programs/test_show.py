@@ -1,5 +1,7 @@
 """What the contact sheet shows, for each kind of method, against the pixels; which images; the program."""
 
+import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from train.engine.methods import METHODS
 
-from dali_salaug import saliency_map
+from dali_salaug import METHODS, saliency_map
 from pipelines import image_loader
 from train.__main__ import main as program
 from train.analysis.trained import Trained, load_best
+from train.cli.commands import build_parser
 from train.cli.parser import names_of_methods
 from train.config import Config
 from train.data.shapes import SHAPES
 from train.engine import checkpoint
 from train.engine.pictures import Column, draw_sheet, mixed_labels, of_different_classes
-from train.engine.run import make_stage
+from train.engine.stage import make_stage
 from train.errors import UserError
 from train.models.registry import build_model
-from train.programs.show import UNKNOWN, Sheet, build_parser, configure, find_images, make_sheet
+from train.programs.show import UNKNOWN, Sheet, configure, find_images, make_sheet
 
 SIDE = 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -34,7 +36,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     config = Config(
-        data=str(shapes), method="keep_autoaugment", saliency="smoothgrad", image_size=SIDE, size=8, tau=0.7,
+        data=str(shapes), method="keep_autoaugment", saliency="smoothgrad", image_size=SIDE, region_size=8, tau=0.7,
         device="cpu", workers=1,
     ).resolved(side=64, embedded=False, cifar=False)  # fmt: skip
     model = build_model("small", len(SHAPES), SIDE)
@@ -91,7 +93,8 @@ def test_it_shows_what_the_stage_makes(method: str, sheet: Any, trained: Trained
     trace = stage.trace(trained.model, clean, batch.labels[indices], augmented)
     assert torch.equal(inputs, trace.inputs)
     assert (trace.saliency is None) == ("saliency" not in columns_of(shown))
-    assert (trace.drawn.partners is None) == ("partner" not in columns_of(shown))
+    drawn = getattr(trace.drawn, "second", trace.drawn)  # of two methods one after the other
+    assert hasattr(drawn, "partners") == ("partner" in columns_of(shown))
     assert shown.notes == mixed_labels(trace.targets, trained.classes)[:4]
     if method != "none":
         assert not torch.equal(clean, inputs)
@@ -206,11 +209,17 @@ def test_self_mixed_then_mixed(sheet: Any) -> None:
 def test_the_runs_values_are_the_defaults_but_for_another_method(trained: Trained, shapes: Path) -> None:
     dataset = find_images([shapes], trained.classes)
     own = configure(trained, {}, dataset)
-    assert own == trained.config
+    assert dataclasses.replace(own, warmup_epochs=None) == trained.config
     other = configure(trained, {"method": "salfmix"}, dataset)
-    assert (other.policy, other.saliency, other.target, other.scale, other.tau) == (None, "gradient", "loss", 0.5, 0.7)
+    assert (other.policy, other.saliency, other.saliency_target, other.saliency_scale, other.tau) == (
+        None,
+        "gradient",
+        "loss",
+        0.5,
+        0.7,
+    )
     other = configure(trained, {"method": "snapmix", "saliency_target": "max"}, dataset)
-    assert (other.saliency, other.target, other.scale) == ("grad_cam", "max", 1.0)
+    assert (other.saliency, other.saliency_target, other.saliency_scale) == ("grad_cam", "max", 1.0)
     assert configure(trained, {"method": "randaugment"}, dataset).policy == "randaugment"
     given = {"method": "keep_randaugment", "policy": "trivialaugment", "saliency": "fine_grained"}
     assert given.items() <= configure(trained, given, dataset).to_dict().items()
@@ -242,7 +251,7 @@ def test_images_whose_class_is_not_known(sheet: Any, trained: Trained, shapes: P
 
 def test_folders_of_every_form(trained: Trained, shapes: Path, tmp_path: Path) -> None:
     whole, val, flat = (find_images([p], trained.classes) for p in (shapes, shapes / "val", shapes / "val" / "star"))
-    assert whole.reader.files == val.reader.files
+    assert whole.paths == val.paths
     assert whole.labels.tolist() == sorted(list(range(len(SHAPES))) * 2)
     assert flat.labels.tolist() == [trained.classes.index("star")] * 2
     both = find_images([shapes / "val" / "star", shapes], trained.classes)
@@ -301,18 +310,16 @@ def test_the_picture_has_the_pixels(tmp_path: Path) -> None:
 def test_the_program(run: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     heart = sorted((shapes / "val" / "heart").iterdir())
-    assert program(["show", str(heart[0]), "--weights", str(run)]) == 0
-    assert program(["show", "--weights", str(run / "best.pt"), "--method", "cutmix", "--out", "deep/er/b.png"]) == 0
-    assert (
-        program(["show", "--weights", str(run), "--count", "1", "--all", "--region-size", "6", "--out", "every"]) == 0
-    )
+    assert program(["show", str(run), str(heart[0])]) == 0
+    assert program(["show", str(run / "best.pt"), "--method", "cutmix", "--out", "deep/er/b.png"]) == 0
+    assert program(["show", str(run), "--count", "1", "--all", "--region-size", "6", "--out", "every"]) == 0
     assert "1 of 1 images: keep_autoaugment.png\n6 of 16 images: deep/er/b.png\n" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "every").iterdir()}
     assert names == {f"{name}.png" for name in METHODS}
     for name in ("train", "val"):
         Path(f"{name}.txt").write_text(f"{heart[0]} 3\n{heart[1]} 3\n")
     Path("classes.txt").write_text("".join(f"{folder.name}\n" for folder in sorted((shapes / "val").iterdir())))
-    assert program(["show", "train.txt", "--weights", str(run), "--out", "list.png"]) == 0
+    assert program(["show", str(run), "train.txt", "--out", "list.png"]) == 0
     assert capsys.readouterr().out == "2 of 2 images: list.png\n"
     for path in ("keep_autoaugment.png", "deep/er/b.png", "every/hybridmix_v2.png", "list.png"):
         with Image.open(path) as picture:
@@ -322,22 +329,28 @@ def test_the_program(run: Path, shapes: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["none.jpg"], "none.jpg: no such file or folder"),
-        (["empty"], "'empty' holds no class folders"),
-        (["broken.jpg"], "cannot decode image 'broken.jpg': it is no image of a known format"),
-        (["one.png", "--method", "mixup"], "--method mixup mixes two images; got one, one.png"),
-        (["one.png", "--method", "magic"], "--method must be one of none, cutout"),
-        (["one.png", "--policy", "magic"], "--policy must be one of autoaugment"),
-        (["one.png", "--method", "cutout", "--policy", "randaugment"], "--policy is for the methods autoaugment"),
-        (["one.png", "--tau", "2"], r"--tau must be in [0, 1]; got 2.0"),
-        (["one.png", "--region-size", "33"], "--method keep_autoaugment: size must fit into the image, at most 32×32"),
-        (["one.png", "--count", "0"], "--count must be at least 1; got 0"),
-        (["one.png", "--seed", "-1"], "--seed must be a whole number in [0, 2**63); got -1"),
-        (["one.png", "--out", "a.jpg"], "--out must end in .png; got a.jpg"),
-        (["one.png", "--all", "--method", "cutout"], "--all draws each method with its own policy"),
-        (["one.png", "--weights", "empty"], "empty/best.pt: no such checkpoint"),
-        (["one.png", "--weights", "other.pt"], "other.pt: not a checkpoint of a run"),
-        (["one.png", "--weights", "one.png"], "one.png: not a checkpoint of this program, or damaged"),
+        (["RUN", "none.jpg"], "none.jpg: no such file or folder"),
+        (["RUN", "empty"], "'empty' holds no class folders"),
+        (["RUN", "broken.jpg"], "cannot decode image 'broken.jpg': it is no image of a known format"),
+        (["RUN", "one.png", "--method", "mixup"], "--method mixup mixes two images; got one, one.png"),
+        (["RUN", "one.png", "--method", "magic"], "--method must be one of none, cutout"),
+        (["RUN", "one.png", "--policy", "magic"], "--policy must be one of autoaugment"),
+        (
+            ["RUN", "one.png", "--method", "cutout", "--policy", "randaugment"],
+            "--policy is for the methods autoaugment",
+        ),
+        (["RUN", "one.png", "--tau", "2"], r"--tau must be in [0, 1]; got 2.0"),
+        (
+            ["RUN", "one.png", "--region-size", "33"],
+            "--method keep_autoaugment at --image-size 32: size must fit into the image, at most 32×32",
+        ),
+        (["RUN", "one.png", "--count", "0"], "--count must be at least 1; got 0"),
+        (["RUN", "one.png", "--seed", "-1"], "--seed must be a whole number in [0, 2**63); got -1"),
+        (["RUN", "one.png", "--out", "a.jpg"], "--out must end in .png; got a.jpg"),
+        (["RUN", "one.png", "--all", "--method", "cutout"], "--all draws each method with its own policy"),
+        (["empty", "one.png"], "empty/best.pt: no such checkpoint"),
+        (["other.pt", "one.png"], "other.pt: not a checkpoint of a run"),
+        (["one.png", "one.png"], "one.png: not a checkpoint of this program, or damaged"),
     ],
 )
 def test_errors(
@@ -348,7 +361,7 @@ def test_errors(
     Path("broken.jpg").write_text("nothing")
     Image.new("RGB", (40, 40)).save("one.png")
     torch.save({"model": {}}, "other.pt")
-    assert program(["show", "--weights", str(run), *options]) == 2
+    assert program(["show", *(str(run) if word == "RUN" else word for word in options)]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -370,6 +383,8 @@ def test_pickles_alone_only(trained: Trained, shapes: Path, tmp_path: Path) -> N
 
 
 def test_help_tells_every_option_with_its_default_and_every_method() -> None:
-    assert names_of_methods() in build_parser().format_help()
-    for action in build_parser()._actions:
-        assert action.dest == "help" or "(default: " in (action.help or "") or "(required)" in (action.help or "")
+    (commands,) = (a for a in build_parser(["show"])._actions if isinstance(a, argparse._SubParsersAction))
+    parser = commands.choices["show"]
+    assert " ".join(names_of_methods().split()) in " ".join(parser.format_help().split())
+    for action in parser._actions:
+        assert action.dest in ("help", "run") or "(default: " in (action.help or "")
