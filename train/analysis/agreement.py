@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from dali_salaug.consistency.map_geometry import composed, map_distance, scaled, unwarp
 from pipelines import find_dataset
 from train.analysis.report import add_measuring_options, report
-from train.analysis.trained import check_classes, load_best, loader_of
+from train.analysis.trained import check_classes, configure, load_best, loader_of
 from train.cli.checks import check_traceable
 from train.data.loaders import data_folder
 from train.engine.objective import transform
 from train.engine.stage import make_stage
-from train.programs.show import configure
 
 BATCH = 64
 ANY_POLICY = "randaugment"  # the method for any --policy: the network receives the policy's images

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import Dataset, ImageLoader
-from train.config import ResolvedConfig
+from train.cli.checks import check
+from train.config import Config, ResolvedConfig
 from train.data.loaders import make_loader
 from train.engine import checkpoint
 from train.errors import UserError
 from train.models.registry import build_model
+
+OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # the run's say nothing of another method
+UNKNOWN = -1  # label of an image whose class the run does not know
 
 
 class Trained(NamedTuple):
@@ -51,6 +55,31 @@ def check_classes(trained: Trained, dataset: Dataset, run: Path) -> None:
     """Raise UserError unless the images have the classes that the run was trained on, in the same order."""
     if dataset.classes != trained.classes:
         raise UserError(f"{dataset.root}: its classes are not those that the run in {run} was trained on")
+
+
+def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
+    """Return the run's configuration with other options in place, for training on nothing but the method's images.
+
+    A method that is not the run's brings its own policy and map.
+
+    Args:
+        chosen: the other options.
+        dataset: from `find_images`.
+
+    Raises:
+        UserError: an illegal value.
+    """
+    options = vars(trained.config) | {
+        "warmup_epochs": 0, "consistency": None, "consistency_scale": 1.0, "consistency_layers": None
+    }  # fmt: skip
+    if chosen.get("method", trained.config.method) != trained.config.method:
+        options |= dict.fromkeys(OF_THE_METHOD)
+    if "saliency_target" not in chosen and (dataset.labels == UNKNOWN).any():
+        options["saliency_target"] = "max"
+    config = Config(**options | chosen)
+    check(config)
+    side = trained.config.image_size
+    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
 
 
 def loader_of(trained: Trained, config: ResolvedConfig, dataset: Dataset, **changes: Any) -> ImageLoader:

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from pipelines import Dataset, find_dataset
 from pipelines.datasets import IMAGE_SUFFIXES
 from pipelines.readers.files import Files
 from pipelines.readers.s3 import is_address
-from train.analysis.trained import Trained, load_best, loader_of
-from train.cli.checks import check
+from train.analysis.trained import OF_THE_METHOD, UNKNOWN, Trained, configure, load_best, loader_of
 from train.cli.parser import add_option, add_run, names_of_methods, stated
-from train.config import Config, ResolvedConfig
+from train.config import ResolvedConfig
 from train.data.loaders import data_folder
 from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.engine.stage import make_stage
@@ -38,9 +37,7 @@ OPTIONS = (  # of Config
     "saliency_target",
     "interpolation",
 )
-OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # the run's say nothing of another method
 MIXED = 16  # images among which partners are drawn
-UNKNOWN = -1  # label of an image whose class the run does not know
 
 
 class Sheet(NamedTuple):
@@ -85,31 +82,6 @@ def _find(path: Path) -> Dataset:
             return find_dataset(path, train=False)
     folder = files[0].absolute().parent
     return Dataset([folder.name], np.zeros(len(files), dtype=np.int64), str(folder), Files([str(f) for f in files]))
-
-
-def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
-    """Return the run's configuration with other options in place, for training on nothing but the method's images.
-
-    A method that is not the run's brings its own policy and map.
-
-    Args:
-        chosen: the other options.
-        dataset: from `find_images`.
-
-    Raises:
-        UserError: an illegal value.
-    """
-    options = vars(trained.config) | {
-        "warmup_epochs": 0, "consistency": None, "consistency_scale": 1.0, "consistency_layers": None
-    }  # fmt: skip
-    if chosen.get("method", trained.config.method) != trained.config.method:
-        options |= dict.fromkeys(OF_THE_METHOD)
-    if "saliency_target" not in chosen and (dataset.labels == UNKNOWN).any():
-        options["saliency_target"] = "max"
-    config = Config(**options | chosen)
-    check(config)
-    side = trained.config.image_size
-    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
 
 
 def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, count: int, seed: int) -> Sheet:

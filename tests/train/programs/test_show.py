@@ -14,7 +14,7 @@ from PIL import Image
 from dali_salaug import METHODS, saliency_map
 from pipelines import image_loader
 from train.__main__ import main as program
-from train.analysis.trained import Trained, load_best
+from train.analysis.trained import UNKNOWN, Trained, configure, load_best
 from train.cli.commands import build_parser
 from train.cli.parser import names_of_methods
 from train.config import Config
@@ -24,7 +24,7 @@ from train.engine.pictures import Column, draw_sheet, mixed_labels, of_different
 from train.engine.stage import make_stage
 from train.errors import UserError
 from train.models.registry import build_model
-from train.programs.show import UNKNOWN, Sheet, configure, find_images, make_sheet
+from train.programs.show import Sheet, find_images, make_sheet
 
 SIDE = 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
