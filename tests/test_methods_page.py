@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from train.engine.methods import KINDS, METHODS
 
 from dali_salaug import Augmented
 from pipelines import find_policy
 from train.config import Config
-from train.engine.methods import KINDS, METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text()

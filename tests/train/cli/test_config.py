@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from train.engine.methods import KINDS, METHODS, policies
 
 from train.cli.parser import PRESETS, build_parser, parse
 from train.config import Config
-from train.engine.methods import KINDS, METHODS, policies
 from train.errors import UserError
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from train.engine.methods import METHODS
 
 import train
 from train.config import Config
-from train.engine.methods import METHODS
 from train.engine.run import make_stage
 from train.models.registry import build_model
 from train.programs.train import main

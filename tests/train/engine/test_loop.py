@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from train.engine.methods import METHODS
 
 from pipelines import DataError
 from train.__main__ import main as program
@@ -17,7 +18,6 @@ from train.config import Config
 from train.data.shapes import write_shapes
 from train.engine import checkpoint
 from train.engine.log import keep_log_of
-from train.engine.methods import METHODS
 from train.errors import UserError
 from train.models.registry import build_model
 from train.programs.train import main

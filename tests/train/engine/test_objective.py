@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from train.engine.methods import METHODS
 
 from dali_salaug import SaliencyConsistency
 from train.cli.parser import PRESETS, parse
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.engine import checkpoint, loop
-from train.engine.methods import METHODS
 from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from train.engine.methods import METHODS
 
 from dali_salaug import saliency_map
 from pipelines import image_loader
@@ -18,7 +19,6 @@ from train.cli.parser import names_of_methods
 from train.config import Config
 from train.data.shapes import SHAPES
 from train.engine import checkpoint
-from train.engine.methods import METHODS
 from train.engine.pictures import Column, draw_sheet, mixed_labels, of_different_classes
 from train.engine.run import make_stage
 from train.errors import UserError
