@@ -181,7 +181,7 @@ def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) 
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
-        if pixels.shape[-2:] == size:
+        if pixels.shape[-2:] == size or not _takes(forward, pixels.new_zeros((len(pixels), pixels.shape[1], *size))):
             raise
         raise ValueError(
             f"the model cannot take the images reduced to {pixels.shape[-2]}×{pixels.shape[-1]} pixels "
@@ -189,6 +189,16 @@ def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) 
         ) from error
     _check_logits(logits, len(pixels))
     return logits
+
+
+def _takes(forward: Forward, images: Tensor) -> bool:
+    """Return whether the model runs on ``images``; of an error at the reduced size the size may not be the cause."""
+    try:
+        with torch.no_grad():
+            forward(images)
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
 def reduced(images: Tensor, scale: float) -> Tensor:
