@@ -77,14 +77,12 @@ def check_labels(labels: object, images: Tensor) -> Tensor:
 
 def check_label_range(labels: Tensor, num_classes: int) -> None:
     """Refuse labels outside [0, num_classes): at once on the CPU; on a GPU by an assertion on the device, unwaited."""
-    legal = f"labels must be in [0, {num_classes})"
+    legal = f"labels must be in [0, {num_classes}), the classes that there are"
     try:
         torch._assert_async(((labels >= 0) & (labels < num_classes)).all(), legal)
     except RuntimeError:
         outside = labels[(labels < 0) | (labels >= num_classes)]
-        raise ValueError(
-            f"{legal}, the number of classes that the method was made for; got {int(outside[0])}"
-        ) from None
+        raise ValueError(f"{legal}; got {int(outside[0])}") from None
 
 
 def check_matrices(matrices: object, images: Tensor) -> Tensor:

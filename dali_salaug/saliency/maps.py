@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_choice, check_images, check_labels, check_number, check_whole_number
+from .._checks import check_choice, check_images, check_label_range, check_labels, check_number, check_whole_number
 from .._tensors import at_least_float32
 from .fine_grained import fine_grained_map
 from .grad_cam import grad_cam_map
@@ -215,6 +215,7 @@ def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
     logits = at_least_float32(logits)
     if labels is None:  # target "max"
         return logits.max(1).values.sum()
+    check_label_range(labels, logits.shape[1])
     if target == "label":
         return logits.gather(1, labels[:, None]).sum()
     return -F.cross_entropy(logits, labels, reduction="sum")
