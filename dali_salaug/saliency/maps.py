@@ -79,9 +79,9 @@ def saliency_map(
         noise: of "smoothgrad", the noise's standard deviation over the image's range of values, 0 or more.
         generator: of "smoothgrad", on the images' device. Where None is given, the noise is what the global
             generator would give next, and that generator is put back.
-        layer: of "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n). By default the
-            last feature map before global pooling: the last output with four dimensions and more than one
-            position, adaptive pooling not counted.
+        layer: of "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n), (B, m, n, K) or
+            (B, tokens, K); which of them is told from the images' aspect. By default the last feature map before the
+            last LayerNorm or global pooling, see :func:`~dali_salaug.saliency.feature_maps.last_feature_map`.
         compiled: the pass by way of ``torch.compile``, for "gradient" and "smoothgrad". The first calls for each size
             of images take the time to compile; the map is the same up to rounding.
 
