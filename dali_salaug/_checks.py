@@ -75,6 +75,16 @@ def check_labels(labels: object, images: Tensor) -> Tensor:
     return labels  # type: ignore[return-value]
 
 
+def check_label_range(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels outside [0, num_classes): at once on the CPU; on a GPU by an assertion on the device, unwaited."""
+    legal = f"labels must be in [0, {num_classes}), the classes that there are"
+    try:
+        torch._assert_async(((labels >= 0) & (labels < num_classes)).all(), legal)
+    except RuntimeError:
+        outside = labels[(labels < 0) | (labels >= num_classes)]
+        raise ValueError(f"{legal}; got {int(outside[0])}") from None
+
+
 def check_matrices(matrices: object, images: Tensor) -> Tensor:
     fits = isinstance(matrices, Tensor) and matrices.shape == (len(images), 2, 3) and matrices.is_floating_point()
     if not fits or matrices.device != images.device:  # type: ignore[attr-defined]

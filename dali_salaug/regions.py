@@ -1,7 +1,7 @@
 """Regions of an image: the score of every candidate, the threshold by rank, and the uniform draw.
 
-KeepAugment §3: eq. 1 (a region's score is the sum of the map inside it) and "Remark" (the threshold is a quantile of
-the scores of all candidates; the region is drawn uniformly among those that pass it).
+KeepAugment §3: eq. 1 (a region's score, see :func:`region_scores`) and "Remark" (the threshold is a quantile of the
+scores of all candidates; the region is drawn uniformly among those that pass it).
 
 A candidate is a position on the *map's* grid, which may be coarser than the image. The region's size is scaled to the
 map, and its place is scaled back. All candidates of all images are handled at once, without a loop, without rejection
@@ -63,28 +63,35 @@ def candidate_axis(cells: int, pixels: int, size: Tensor, border: str) -> Axis:
 
 
 def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
-    """Return the score of every candidate: the sum of the map inside it (KeepAugment eq. 1).
+    """Return the score of every candidate: the mean of the map inside it.
 
-    Each image's map is first converted to fixed point, which makes sums exact in any order: regions with equal content
-    tie, as those of a flat map must. Scores are therefore comparable only within an image. The resolution is 2⁻⁴⁶ of
-    the map's peak at 224×224, finer than float32 resolves the map itself.
+    KeepAugment eq. 1 sums the map, which orders candidates of one size alike. Squares clipped at the border hold fewer
+    pixels; a sum would rank them low for being small.
+
+    Equal means tie exactly. Each image's map is first converted to fixed point, which makes sums exact in any order;
+    and a correctly rounded quotient is the same for equal fractions. So regions of equal content tie, as those of a
+    flat map must. The unit is a power of two, at most 2⁻³⁶ of the map's peak at 224×224, finer than float32 resolves
+    the map itself; whole numbers below 2³⁶ are not rounded at all. Scores are comparable only within an image.
 
     Args:
         saliency: (B, h, w), floating point. Values that are not finite count as 0.
         rows, columns: candidates along the height (m of them) and the width (n).
 
     Returns:
-        (B, m, n), int64; without meaning where a candidate is not valid.
+        (B, m, n), float64; without meaning where a candidate is not valid.
     """
-    bits = 62 - math.ceil(math.log2(saliency[0].numel()))  # so that the sum of the whole map fits into int64
+    bits = 53 - math.ceil(math.log2(saliency[0].numel()))  # so that float64 holds the sum of the whole map
     # In place: at full resolution and with a large batch, each of these tensors takes a fifth of a gigabyte.
     finite = saliency.to(torch.float64, copy=True).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    peak = finite.abs().amax((1, 2), keepdim=True)
-    fixed = finite.div_(torch.where(peak > 0, peak, 1.0)).mul_(2.0**bits).round_().long()
+    exponent = torch.frexp(finite.abs().amax((1, 2), keepdim=True)).exponent.clamp(min=-900)
+    fixed = finite.mul_(torch.exp2(bits - exponent.double())).round_().long()
     del finite
     by_rows = _range_sums(fixed, rows.map_start, rows.map_stop, dim=1)
     del fixed
-    return _range_sums(by_rows, columns.map_start, columns.map_stop, dim=2)
+    sums = _range_sums(by_rows, columns.map_start, columns.map_stop, dim=2)
+    del by_rows
+    heights, widths = rows.map_stop - rows.map_start, columns.map_stop - columns.map_start
+    return sums.double().div_(heights[:, :, None] * widths[:, None])
 
 
 def _range_sums(values: Tensor, start: Tensor, stop: Tensor, dim: int) -> Tensor:
@@ -113,7 +120,7 @@ def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
     admits every score ≤ it, "high" every score ≥ it. Ties at the threshold qualify, so all candidates of a flat map do.
 
     Args:
-        scores: (B, M), int64.
+        scores: (B, M), float64.
         valid: (S, M), bool: which of the M places are candidates. Their number N may differ between images.
         tau: τ in [0, 1].
         keep: "low" (selective-cut) or "high" (selective-paste).
@@ -131,9 +138,8 @@ def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
         rank, own_rank = math.floor(position + 1e-9), (own + 1e-9).floor()
     else:
         rank, own_rank = math.ceil(position - 1e-9), (own - 1e-9).ceil()
-    extremes = torch.iinfo(scores.dtype)
     below = (~valid).cumsum(1, dtype=torch.int32) <= rank - own_rank
-    ranked = torch.where(valid, scores, extremes.max).masked_fill_(below & ~valid, extremes.min)
+    ranked = torch.where(valid, scores, math.inf).masked_fill_(below & ~valid, -math.inf)
     threshold = ranked.kthvalue(rank + 1, dim=1, keepdim=True).values
     del ranked
     return valid & (scores <= threshold if keep == "low" else scores >= threshold)

@@ -18,7 +18,7 @@ from ..saliency.maps import logits_of, reduced
 from ..saliency.observer import any_compiled, unwrap
 from .activations import layer_outputs
 from .map_geometry import at_resolution, composed, map_distance, scaled, unwarp
-from .second_order import TwiceDifferentiable
+from .second_order import TwiceDifferentiable, check_differentiable
 
 
 class ConsistencyLoss(NamedTuple):
@@ -91,6 +91,7 @@ class SaliencyConsistency:
         self.scale = scale
         self.layers = () if layers is None else tuple(layers)
         self.label_smoothing = label_smoothing
+        self._checked = False  # once: it takes a walk over the graph
 
     def __call__(
         self,
@@ -157,6 +158,9 @@ class SaliencyConsistency:
                     logits, pixels = self._reduced_pass(model, pixels, second_order)
                 scalar = _label_logits(logits, labels, targets)
                 gradient = second_order.pixel_gradient(scalar, pixels, differentiable=differentiable)
+                if differentiable and not self._checked:
+                    check_differentiable(gradient)
+                    self._checked = True
                 # Autocast would compute places in reduced precision, off by whole pixels.
                 with torch.autocast(images.device.type, enabled=False):
                     maps = at_least_float32(gradient).abs().amax(1)

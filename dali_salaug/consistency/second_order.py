@@ -46,16 +46,29 @@ class TwiceDifferentiable(TorchFunctionMode):
         self._pass = _Pass()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        exchanged: Callable[..., Tensor] = {torch.conv2d: self._conv2d, F.batch_norm: self._batch_norm}.get(
-            function, function
-        )
-        return exchanged(*args, **(kwargs or {}))
+        exchanged: dict[Any, Callable[..., Tensor]] = {
+            torch.conv2d: self._conv2d,
+            F.batch_norm: self._batch_norm,
+            F.hardsigmoid: _hardsigmoid,
+        }
+        return exchanged.get(function, function)(*args, **(kwargs or {}))
 
     def pixel_gradient(self, scalar: Tensor, pixels: Tensor, *, differentiable: bool = True) -> Tensor:
-        """Return the gradient of ``scalar``, computed inside the context, by ``pixels``, and of their shape."""
+        """Return the gradient of ``scalar``, computed inside the context, by ``pixels``, and of their shape.
+
+        Raises:
+            ValueError: the pass cannot be differentiated with respect to the pixels.
+        """
         self._pass.pixels_only = True
         try:
             (gradient,) = torch.autograd.grad(scalar, pixels, create_graph=differentiable, retain_graph=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"model must have second derivatives where the saliency loss is computed: {str(error).splitlines()[0]} "
+                "Exchange the layer that has none (checkpointing: use_reentrant=False), or set gamma=0"
+            ) from error
         finally:
             self._pass.pixels_only = False
         return gradient
@@ -98,6 +111,26 @@ class TwiceDifferentiable(TorchFunctionMode):
 class _Pass:
     # Autograd does not tell a Function that only the pixels' gradient is needed, and would compute all weights' too.
     pixels_only = False
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu6(input + 3) / 6  # PyTorch's own has no second derivative
+
+
+def check_differentiable(gradient: Tensor) -> None:
+    """Raise ValueError where an operator in the graph has no derivative: else the user's backward pass would say so."""
+    seen, waiting = set(), [gradient.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if type(node).__name__ == "NotImplemented":
+            raise ValueError(
+                "model must have second derivatives where the saliency loss is computed: one of its layers' has none in"
+                " PyTorch. Exchange the layer, or set gamma=0"
+            )
+        waiting += [following for following, _ in node.next_functions]
 
 
 class _Conv2d(Function):

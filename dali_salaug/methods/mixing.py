@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_number, check_whole_number
+from .._checks import check_choice, check_label_range, check_number, check_whole_number
 from .._tensors import known_to_host
 from ..compositing import box_areas, replace_boxes
 from .base import BoxDraw, Draw, Method
@@ -87,6 +87,7 @@ class MixingMethod(Method[PairT]):
 
     def targets(self, labels: Tensor, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
         """Return each label's weight, (B, K), float32."""
+        check_label_range(labels, self.num_classes)
         own, other = self._weights(drawn, image_size).float().split(1, 1)
         # Not one_hot(), which reads its smallest label back to check it.
         one_hot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_choice, check_images, check_labels, check_number, check_whole_number
+from .._checks import check_choice, check_images, check_label_range, check_labels, check_number, check_whole_number
 from .._tensors import at_least_float32
 from .fine_grained import fine_grained_map
 from .grad_cam import grad_cam_map
@@ -79,9 +79,9 @@ def saliency_map(
         noise: for "smoothgrad", the noise's standard deviation over the image's range of values, 0 or more.
         generator: for "smoothgrad", on the images' device. With None, the noise is what the global generator would
             return next, and that generator's state is restored.
-        layer: for "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n). By default the
-            last feature map before global pooling: the last output with four dimensions and more than one position,
-            except adaptive pooling's.
+        layer: for "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n), (B, m, n, K) or
+            (B, tokens, K). The images' aspect tells these layouts apart. By default the last feature map before the
+            last LayerNorm or global pooling, see :func:`~dali_salaug.saliency.feature_maps.last_feature_map`.
         compiled: whether the pass uses ``torch.compile``, for "gradient" and "smoothgrad". The first calls for each
             size of images take the time to compile; the map is the same up to rounding.
 
@@ -181,7 +181,7 @@ def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) 
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
-        if pixels.shape[-2:] == size:
+        if pixels.shape[-2:] == size or not _takes(forward, pixels.new_zeros((len(pixels), pixels.shape[1], *size))):
             raise
         raise ValueError(
             f"the model cannot take the images reduced to {pixels.shape[-2]}×{pixels.shape[-1]} pixels "
@@ -189,6 +189,16 @@ def logits_of(forward: Forward, pixels: Tensor, size: torch.Size, scale: float) 
         ) from error
     _check_logits(logits, len(pixels))
     return logits
+
+
+def _takes(forward: Forward, images: Tensor) -> bool:
+    """Return whether the model runs on ``images``; of an error at the reduced size the size may not be the cause."""
+    try:
+        with torch.no_grad():
+            forward(images)
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
 
 
 def reduced(images: Tensor, scale: float) -> Tensor:
@@ -205,6 +215,7 @@ def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
     logits = at_least_float32(logits)
     if labels is None:  # target "max"
         return logits.max(1).values.sum()
+    check_label_range(labels, logits.shape[1])
     if target == "label":
         return logits.gather(1, labels[:, None]).sum()
     return -F.cross_entropy(logits, labels, reduction="sum")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils import parametrize
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -57,6 +58,7 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         if not compiled and any_compiled(module):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_parametrizations_not_cached())
         # The attribute is the mode; a model may override train() and eval(), and leave some layers unchanged.
         for m in training:
             stack.callback(setattr, m, "training", True)
@@ -73,6 +75,17 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
             return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
 
         yield forward
+
+
+@contextmanager
+def _parametrizations_not_cached() -> Iterator[None]:
+    """Leave alone what ``parametrize.cached()`` keeps around a step: weights from here would have no gradient there."""
+    enabled, kept = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = enabled, kept
 
 
 class _Compiled(nn.Module):

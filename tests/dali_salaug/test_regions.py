@@ -1,5 +1,8 @@
 """Scores, thresholds and draws of regions, against float64 loops over all candidates."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +40,7 @@ def oracle_axis(cells, pixels, size, border):
 
 
 def oracle(saliency, image_size, size, border):
-    """{box: score} of one image, every candidate, summed pixel by pixel in float64."""
+    """Boxes and scores of one image: for every candidate the mean of the map, pixel by pixel in float64."""
     boxes, scores = [], []
     for top, bottom, image_top, image_bottom in oracle_axis(saliency.shape[0], image_size[0], size[0], border):
         for left, right, image_left, image_right in oracle_axis(saliency.shape[1], image_size[1], size[1], border):
@@ -46,7 +49,7 @@ def oracle(saliency, image_size, size, border):
                 for j in range(left, right):
                     score += float(saliency[i, j]) if np.isfinite(saliency[i, j]) else 0.0
             boxes.append((image_top, image_left, image_bottom, image_right))
-            scores.append(score)
+            scores.append(score / ((bottom - top) * (right - left)))
     return boxes, np.array(scores, dtype=np.float64)
 
 
@@ -68,7 +71,7 @@ def every_draw(saliency, image_size, size, border, tau, keep, count):
 
 @pytest.mark.parametrize("border", ["inside", "clip"])
 @pytest.mark.parametrize(("image_size", "map_size", "size"), GEOMETRIES)
-def test_scores_are_the_sums_of_a_loop_over_all_candidates(image_size, map_size, size, border):
+def test_scores_are_the_means_of_a_loop_over_all_candidates(image_size, map_size, size, border):
     maps = np.random.default_rng(0).random((3, *map_size))
     rows = candidate_axis(map_size[0], image_size[0], torch.tensor([size[0]]), border)
     columns = candidate_axis(map_size[1], image_size[1], torch.tensor([size[1]]), border)
@@ -93,13 +96,52 @@ def test_the_draw_runs_through_exactly_the_qualifying_candidates(image_size, map
     assert sorted(map(tuple, drawn)) == expected  # each once: the draw is uniform over the set
 
 
+@pytest.mark.parametrize("border", ["inside", "clip"])
 @pytest.mark.parametrize("keep", ["low", "high"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e-30, 3e38])
-def test_a_flat_map_is_a_draw_over_all_candidates(value, keep):
+def test_a_flat_map_is_a_draw_over_all_candidates(value, keep, border):
     saliency = np.full((7, 9), value, dtype=np.float32)
-    boxes, _ = oracle(saliency, (14, 18), (6, 4), "inside")
-    drawn = every_draw(saliency, (14, 18), (6, 4), "inside", 0.6, keep, len(boxes))
+    boxes, _ = oracle(saliency, (14, 18), (6, 4), border)
+    drawn = every_draw(saliency, (14, 18), (6, 4), border, 0.6, keep, len(boxes))
     assert sorted(map(tuple, drawn)) == sorted(boxes)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_on_a_flat_map_keep_cutout_cuts_what_cutout_cuts(scale):
+    """At 32×32 and size 16: the same squares equally often, so also the same area on average."""
+    cells = round(32 * scale)
+    plain = [tuple(oracle_axis(cells, 32, 16, "clip")[i][2:]) for i in range(cells)]
+    areas = [(bottom - top) * (right - left) for top, bottom in plain for left, right in plain]
+    drawn = torch.tensor(every_draw(np.full((cells, cells), 0.3, np.float32), (32, 32), (16, 16), "clip", 0.6, "low",
+                                    cells**2))  # fmt: skip
+    got = ((drawn[:, 2] - drawn[:, 0]) * (drawn[:, 3] - drawn[:, 1])).double()
+    assert got.mean().item() == pytest.approx(np.mean(areas), rel=1e-12)
+    covers_the_middle = (drawn[:, :2] <= 16).all(1) & (drawn[:, 2:] > 16).all(1)
+    assert covers_the_middle.any()
+
+
+@pytest.mark.parametrize("border", ["inside", "clip"])
+@pytest.mark.parametrize("keep", ["low", "high"])
+def test_maps_of_whole_numbers_tie_exactly(keep, border):
+    """Against fractions: with values of 0 to 3 many candidates tie, at the threshold too."""
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        saliency = generator.integers(0, 4, (9, 7)).astype(np.float32)
+        tau = float(generator.choice([0.0, 0.25, 0.5, 0.6, 0.9, 1.0]))
+        axes = [oracle_axis(cells, 2 * cells, size, border) for cells, size in zip((9, 7), (8, 6), strict=True)]
+        boxes, scores = [], []
+        for top, bottom, image_top, image_bottom in axes[0]:
+            for left, right, image_left, image_right in axes[1]:
+                part = saliency[top:bottom, left:right].astype(int)
+                boxes.append((image_top, image_left, image_bottom, image_right))
+                scores.append(Fraction(int(part.sum()), part.size))
+        position = Fraction(str(tau)) * (len(scores) - 1)
+        rank = math.floor(position) if keep == "low" else math.ceil(position)
+        threshold = sorted(scores)[rank]
+        fits = [s <= threshold if keep == "low" else s >= threshold for s in scores]
+        expected = sorted(box for box, fit in zip(boxes, fits, strict=True) if fit)
+        drawn = every_draw(saliency, (18, 14), (8, 6), border, tau, keep, len(expected))
+        assert sorted(map(tuple, drawn)) == expected
 
 
 def test_a_single_qualifying_candidate_is_always_drawn():
@@ -196,7 +238,7 @@ def test_images_of_a_batch_do_not_touch_each_other():
 
 
 def test_the_largest_draw_stays_in_range():
-    scores = torch.arange(10)[None]
+    scores = torch.arange(10.0, dtype=torch.float64)[None]
     almost_one = torch.tensor([np.nextafter(1.0, 0.0)], dtype=torch.float64)
     valid = torch.ones(1, 10, dtype=torch.bool)
     assert draw_candidates(scores, valid, almost_one, tau=1.0, keep="low").tolist() == [9]

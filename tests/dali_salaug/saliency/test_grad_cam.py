@@ -174,3 +174,145 @@ def test_a_model_without_feature_maps_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))
     with pytest.raises(ValueError, match="layer must be given for this model: none of its submodules has an output"):
         saliency_map(net, draw_images(), LABELS, method="grad_cam")
+
+
+def token_networks():
+    """Small forms of networks that keep channels last, or tokens; the layer that is meant, and how to read its output.
+
+    The layer stands before the last normalisation. After the last attention of a network that is read off its class
+    token no other token reaches the logits, so there it is the block before.
+    """
+    timm = pytest.importorskip("timm", reason="needs timm, of the test dependencies")
+    vit = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 4}
+    models = timm.models
+
+    def tokens(prefix, rows=4, columns=4):
+        return lambda output: output[:, prefix:].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+
+    swin = {"img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 7, "num_classes": 4}
+    torchvision_vit = torchvision.models.VisionTransformer(32, 8, 3, 2, 32, 64, num_classes=4)
+    channels_last = lambda output: output.permute(0, 3, 1, 2)  # noqa: E731
+    return {
+        "swin": (models.swin_transformer.SwinTransformer(**swin), 56, "layers.1", channels_last),
+        "swinv2": (models.swin_transformer_v2.SwinTransformerV2(**swin), 56, "layers.1", channels_last),
+        "mambaout": (
+            models.mambaout.MambaOut(depths=(1, 1, 1, 2), dims=(16, 24, 32, 40), num_classes=4),
+            64,
+            "stages.3",
+            channels_last,
+        ),
+        "vit, class token, normalised keys": (
+            models.VisionTransformer(**vit, qk_norm=True), 32, "blocks.1", tokens(1),
+        ),
+        "vit, mean of the tokens": (
+            models.VisionTransformer(**vit, class_token=False, global_pool="avg"), 32, "blocks.2", tokens(0),
+        ),
+        "vit, registers": (
+            models.VisionTransformer(**vit, class_token=False, reg_tokens=4, global_pool="avg"),
+            32,
+            "blocks.2",
+            tokens(4),
+        ),
+        "vit, not square": (
+            models.VisionTransformer(**vit | {"img_size": (32, 48)}), (32, 48), "blocks.1", tokens(1, 4, 6),
+        ),
+        "mixer": (
+            models.MlpMixer(img_size=32, patch_size=8, num_blocks=2, embed_dim=32, num_classes=4),
+            32,
+            "blocks.1",
+            tokens(0),
+        ),
+        "torchvision's vit": (torchvision_vit, 32, "encoder.layers.encoder_layer_1", tokens(1)),
+    }  # fmt: skip
+
+
+TOKEN_NETWORKS = (
+    "swin",
+    "swinv2",
+    "mambaout",
+    "vit, class token, normalised keys",
+    "vit, mean of the tokens",
+    "vit, registers",
+    "vit, not square",
+    "mixer",
+    "torchvision's vit",
+)
+
+
+@pytest.mark.parametrize("name", TOKEN_NETWORKS)
+def test_channels_last_and_tokens(name):
+    torch.manual_seed(0)
+    model, size, layer, read = token_networks()[name]
+    for module in model.modules():  # heads that begin at 0 give no map
+        if isinstance(module, nn.Linear) and module.out_features == 4:
+            nn.init.normal_(module.weight)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([3, 0])
+    got = saliency_map(model, images, labels, method="grad_cam", scale=1.0)
+    assert torch.equal(got, saliency_map(model, images, labels, method="grad_cam", scale=1.0, layer=layer))
+
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, output: kept.append(output))
+    model.eval()
+    logits = model(images)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[0, 3] + logits[1, 0], kept[0])
+    weights, maps = read(gradient).mean((2, 3), keepdim=True), read(kept[0])
+    expected = F.interpolate((weights * maps).sum(1, keepdim=True).relu(), (height, width), mode="bilinear")[:, 0]
+    assert expected.amax((1, 2)).gt(0).any()
+    torch.testing.assert_close(got, expected.detach(), rtol=1e-4, atol=1e-7)
+
+
+def test_the_layer_is_searched_for_once(small_net, no_waiting):
+    images = draw_images()
+    first = saliency_map(small_net, images, LABELS, method="grad_cam")
+    calls = []
+    handle = small_net.register_forward_hook(lambda *_: calls.append(1))
+    with no_waiting():
+        second = saliency_map(small_net, images, LABELS, method="grad_cam")
+    handle.remove()
+    assert torch.equal(first, second)
+    assert len(calls) == 1
+
+
+def test_what_is_no_grid_is_refused():
+    """Seven tokens are no grid over a square, with or without tokens before them."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(3, 7 * 8)
+            self.mix = nn.Linear(8, 8)
+            self.classifier = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.classifier(self.mix(self.embed(x.mean((2, 3))).unflatten(1, (7, 8))).relu().mean(1))
+
+    with pytest.raises(ValueError, match="layer must be given for this model: none of its submodules has an output"):
+        saliency_map(Tokens(), draw_images(), LABELS, method="grad_cam")
+    with pytest.raises(
+        ValueError, match=r"layer must be one whose positions are a grid .* 'mix' has an output \(4, 7, 8"
+    ):
+        saliency_map(Tokens(), draw_images(), LABELS, method="grad_cam", layer="mix")
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_size", "expected"),
+    [
+        ((2, 8, 7, 7), (224, 224), [("channels first", (7, 7), 0)]),
+        ((2, 7, 7, 96), (224, 224), [("channels last", (7, 7), 0)]),
+        ((2, 12, 197, 64), (224, 224), []),  # heads × tokens × channels of a key
+        ((2, 197, 768), (224, 224), [("tokens", (14, 14), 1)]),
+        ((2, 196, 768), (224, 224), [("tokens", (14, 14), 0)]),
+        ((2, 201, 768), (224, 224), [("tokens", (14, 14), 5)]),
+        ((2, 141, 768), (224, 160), [("tokens", (14, 10), 1)]),
+        ((2, 7, 5, 96), (224, 160), [("channels last", (7, 5), 0)]),
+        ((2, 8, 8, 8), (32, 32), [("channels first", (8, 8), 0), ("channels last", (8, 8), 0)]),
+        ((2, 4), (32, 32), []),
+    ],
+)
+def test_layouts(shape, image_size, expected):
+    from dali_salaug.saliency.feature_maps import layouts
+
+    assert [tuple(layout) for layout in layouts(torch.Size(shape), image_size)] == expected

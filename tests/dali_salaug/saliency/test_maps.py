@@ -221,3 +221,24 @@ class Asserting(nn.Module):
     def forward(self, x):
         assert x.shape[-1] == 16, "needs 16 pixels"
         return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, AssertionError])
+def test_an_error_that_is_not_of_the_size_is_not_called_one(error):
+    """Only where the model runs at the full size is the reduced size to blame."""
+
+    class Broken(nn.Module):
+        def __init__(self, smallest):
+            super().__init__()
+            self.smallest = smallest
+
+        def forward(self, x):
+            if x.shape[-1] < self.smallest:
+                raise error("the model's own words")
+            return x.mean((2, 3)) * 2
+
+    images = torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"cannot take the images reduced to 8×8 pixels .*the model's own words"):
+        saliency_map(Broken(16), images, target="max")
+    with pytest.raises(error, match=r"^the model's own words$"):
+        saliency_map(Broken(1000), images, target="max")

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -298,3 +299,27 @@ def test_the_compiled_pass_does_not_wait(small_net, inductor, no_waiting, early)
         with no_waiting():
             got = saliency_map(model, images, labels, head=head, compiled=True)
     assert torch.corrcoef(torch.stack([got.flatten(), expected.flatten()]))[0, 1] > 0.95
+
+
+def test_the_cache_of_parametrizations_is_left_alone():
+    """Weights that the pass had put there would carry no gradient into the step."""
+    from torch.nn.utils import parametrizations, parametrize
+
+    torch.manual_seed(0)
+    convolution = parametrizations.weight_norm(nn.Conv2d(3, 5, 3))
+    net = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images, labels = torch.randn(4, 3, 8, 8), torch.arange(4)
+    F.cross_entropy(net(images), labels).backward()
+    expected = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+    with parametrize.cached():
+        before = net[0].weight
+        saliency_map(net, images, labels)
+        assert net[0].weight is before
+        F.cross_entropy(net(images), labels).backward()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name])
+    with parametrize.cached():
+        saliency_map(net, images, labels)
+        F.cross_entropy(net(images), labels).backward()
+    assert all(p.grad is not None for p in net.parameters())

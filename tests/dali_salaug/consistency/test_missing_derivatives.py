@@ -1,0 +1,51 @@
+"""Layers without a second derivative: exchanged where there is a form that has one, else refused by a sentence."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dali_salaug import SaliencyConsistency
+
+LABELS = torch.arange(4)
+
+
+class Activated(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features, self.classifier, self.function = nn.Conv2d(3, 6, 3), nn.Linear(6, 4), function
+
+    def forward(self, x):
+        return self.classifier(self.function(self.features(x)).mean((2, 3)))
+
+
+class Checkpointed(Activated):
+    def forward(self, x):
+        return self.classifier(checkpoint(self.features, x, use_reentrant=True).relu().mean((2, 3)))
+
+
+def test_hardsigmoid_has_one():
+    """PyTorch's has none; MobileNetV3 is made of it."""
+    images, gradients = torch.randn(4, 3, 8, 8), []
+    for function in (F.hardsigmoid, lambda x: (x + 3).clamp(0, 6) / 6):
+        net = Activated(function)
+        SaliencyConsistency()(net, images, images.flip(3), LABELS).total.backward()
+        gradients.append([p.grad for p in net.parameters()])
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+    net = torchvision.models.mobilenet_v3_small(num_classes=4)
+    SaliencyConsistency()(net, torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), LABELS).total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_model_without_one_is_answered_with_what_to_do():
+    images = torch.randn(4, 3, 8, 8)
+    without = Activated(torch.ops.aten.hardsigmoid.default)  # past the exchange
+    with pytest.raises(ValueError, match=r"model must have second derivatives .* Exchange the layer, or set gamma=0"):
+        SaliencyConsistency()(without, images, images, LABELS)
+    with pytest.raises(ValueError, match=r"model must have second derivatives .*use_reentrant=False.*gamma=0"):
+        SaliencyConsistency()(Checkpointed(F.relu), images, images, LABELS)
+    SaliencyConsistency(gamma=0, beta=1)(without, images, images, LABELS).total.backward()
