@@ -23,7 +23,7 @@ class GridMask(MaskingMethod):
     """A blank grid of evenly spaced squares, rotated by a random angle.
 
     Chen et al. 2020, arXiv:2001.04086, and the authors' code (dvlab-research/GridMask, imagenet_grid, "mode 1"). In
-    each d × d pixels, one square of side d − ⌊rd + ½⌋ is blanked, about (1 − r)² of the image. d and the offsets (whole
+    each d × d pixels, one square of side d − ⌈rd⌉ is blanked, about (1 − r)² of the image. d and the offsets (whole
     pixels, uniform) and the angle (whole degrees, uniform, about the image's centre) are drawn for each image. The
     defaults are those of the authors' ImageNet training, in which the probability rises linearly from 0 over the first
     240 of 300 epochs; here it is constant.
@@ -60,7 +60,7 @@ class GridMask(MaskingMethod):
         uniforms = torch.rand((5, len(images), 1), generator=generator, dtype=torch.float64, device=images.device)
         least, most = (share * min(images.shape[-2:]) for share in self.unit)
         period = (least + (most - least) * uniforms[0]).floor().clamp(min=2)
-        hole = period - (period * self.ratio + 0.5).floor()
+        hole = period - (period * self.ratio).ceil()
         angle = (uniforms[1] * self.rotate).floor()
         offsets = (uniforms[2:4] * period).floor()
         down, across = phases(images, period.expand(2, -1, -1), offsets, angle)

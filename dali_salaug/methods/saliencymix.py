@@ -30,8 +30,8 @@ class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
     authors take the first of the pixels that reach 1; here the highest pixel counts.
 
     Args:
-        scale: side of the map over side of the image, in (0, 1]; the authors use 1. At 224×224, half takes a sixth of
-            the time on two CPU cores.
+        scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224, half takes a sixth of the
+            time on two CPU cores, and moves the peak on more than half of photographs.
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:
@@ -41,7 +41,7 @@ class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
     own_map = "fine_grained"
 
     def __init__(
-        self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation", scale: float = 0.5
+        self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation", scale: float = 1.0
     ) -> None:
         super().__init__(num_classes, alpha=alpha, partners=partners)
         check_number("scale", scale, 0, 1, open_low=True)

@@ -16,7 +16,7 @@ def test_the_mask_is_the_loops(draw_masks, replayed_numbers, turned_pixels, on_a
     masks = draw_masks(method, 40)
     for mask, (unit, angle, down, across, masked) in zip(masks, replayed_numbers(5, 40), strict=True):
         period = math.floor(26 * (0.2 + 0.7 * unit))
-        hole = period - int(period * 0.45 + 0.5)
+        hole = period - math.ceil(period * 0.45)  # the authors' l
         angle, down, across = math.floor(angle * rotate), math.floor(down * period), math.floor(across * period)
         for row, column, y, x in turned_pixels(SIDES, angle):
             phases = (y + down) % period, (x + across) % period
@@ -27,7 +27,7 @@ def test_the_mask_is_the_loops(draw_masks, replayed_numbers, turned_pixels, on_a
 
 def test_it_hides_one_square_in_each_unit(draw_masks):
     masks = draw_masks(GridMask((0.25, 0.25), ratio=0.6, rotate=1, probability=1.0), 4000, (32, 64))
-    # d = 8, squares of 8 − ⌊0.6 · 8 + ½⌋ = 3: whole units, whatever the offsets.
+    # d = 8, squares of 8 − ⌈0.6 · 8⌉ = 3: whole units, whatever the offsets.
     assert (masks.flatten(1).sum(1) == (32 // 8) * (64 // 8) * 9).all()
     # Every offset, down and across, is equally likely.
     rows, columns = masks.any(2).int(), masks.any(1).int()
