@@ -19,7 +19,7 @@ from torch import Tensor
 from dali_salaug import KINDS, METHODS, Augmented, BoxDraw, Method, MethodEntry, SaliencyStage, register
 from dali_salaug.compositing import replace_boxes
 from pipelines import find_policy
-from train.cli.parser import methods_table
+from train.programs.train import methods_table
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "methods.md").read_text()

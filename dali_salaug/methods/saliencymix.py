@@ -30,8 +30,8 @@ class SaliencyMix(BoxMixingMethod[BoxPairDraw]):
     authors take the first of the pixels that reach 1; here the highest pixel counts.
 
     Args:
-        scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224, half takes a sixth of the
-            time on two CPU cores, and moves the peak on more than half of photographs.
+        scale: side of the map over side of the image, in (0, 1]; 1 is the authors'. At 224×224, half takes a sixth of
+            the time on two CPU cores, and moves the peak on more than half of photographs.
         num_classes, alpha, partners: see :class:`~dali_salaug.methods.mixing.MixingMethod`.
 
     Raises:

@@ -61,9 +61,9 @@ def saliency_map(
 
     The model is only observed: nothing in it, nor the global random state, is changed (see
     :mod:`dali_salaug.saliency.observer`). It is computed in eval mode, so each map depends on its own image alone,
-    unless a BatchNorm keeps no running statistics (``track_running_stats=False``) and so looks at the whole batch. Hooks
-    that the user registered on the model run in the pass too. The call never waits for the device, but for the first
-    call of "grad_cam" without ``layer``.
+    unless a BatchNorm keeps no running statistics (``track_running_stats=False``) and so looks at the whole batch.
+    Hooks that the user registered on the model run in the pass too. The call never waits for the device, but for the
+    first call of "grad_cam" without ``layer``.
 
     Args:
         model: the live model, images (B, C, H, W) to logits (B, K), whatever wrapper it wears. Below ``scale=1`` it

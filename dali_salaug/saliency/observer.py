@@ -37,10 +37,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 def observing(model: nn.Module, device: torch.device, *, compiled: bool = False) -> Iterator[Forward]:
     """Yield ``model``'s forward as a pure observer, for images on ``device``.
 
-    Inside the context the model computes in eval mode, in which an image's result depends on that image alone
-    (unless a BatchNorm keeps no running statistics), with gradients enabled, on detached copies of its parameters and buffers. Gradients reach only the images, and a layer
-    that writes into a buffer writes into a copy. Afterwards everything in the model, and the global random state of the
-    CPU and of ``device``, is as it was, also if the body raises.
+    Inside the context the model computes in eval mode, in which an image's result depends on that image alone (unless
+    a BatchNorm keeps no running statistics), with gradients enabled, on detached copies of its parameters and buffers.
+    Gradients reach only the images, and a layer that writes into a buffer writes into a copy. Afterwards everything in
+    the model, and the global random state of the CPU and of ``device``, is as it was, also if the body raises.
 
     With ``compiled``, the forward pass, and so the backward pass to the images, uses ``torch.compile``. Without it,
     compiled parts of the model run eagerly too, because compiled code would compute more than is needed.
