@@ -1,16 +1,22 @@
 """The layouts of data that `find_dataset` recognises, one module each."""
 
+import logging
 import os
 from pathlib import Path
+
+import numpy as np
 
 from ..datasets import Dataset
 from ..readers.base import DataError
 from ..readers.s3 import is_address
+from ..readers.untrusted import untrusted
 from . import cifar, file_list, folders, lmdb, s3, tar, tfrecord
 from .splits import find_records
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _RECORDS = (tar.SOURCE, tfrecord.SOURCE, lmdb.SOURCE)
+_SHOWN = 5  # names in a message
+_log = logging.getLogger("pipelines")
 
 
 def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
@@ -43,8 +49,16 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
             training images lack, or a file is not what it seems to be.
     """
     if is_address(root):
-        return s3.find(root, train)
-    top = Path(root)
+        dataset = s3.find(root, train)
+    else:
+        top = Path(root)
+        with untrusted(top, "a data set"):
+            dataset = _find(top, train)
+    _warn(dataset, train)
+    return dataset
+
+
+def _find(top: Path, train: bool) -> Dataset:
     if top.is_file():
         return file_list.read(top, train)
     if not top.is_dir():
@@ -52,9 +66,10 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     form = cifar.find(top)
     if form is not None:
         return cifar.read(*form, train=train)
-    if folders.has_splits(top):
-        return folders.read_split(top, train)
-    if (top / file_list.TRAIN).is_file():
+    base = folders.find_splits(top)
+    if base is not None:
+        return folders.read_split(top, base, train)
+    if os.path.lexists(top / file_list.TRAIN) and not (top / file_list.TRAIN).is_dir():
         return file_list.read(top / file_list.TRAIN, train)
     if folders.has_images(top):
         return folders.read_all(top)  # an archive beside class folders is what they were unpacked from
@@ -69,3 +84,25 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
             "image beside its class number, or unpack it."
         )
     return folders.read_all(top)
+
+
+def _warn(dataset: Dataset, train: bool) -> None:
+    """Warn of what looks like a mistake in the layout: any accuracy would be high, or say little."""
+    if len(dataset.classes) == 1:
+        _log.warning(
+            "'%s' has one class only, '%s': every prediction is right. Is it the folder with one sub-folder per class?",
+            dataset.root,
+            dataset.classes[0],
+        )
+    if train:
+        return
+    lacking = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
+    if len(lacking):
+        names = ", ".join(dataset.classes[label] for label in lacking[:_SHOWN]) + ", …" * (len(lacking) > _SHOWN)
+        _log.warning(
+            "'%s' has no validation images of %d of the %d classes: %s",
+            dataset.root,
+            len(lacking),
+            len(dataset.classes),
+            names,
+        )
