@@ -21,7 +21,7 @@ _KEPT_TUPLES = 1000  # tuples that are no arguments; an array has two. Very deep
 
 
 def load(content: bytes) -> Any:
-    """Return what is pickled: None, numbers, text, bytes, tuples, lists, sets, dicts, and NumPy arrays of numbers.
+    """Return what is pickled: None, numbers, text, bytes, tuples, lists, dicts, and NumPy arrays of numbers.
 
     Text of Python 2 is returned as bytes.
 

@@ -66,8 +66,8 @@ def _scan(path: str) -> dict[str, np.ndarray]:
                 elif suffix == ".cls":
                     content = os.pread(file.fileno(), min(member.size, _LABEL_SIZE + 1), member.offset_data)
                     label = _label(path, member.name, content)
-            close()
             _require_end(file, tar.offset, size)
+            close()
     except tarfile.TarError as error:
         raise DataError(f"'{path}' is no whole tar archive, uncompressed: {error}. Fetch or make it again.") from error
     return table(rows)
