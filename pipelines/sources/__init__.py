@@ -25,16 +25,20 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     The layout is recognised from what is there. docs/data.md describes the layouts in full:
 
     - CIFAR-10 / CIFAR-100: the python pickles, in `root` or in its usual sub-folder;
-    - `root/train/<class>/…` and `root/val/<class>/…` (ImageNet); `root/val/val_annotations.txt` beside
-      `root/val/images/` (TinyImageNet). Labels of both forms number the classes of `root/train`;
+    - `root/train/<class>/…` and `root/val/<class>/…`, or `training`, `validation` or `valid`, in any case;
+      `root/val/val_annotations.txt` beside `root/val/images/` (TinyImageNet); ImageNet as Kaggle and its archives have
+      it, with the validation images in one folder. Labels number the classes of `root/train`;
     - `root/train.txt` and `root/val.txt`, or `root` is such a file: lines of a path and a label;
-    - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by "train" and "val" in their
-      names. What they hold is listed once, in an index;
+    - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by the words "train" and "val" in
+      their names. What they hold is listed once, in an index;
     - `root/<class>/…`: the same images for training and validation;
     - `s3://bucket/root`: class folders, with train/ and val/ or without, in a store that speaks S3.
 
-    In class folders, nested files belong to the class folder above them. Hidden files and folders, files without an
-    image suffix (`IMAGE_SUFFIXES`, in any case) and links to folders inside a class are ignored.
+    In class folders, nested files belong to the class folder above them. Hidden files and folders, those that systems
+    leave (`@eaDir`, `__MACOSX`, `lost+found` and the like), files without an image suffix (`IMAGE_SUFFIXES`, in any
+    case) and links to folders inside a class are ignored.
+
+    The logger "pipelines" warns of a data set of one class, and of classes that have no validation images.
 
     Args:
         root: Folder of the data.
@@ -46,7 +50,8 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
 
     Raises:
         DataError: The folder is missing or empty, a class has no images, the validation images have a class that the
-            training images lack, or a file is not what it seems to be.
+            training images lack, or a file cannot be read or is not what it seems to be. Whatever the files hold, no
+            other error is raised, and nothing that they name is run.
     """
     if is_address(root):
         dataset = s3.find(root, train)

@@ -70,9 +70,7 @@ def _from_kit(path: Path, files: list[str]) -> list[str]:
     lines = [line.strip() for line in read_lines(path) if line.strip()]
     table = next((path.with_name(name) for name in _TABLES if os.path.lexists(path.with_name(name))), None)
     if table is None:
-        raise DataError(
-            f"'{path}' has class numbers, but '{path.with_name(_TABLES[0])}', which says of what, is missing."
-        )
+        raise DataError(f"'{path}' has class numbers; '{path.with_name(_TABLES[0])}', which names them, is missing.")
     with untrusted(table, "a table of ImageNet's classes"):
         classes = _mat_table(table) if table.suffix == ".mat" else _text_table(table)
     names = []
