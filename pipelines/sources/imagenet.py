@@ -1,12 +1,12 @@
 """The classes of ImageNet's validation images, where they lie in one folder as their archives have them."""
 
-import io
 import os
 import re
 from pathlib import Path
 
 from ..readers.base import DataError
 from ..readers.untrusted import read_bytes, read_lines, untrusted
+from .matlab import read_table
 
 _CSV = "LOC_val_solution.csv"  # Kaggle's
 _XML = "Annotations/CLS-LOC/val"  # Kaggle's, beside Data
@@ -83,10 +83,8 @@ def _from_kit(path: Path, files: list[str]) -> list[str]:
 
 
 def _mat_table(path: Path) -> dict[str, str]:
-    from scipy.io import loadmat
-
-    table = loadmat(io.BytesIO(read_bytes(path, _LIMIT)), squeeze_me=True, variable_names=["synsets"])["synsets"]
-    return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in table}
+    rows = read_table(read_bytes(path, _LIMIT), "synsets", ("ILSVRC2012_ID", "WNID"))
+    return {number: name for number, name in rows}  # noqa: C416 - dict() of rows of any length has no type
 
 
 def _text_table(path: Path) -> dict[str, str]:

@@ -10,6 +10,8 @@ import pytest
 from scipy.io import savemat
 
 from pipelines import DataError, find_dataset
+from pipelines.readers.untrusted import untrusted
+from pipelines.sources.matlab import read_table
 from pipelines.sources.names import says, says_any, split_folder
 
 CLASSES = ["n01", "n02", "n03"]
@@ -208,6 +210,31 @@ def test_imagenet_s_archives(tmp_path: Path, place: str, table: str) -> None:
     assert _labels(tmp_path) == EXPECTED
     (tmp_path / "ILSVRC2012_img_val" / _val_names()[1]).unlink()  # by the number in the name, not by the order
     assert _labels(tmp_path) == {name: label for name, label in EXPECTED.items() if name != _val_names()[1]}
+
+
+@pytest.mark.parametrize("do_compression", [False, True])
+def test_matlab_s_tables(do_compression: bool) -> None:
+    form = [("words", "O"), ("number", "O"), ("class", "O"), ("children", "O")]
+    rows = [("é, e", np.uint16(1), "n1", np.zeros((0, 0))), ("", 300.0, "n02119789", np.arange(9.0))]
+    file = io.BytesIO()
+    table = np.array(rows, dtype=form).reshape(-1, 1)
+    savemat(file, {"before": 3, "table": table, "after": "text"}, do_compression=do_compression)
+    content = file.getvalue()
+    expected = [("1", "n1"), ("300", "n02119789")]
+    assert read_table(content, "table", ("number", "class")) == expected
+
+    generator = np.random.default_rng(5)  # damaged at random: SciPy's reader ends the process
+    outcomes = []
+    for _ in range(500):
+        damaged = bytearray(content[: generator.integers(100, len(content) + 1)])
+        for place in generator.integers(0, len(damaged), generator.integers(0, 4)):
+            damaged[place] ^= 1 << int(generator.integers(8))
+        try:
+            with untrusted("meta.mat", "a table"):
+                outcomes.append(read_table(bytes(damaged), "table", ("number", "class")) == expected)
+        except DataError:
+            outcomes.append(False)
+    assert outcomes.count(False) > 10
 
 
 def test_imagenet_whose_validation_classes_are_not_known(tmp_path: Path) -> None:
