@@ -14,19 +14,23 @@ class DataError(ValueError):
     """The data on disk cannot be used. The message gives the path and what to do."""
 
 
+class StoreError(DataError):
+    """A store of files cannot be used; none of its files is to blame."""
+
+
 class Reader(ABC):
     """Images in a fixed order, and how each of them is read. A reader can be pickled.
 
     Attributes:
-        kind: What the DALI pipeline receives for each image: "files" (a path), "records" (the encoded content) or
-            "pixels".
-        files: Paths or s3:// addresses. Kind "files": one for each image, in order. Kind "records": the larger files
-            that hold the images. Kind "pixels": none.
+        kind: What the DALI pipeline receives for each image: "files" (a path), "contents" and "records" (the encoded
+            content) or "pixels".
+        files: Paths or s3:// addresses. Kinds "files" and "contents": one for each image, in order. Kind "records": the
+            larger files that hold the images. Kind "pixels": none.
         index_file: Where the list of what the larger files hold is stored; None where there is no such list, or where
             it could not be stored.
     """
 
-    kind: ClassVar[Literal["files", "records", "pixels"]]
+    kind: ClassVar[Literal["files", "contents", "records", "pixels"]]
     files: Sequence[str]
     index_file: Path | None = None
 
@@ -39,6 +43,7 @@ class Reader(ABC):
 
         Raises:
             OSError: The content cannot be read.
+            StoreError: The store that holds it cannot be used.
         """
 
     @abstractmethod

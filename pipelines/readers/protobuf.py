@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-Buffer = bytes | memoryview
+from .untrusted import FileBytes
+
+Buffer = bytes | memoryview | FileBytes
 
 
 def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int | tuple[int, int]]]:
@@ -34,13 +36,18 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int | tupl
 
 
 def varint(data: Buffer, start: int, end: int) -> tuple[int, int]:
-    """Return an integer, and where it ends."""
+    """Return an integer of 64 bits, and where it ends."""
     value = shift = 0
     while start < end and shift < 64:
         byte = data[start]
         start += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, start
+            return value & (2**64 - 1), start
         shift += 7
     raise ValueError("a message of protocol buffers that is cut short")
+
+
+def signed(value: int) -> int:
+    """Return the integer with a sign whose two's complement in 64 bits is `value`."""
+    return value if value < 2**63 else value - 2**64

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .base import Reader
+from .base import DataError, Reader
+from .untrusted import open_regular
 
-_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
+READ_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
 _OPEN = 256  # files kept open; a process may have 1024 on many systems
 TAR_BLOCK = 512  # bytes of a header, right before the member's content
 
@@ -45,19 +46,25 @@ class Records(Reader):
     kind = "records"
 
     def inputs(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Return the content of the images; empty where it cannot be read, which no decoder accepts as an image."""
-        return list(_pool().map(self._content, indices.tolist()))
+        return read_all(self, indices)
 
-    def _content(self, index: int) -> np.ndarray:
+
+def read_all(reader: Reader, indices: np.ndarray) -> list[np.ndarray]:
+    """Return the content of the images; empty where it cannot be read, which no decoder accepts as an image."""
+
+    def content(index: int) -> np.ndarray:
         try:
-            return np.frombuffer(self.encoded(index), dtype=np.uint8)
-        except OSError:
+            return np.frombuffer(reader.encoded(index), dtype=np.uint8)
+        except (OSError, DataError):
             return np.empty(0, dtype=np.uint8)
+
+    return list(read_pool().map(content, indices.tolist()))
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="read-records")
+def read_pool() -> ThreadPoolExecutor:
+    """Return the threads that wait for disks and networks."""
+    return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-records")
 
 
 class _OpenFiles:
@@ -67,7 +74,7 @@ class _OpenFiles:
     """
 
     def __init__(self) -> None:
-        self._open: Callable[[str], FileIO] = lru_cache(_OPEN)(FileIO)
+        self._open: Callable[[str], FileIO] = lru_cache(_OPEN)(open_regular)
 
     def __call__(self, path: str) -> FileIO:
         return self._open(path)
@@ -127,6 +134,6 @@ class TarMembers(ByteRanges):
         try:
             header = self._read(index, int(self.offset[index]) - TAR_BLOCK, TAR_BLOCK)
             member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
-        except (OSError, tarfile.TarError):
+        except (OSError, ValueError, tarfile.TarError):
             return super().name(index)
         return f"{self.files[self.shard[index]]}/{member}"

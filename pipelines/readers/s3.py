@@ -8,10 +8,12 @@ import re
 from functools import cache
 from typing import Any
 
-from .base import DataError
+from .base import DataError, StoreError
 
 SCHEME = "s3://"
-_ADDRESS = re.compile(r"s3:/+([^/]+)/*(.*)", re.DOTALL)  # pathlib makes one slash of two
+_ADDRESS = re.compile(r"s3://?([^/]+)(?:/(.*))?", re.DOTALL)  # pathlib makes one slash of two
+_CHANGED = re.compile(r"[#?]|(^|/)\.{0,2}(/|$)")  # in a key: what DALI, for which addresses are URLs, makes another of
+_OF_THE_FILE = {"NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState"}  # errors; others are the store's
 
 
 def is_address(root: str | os.PathLike[str]) -> bool:
@@ -28,7 +30,12 @@ def split(address: str | os.PathLike[str]) -> tuple[str, str]:
     match = _ADDRESS.fullmatch(os.fspath(address))
     if match is None:
         raise ValueError(f"address must be s3://bucket/key, got {os.fspath(address)!r}")
-    return match[1], match[2]
+    return match[1], match[2] or ""
+
+
+def is_plain(path: str) -> bool:
+    """Return whether DALI finds what `path` names: every file on disk, but not every address."""
+    return not path.startswith(SCHEME) or _CHANGED.search(split(path)[1]) is None
 
 
 def read(address: str) -> bytes:
@@ -36,13 +43,20 @@ def read(address: str) -> bytes:
 
     Raises:
         OSError: It cannot be read.
+        StoreError: The store does not answer, or refuses everything.
     """
     bucket, key = split(address)
     store, errors = client()
     try:
         return store.get_object(Bucket=bucket, Key=key)["Body"].read()
     except errors as error:
-        raise OSError(str(error)) from error
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        if code in _OF_THE_FILE:
+            raise OSError(str(error)) from error
+        raise StoreError(
+            f"the store at {store.meta.endpoint_url} cannot be read: {error}. No file is to blame: '{address}' was not "
+            "reached. Resume the run when the store answers again."
+        ) from error
 
 
 @cache

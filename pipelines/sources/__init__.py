@@ -1,16 +1,22 @@
 """The layouts of data that `find_dataset` recognises, one module each."""
 
+import logging
 import os
 from pathlib import Path
+
+import numpy as np
 
 from ..datasets import Dataset
 from ..readers.base import DataError
 from ..readers.s3 import is_address
+from ..readers.untrusted import untrusted
 from . import cifar, file_list, folders, lmdb, s3, tar, tfrecord
 from .splits import find_records
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _RECORDS = (tar.SOURCE, tfrecord.SOURCE, lmdb.SOURCE)
+_SHOWN = 5  # names in a message
+_log = logging.getLogger("pipelines")
 
 
 def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
@@ -19,16 +25,20 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     The layout is recognised from what is there. docs/data.md describes the layouts in full:
 
     - CIFAR-10 / CIFAR-100: the python pickles, in `root` or in its usual sub-folder;
-    - `root/train/<class>/…` and `root/val/<class>/…` (ImageNet); `root/val/val_annotations.txt` beside
-      `root/val/images/` (TinyImageNet). Labels of both forms number the classes of `root/train`;
+    - `root/train/<class>/…` and `root/val/<class>/…`, or `training`, `validation` or `valid`, in any case;
+      `root/val/val_annotations.txt` beside `root/val/images/` (TinyImageNet); ImageNet as Kaggle and its archives have
+      it, with the validation images in one folder. Labels number the classes of `root/train`;
     - `root/train.txt` and `root/val.txt`, or `root` is such a file: lines of a path and a label;
-    - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by "train" and "val" in their
-      names. What they hold is listed once, in an index;
+    - WebDataset shards, TFRecords and Caffe's LMDB, in `root/train` and `root/val` or by the words "train" and "val" in
+      their names. What they hold is listed once, in an index;
     - `root/<class>/…`: the same images for training and validation;
     - `s3://bucket/root`: class folders, with train/ and val/ or without, in a store that speaks S3.
 
-    In class folders, nested files belong to the class folder above them. Hidden files and folders, files without an
-    image suffix (`IMAGE_SUFFIXES`, in any case) and links to folders inside a class are ignored.
+    In class folders, nested files belong to the class folder above them. Hidden files and folders, those that systems
+    leave (`@eaDir`, `__MACOSX`, `lost+found` and the like), files without an image suffix (`IMAGE_SUFFIXES`, in any
+    case) and links to folders inside a class are ignored.
+
+    The logger "pipelines" warns of a data set of one class, and of classes that have no validation images.
 
     Args:
         root: Folder of the data.
@@ -40,11 +50,20 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
 
     Raises:
         DataError: The folder is missing or empty, a class has no images, the validation images have a class that the
-            training images lack, or a file is not what it seems to be.
+            training images lack, or a file cannot be read or is not what it seems to be. Whatever the files hold, no
+            other error is raised, and nothing that they name is run.
     """
     if is_address(root):
-        return s3.find(root, train)
-    top = Path(root)
+        dataset = s3.find(root, train)
+    else:
+        top = Path(root)
+        with untrusted(top, "a data set"):
+            dataset = _find(top, train)
+    _warn(dataset, train)
+    return dataset
+
+
+def _find(top: Path, train: bool) -> Dataset:
     if top.is_file():
         return file_list.read(top, train)
     if not top.is_dir():
@@ -52,9 +71,10 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     form = cifar.find(top)
     if form is not None:
         return cifar.read(*form, train=train)
-    if folders.has_splits(top):
-        return folders.read_split(top, train)
-    if (top / file_list.TRAIN).is_file():
+    base = folders.find_splits(top)
+    if base is not None:
+        return folders.read_split(top, base, train)
+    if os.path.lexists(top / file_list.TRAIN) and not (top / file_list.TRAIN).is_dir():
         return file_list.read(top / file_list.TRAIN, train)
     if folders.has_images(top):
         return folders.read_all(top)  # an archive beside class folders is what they were unpacked from
@@ -69,3 +89,25 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
             "image beside its class number, or unpack it."
         )
     return folders.read_all(top)
+
+
+def _warn(dataset: Dataset, train: bool) -> None:
+    """Warn of what looks like a mistake in the layout: any accuracy would be high, or say little."""
+    if len(dataset.classes) == 1:
+        _log.warning(
+            "'%s' has one class only, '%s': every prediction is right. Is it the folder with one sub-folder per class?",
+            dataset.root,
+            dataset.classes[0],
+        )
+    if train:
+        return
+    lacking = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
+    if len(lacking):
+        names = ", ".join(dataset.classes[label] for label in lacking[:_SHOWN]) + ", …" * (len(lacking) > _SHOWN)
+        _log.warning(
+            "'%s' has no validation images of %d of the %d classes: %s",
+            dataset.root,
+            len(lacking),
+            len(dataset.classes),
+            names,
+        )

@@ -1,16 +1,20 @@
 """Lists of files: text with a path and a label on each line."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from ..datasets import Dataset
 from ..readers.base import DataError
-from ..readers.files import Files
+from ..readers.files import files_reader
+from ..readers.untrusted import read_lines
 from .splits import read_classes
 
 TRAIN, VAL = "train.txt", "val.txt"
 _ADDRESS = "://"
+_DIGITS = 18  # of a label
+_SHOWN = 200  # characters of a line in a message
 
 
 def read(path: Path, train: bool) -> Dataset:
@@ -24,29 +28,26 @@ def read(path: Path, train: bool) -> Dataset:
     training = _read(path)
     classes = read_classes(path.parent, path, training[1])
     if train:
-        return Dataset(classes, training[1], str(path.parent), Files(training[0]))
+        return Dataset(classes, training[1], str(path.parent), files_reader(training[0]))
     beside = path.with_name(VAL)
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         raise DataError(f"no list '{beside}' for validation beside '{path}'. Add it: a path and a label on each line.")
     paths, labels = _read(beside)
     read_classes(path.parent, beside, labels, classes)
-    return Dataset(classes, labels, str(path.parent), Files(paths))
+    return Dataset(classes, labels, str(path.parent), files_reader(paths))
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray]:
-    try:
-        text = path.read_text("utf-8", "surrogateescape")
-    except OSError as error:
-        raise DataError(f"cannot read the list '{path}': {error.strerror}") from error
     folder = f"{path.parent}/"
     paths: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         words = line.rsplit(None, 1)
         if not words:
             continue
-        if len(words) != 2 or not words[1].isdecimal():
-            raise DataError(f"'{path}', line {number}: must be a path and a label, an integer from 0; got {line!r}")
+        if len(words) != 2 or not words[1].isdecimal() or len(words[1].lstrip("0")) > _DIGITS:
+            got = repr(line[:_SHOWN])
+            raise DataError(f"'{path}', line {number}: must be a path and a label, an integer from 0; got {got}")
         name = words[0].strip()
         paths.append(name if name.startswith("/") or _ADDRESS in name else folder + name)
         labels.append(int(words[1]))

@@ -8,75 +8,101 @@ import numpy as np
 
 from ..datasets import IMAGE_SUFFIXES, Dataset
 from ..readers.base import DataError
-from ..readers.files import Files
+from ..readers.files import files_reader
+from ..readers.untrusted import read_lines
+from . import imagenet
+from .names import TRAIN, VAL, find_split, is_folder, is_left_out, says_any, subfolders
+
+_ANNOTATIONS = "val_annotations.txt"
+_KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 
 
-def has_splits(top: Path) -> bool:
-    """Return whether there are class folders in `top/train`."""
-    # A folder 'train' that holds images directly is a class (of vehicles, say), not a split.
-    return (top / "train").is_dir() and bool(_subfolders(top / "train"))
-
-
-def read_split(top: Path, train: bool) -> Dataset:
-    """Find the images of `top/train/<class>/…`, or of `top/val` in either layout.
-
-    Labels of both number the classes of `top/train`.
+def find_splits(top: Path) -> Path | None:
+    """Return the folder that has class folders in `train`: `top`, or where Kaggle's archive of ImageNet has it.
 
     Raises:
-        DataError: `top/val` is missing, a class has no images, or `top/val` has a class that `top/train` lacks.
+        DataError: There are several folders for training.
     """
-    train_folder, val_folder = top / "train", top / "val"
-    classes = _subfolders(train_folder)
+    for base in (top, *(top / folder for folder in _KAGGLE)):
+        train_folder = find_split(base, TRAIN) if base.is_dir() else None
+        # A folder 'train' that holds images directly is a class (of vehicles, say), not a split.
+        if train_folder is not None and subfolders(train_folder):
+            return base
+    return None
+
+
+def read_split(top: Path, base: Path, train: bool) -> Dataset:
+    """Find the images of `base/train/<class>/…`, or of `base/val` in any of the layouts.
+
+    Labels of both number the classes of `base/train`.
+
+    Args:
+        top: The folder of the data.
+        base: See `find_splits`.
+        train: The training images, or else the validation images.
+
+    Raises:
+        DataError: `base/val` is missing, a class has no images, `base/val` has a class that `base/train` lacks, or its
+            classes are not known.
+    """
+    train_folder, val_folder = find_split(base, TRAIN) or base / TRAIN, find_split(base, VAL)
+    classes = subfolders(train_folder)
     if train:
         return _read_classes(top, train_folder, classes)
-    if not val_folder.is_dir():
+    if val_folder is None:
         raise DataError(
-            f"no folder '{val_folder}' for validation beside '{train_folder}'. "
+            f"no folder '{base / VAL}' for validation beside '{train_folder}'. "
             f"Add it, or give '{train_folder}' itself to use the same images for both."
         )
-    if (val_folder / "val_annotations.txt").is_file():
+    if os.path.lexists(val_folder / _ANNOTATIONS):
         return _read_annotations(top, val_folder, classes)
+    if not subfolders(val_folder) and (files := sorted(_image_files(str(val_folder)))):
+        names = imagenet.validation_classes(top, base, files)
+        check_known(set(names), classes, val_folder)
+        return _of_files(top, classes, names, files)
     return _read_classes(top, val_folder, classes)
 
 
 def has_images(top: Path) -> bool:
     """Return whether there are class folders in `top`, with an image in one of them."""
-    return any(True for name in _subfolders(top) for _ in _image_files(str(top / name)))
+    return any(True for name in subfolders(top) for _ in _image_files(str(top / name)))
 
 
 def read_all(top: Path) -> Dataset:
     """Find the images of `top/<class>/…`.
 
     Raises:
-        DataError: There are no class folders, or a class has no images.
+        DataError: There are no class folders, they are not of classes, or a class has no images.
     """
-    return _read_classes(top, top, _subfolders(top))
-
-
-def _subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    classes = subfolders(top)
+    if len(classes) > 1 and all(map(says_any, classes)):
+        raise DataError(
+            f"the folders in '{top}' have names of parts of a data set, not of classes: {', '.join(classes[:5])}. Name "
+            "those for training and for validation 'train' and 'val', with one sub-folder per class."
+        )
+    return _read_classes(top, top, classes)
 
 
 def _image_files(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _image_files(entry.path)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.is_dir():
-                yield entry.path
+    folders = [folder]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if is_left_out(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_folder(entry):
+                    yield entry.path
 
 
 def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
-    present = _subfolders(folder)
+    present = subfolders(folder)
     if not present:
         raise DataError(f"'{folder}' holds no class folders. Put the images into one sub-folder per class.")
     check_known(set(present), classes, folder)
-    number = {name: label for label, name in enumerate(classes)}
     paths: list[str] = []
-    labels: list[int] = []
+    names: list[str] = []
     for name in present:
         files = sorted(_image_files(str(folder / name)))
         if not files:
@@ -85,26 +111,25 @@ def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
                 "Remove the folder or put images into it."
             )
         paths += files
-        labels += [number[name]] * len(files)
-    return _of_files(top, classes, labels, paths)
+        names += [name] * len(files)
+    return _of_files(top, classes, names, paths)
 
 
 def _read_annotations(top: Path, val_folder: Path, classes: list[str]) -> Dataset:
-    lines = (val_folder / "val_annotations.txt").read_text().splitlines()
-    rows = sorted(tuple(line.split("\t")[:2]) for line in lines if line.strip())
+    rows = sorted(tuple(line.split("\t")[:2]) for line in read_lines(val_folder / _ANNOTATIONS) if line.strip())
     if not rows or any(len(row) < 2 for row in rows):
         raise DataError(
-            f"'{val_folder / 'val_annotations.txt'}' is empty or has a line without a tab. "
+            f"'{val_folder / _ANNOTATIONS}' is empty or has a line without a tab. "
             "Each line is a file name, a tab and its class; fetch the data set again."
         )
     check_known({row[1] for row in rows}, classes, val_folder)
+    return _of_files(top, classes, [row[1] for row in rows], [str(val_folder / "images" / row[0]) for row in rows])
+
+
+def _of_files(top: Path, classes: list[str], names: list[str], paths: list[str]) -> Dataset:
     number = {name: label for label, name in enumerate(classes)}
-    paths = [str(val_folder / "images" / row[0]) for row in rows]
-    return _of_files(top, classes, [number[row[1]] for row in rows], paths)
-
-
-def _of_files(top: Path, classes: list[str], labels: list[int], paths: list[str]) -> Dataset:
-    return Dataset(classes, np.array(labels, dtype=np.int64), str(top), Files(paths))
+    labels = np.array([number[name] for name in names], dtype=np.int64)
+    return Dataset(classes, labels, str(top), files_reader(paths))
 
 
 def check_known(present: set[str], classes: list[str], folder: Path) -> None:

@@ -16,8 +16,10 @@ from tqdm import tqdm
 from ..cache import cache_folder
 from ..readers.base import DataError
 from ..readers.records import Index
+from ..readers.untrusted import open_regular, untrusted
 
-_FORM = 1  # of the stored arrays
+COLUMNS = ("offset", "size", "label")  # of all images, int64
+_FORM = 2  # of the stored arrays
 _SCANNERS = 8  # files listed at a time: most of the time is spent waiting for the disk
 _log = logging.getLogger(__name__)
 
@@ -36,12 +38,14 @@ class Split(NamedTuple):
     files: list[str]
 
 
-def load_or_make(split: Split, kind: str, scan: Callable[[str], dict[str, np.ndarray]]) -> Index:
+def load_or_make(
+    split: Split, kind: str, scan: Callable[[str], dict[str, np.ndarray]], columns: tuple[str, ...]
+) -> Index:
     """Return the stored index of the files; where there is none, or the files have changed since, make and store it.
 
     It is stored beside the files or in the cache. While it is made, a progress bar is shown if stderr is a terminal.
 
-    `kind` and `scan` are those of the `Source`.
+    `kind`, `scan` and `columns` are those of the `Source`.
 
     Raises:
         DataError: A file is not of its kind, or no file holds an image.
@@ -59,10 +63,15 @@ def load_or_make(split: Split, kind: str, scan: Callable[[str], dict[str, np.nda
     )
     key = {"form": np.array([f"{_FORM}", kind]), "files": np.array(split.files), "marks": marks}
     for place in places:
-        stored = _load(place, key)
+        stored = _load(place, key, columns)
         if stored is not None:
             return Index(paths, stored, stored.pop("counts"), place)
-    arrays = _make(paths, marks[:, 0], split, kind, scan)
+
+    def scan_one(path: str) -> dict[str, np.ndarray]:
+        with untrusted(path, f"one of {kind}"):
+            return scan(path)
+
+    arrays = _make(paths, marks[:, 0], split, kind, scan_one)
     saved = _save(places, key | arrays)
     return Index(paths, arrays, arrays.pop("counts"), saved)
 
@@ -86,8 +95,6 @@ def _make(
             for part, size in zip(pool.map(scan, paths), sizes.tolist(), strict=True):
                 parts.append(part)
                 bar.update(size)
-        except OSError as error:
-            raise DataError(f"cannot read '{error.filename or split.folder}': {error.strerror or error}") from error
         finally:
             pool.shutdown(cancel_futures=True)
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -97,14 +104,54 @@ def _make(
     return arrays
 
 
-def _load(place: Path, key: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+def _load(place: Path, key: dict[str, np.ndarray], columns: tuple[str, ...]) -> dict[str, np.ndarray] | None:
+    """Return the stored arrays; None where they are missing, damaged or of other files: they are made again."""
     try:
-        with np.load(place, allow_pickle=False) as stored:
-            if any(not np.array_equal(stored[name], value) for name, value in key.items()):
+        with (
+            untrusted(place, "an index"),
+            open_regular(place) as file,
+            zipfile.ZipFile(file) as archive,
+        ):
+            if any(not np.array_equal(_read_array(archive, name), value) for name, value in key.items()):
                 return None
-            return {name: stored[name] for name in stored.files if name not in key}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # missing or damaged: it is made again
+            arrays = {name: _read_array(archive, name) for name in (*columns, "counts")}
+            return arrays if _fits(arrays, key["marks"][:, 0]) else None
+    except DataError:
+        return None
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return an array as `numpy.savez` stores it, without making room for more than there is in the file."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"'{name}' is compressed")
+    with archive.open(member) as stored:
+        np.lib.format.read_magic(stored)
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stored)
+        if is_fortran and len(shape) > 1:
+            raise ValueError(f"'{name}' is transposed")
+        return np.frombuffer(stored.read(), dtype).reshape(shape)
+
+
+def _fits(arrays: dict[str, np.ndarray], sizes: np.ndarray) -> bool:
+    """Return whether arrays may be an index of files of these sizes: byte ranges are within them."""
+    counts, keys = arrays["counts"], arrays.get("keys")
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype != (np.uint8 if name == "keys" else np.int64):
+            return False
+    total = len(arrays["label"])
+    if not total or len(counts) != len(sizes) or not 0 <= counts.min() <= counts.max() <= total:
+        return False
+    columns = [array for name, array in arrays.items() if name not in ("counts", "keys")]
+    if counts.sum() != total or any(len(column) != total for column in columns):
+        return False
+    offset, size, ends = arrays["offset"], arrays["size"], np.repeat(sizes, counts)
+    if offset.min() < 0 or size.min() < 0 or (offset > ends).any() or (size > ends - offset).any():
+        return False
+    if keys is None:
+        return True
+    length = arrays["key_length"]
+    return int(length.min()) >= 0 and int(length.max()) <= len(keys) == int(length.sum())
 
 
 def _save(places: tuple[Path, ...], arrays: dict[str, np.ndarray]) -> Path | None:

@@ -9,10 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..datasets import IMAGE_SUFFIXES, Dataset
-from ..readers.base import DataError
-from ..readers.files import Files
+from ..readers.base import DataError, StoreError
+from ..readers.files import files_reader
 from ..readers.s3 import SCHEME, client, split
 from .folders import check_known
+from .names import TRAIN, VAL, is_left_out, split_folder
 
 
 def find(root: str | os.PathLike[str], train: bool) -> Dataset:
@@ -28,25 +29,32 @@ def find(root: str | os.PathLike[str], train: bool) -> Dataset:
     try:
         keys = list(_image_keys(store, top, bucket, prefix))
     except errors as error:
-        raise DataError(f"cannot list '{top}': {error}") from error
-    wanted, depth = keys, 0
-    classes = _classes([key for key in keys if key.startswith("train/")], 1)
+        raise StoreError(f"cannot list '{top}': {error}") from error
+    wanted, depth, folder = keys, 0, None
+    folders = {_parts(key)[0] for key in keys if len(_parts(key)) > 1}
+    training = split_folder(folders, TRAIN, top)
+    classes = _classes([key for key in keys if _parts(key)[0] == training], 1)
     if classes:
-        folder, depth = ("train/" if train else "val/"), 1
-        wanted = [key for key in keys if key.startswith(folder)]
-        check_known(set(_classes(wanted, depth)), classes, Path(folder))
+        folder, depth = (training if train else split_folder(folders, VAL, top)), 1
+        wanted = [key for key in keys if _parts(key)[0] == folder]
+        check_known(set(_classes(wanted, depth)), classes, Path(f"{folder}/"))
     classes = classes or _classes(keys, 0)
     number = {name: label for label, name in enumerate(classes)}
-    placed = sorted((number[parts[depth]], key) for key in wanted if len(parts := key.split("/")) > depth + 1)
+    placed = sorted((number[parts[depth]], key) for key in wanted if len(parts := _parts(key)) > depth + 1)
     if not placed:
-        sought = f"{top}/{'train' if train else 'val'}" if depth else top
+        sought = f"{top}/{folder or VAL}" if depth else top
         raise DataError(f"'{sought}' holds no images ({' '.join(IMAGE_SUFFIXES)}) in class folders.")
     labels = np.array([label for label, _ in placed], dtype=np.int64)
-    return Dataset(classes, labels, top, Files([f"{top}/{key}" for _, key in placed]))
+    return Dataset(classes, labels, top, files_reader([f"{SCHEME}{bucket}/{prefix}{key}" for _, key in placed]))
 
 
 def _classes(keys: list[str], depth: int) -> list[str]:
-    return sorted({parts[depth] for key in keys if len(parts := key.split("/")) > depth + 1})
+    return sorted({parts[depth] for key in keys if len(parts := _parts(key)) > depth + 1})
+
+
+def _parts(key: str) -> list[str]:
+    """Return the folders of a key and its name; between two slashes is no folder."""
+    return [part for part in key.split("/") if part]
 
 
 def _image_keys(store: Any, top: str, bucket: str, prefix: str) -> Iterator[str]:
@@ -55,6 +63,6 @@ def _image_keys(store: Any, top: str, bucket: str, prefix: str) -> Iterator[str]
         for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 key = entry["Key"][len(prefix) :]
-                if key.lower().endswith(IMAGE_SUFFIXES) and not key.startswith(".") and "/." not in key:
+                if key.lower().endswith(IMAGE_SUFFIXES) and not any(map(is_left_out, _parts(key))):
                     yield key
             bar.update(page["KeyCount"])

@@ -10,10 +10,13 @@ import numpy as np
 from ..datasets import Dataset
 from ..readers.base import DataError
 from ..readers.records import Index, Records
-from .index import Split, load_or_make
+from ..readers.untrusted import read_lines
+from .index import COLUMNS, Split, load_or_make
+from .names import TRAIN, VAL, find_split, is_left_out, says
 
 CLASSES = "classes.txt"
-_VAL_FOLDERS = ("val", "validation")
+_FEW = 1000  # unnamed classes that a data set of any size may have,
+_PER_IMAGE = 100  # and those that it may have for each image: more are no classes, but damage
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Source:
         scan: Lists what the file at a path holds: arrays of equal length, one of them "label".
         reader: Returns the reader of the images that an index lists.
         from_one: Whether labels may begin at 1.
+        columns: Names of the arrays.
     """
 
     kind: str
@@ -33,63 +37,64 @@ class Source:
     scan: Callable[[str], dict[str, np.ndarray]]
     reader: Callable[[Index], Records]
     from_one: bool = False
+    columns: tuple[str, ...] = COLUMNS
 
 
 def table(rows: list[tuple[int, int, int]]) -> dict[str, np.ndarray]:
     """Return the byte ranges and labels of a file's images, (offset, size, label), as `Source.scan` does."""
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    return dict(zip(("offset", "size", "label"), map(np.ascontiguousarray, columns), strict=True))
+    return dict(zip(COLUMNS, map(np.ascontiguousarray, columns), strict=True))
 
 
 def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
     """Find the images in the files of a kind; None where there is no such file.
 
-    The files are those in `top/train` and `top/val` (or `validation`), else those in `top` with "train" and with "val"
-    in their names; where no name has either, all files are for both.
+    The files are those in `top/train` and `top/val` (or `training`, `validation`, in any case), else those in `top`
+    with the words "train" and "val" in their names; where no name has either, all files are for both.
 
     Raises:
         DataError: There are files for training or for validation only; a file cannot be used; see `read_classes`.
     """
-    split = _find_split(top, source, "train")
+    split = _find_split(top, source, TRAIN)
     if split is None:
         if _matching(top, source):
-            raise _lacks(top, source, "train")
+            raise _lacks(top, source, TRAIN)
         return None
-    index = load_or_make(split, source.kind, source.scan)
+    index = load_or_make(split, source.kind, source.scan, source.columns)
     labels = index.arrays["label"]
     shift = int(source.from_one and _begins_at_one(top, labels))
     classes = read_classes(top, split.folder, labels - shift)
-    if not train and split.name == "train":
-        split = _find_split(top, source, "val")
+    if not train and split.name == TRAIN:
+        split = _find_split(top, source, VAL)
         if split is None:
-            raise _lacks(top, source, "val")
-        index = load_or_make(split, source.kind, source.scan)
+            raise _lacks(top, source, VAL)
+        index = load_or_make(split, source.kind, source.scan, source.columns)
         labels = index.arrays["label"]
         read_classes(top, split.folder, labels - shift, classes)
     return Dataset(classes, labels - shift, str(top), source.reader(index))
 
 
 def _find_split(top: Path, source: Source, name: str) -> Split | None:
-    for folder in [top / folder for folder in (("train",) if name == "train" else _VAL_FOLDERS)]:
-        if folder.is_dir() and (files := _matching(folder, source)):
-            return Split(name, folder, files)
+    folder = find_split(top, name)
+    if folder is not None and (files := _matching(folder, source)):
+        return Split(name, folder, files)
     files = _matching(top, source)
-    if files and not any("train" in file.lower() or "val" in file.lower() for file in files):
+    if files and not any(says(file, TRAIN) or says(file, VAL) for file in files):
         return Split("all", top, files)
-    chosen = [file for file in files if name in file.lower()]
+    chosen = [file for file in files if says(file, name)]
     return Split(name, top, chosen) if chosen else None
 
 
 def _lacks(top: Path, source: Source, name: str) -> DataError:
     return DataError(
-        f"'{top}' holds {source.kind}, but none for {'training' if name == 'train' else 'validation'}: it needs a "
+        f"'{top}' holds {source.kind}, but none for {'training' if name == TRAIN else 'validation'}: it needs a "
         f"folder '{name}' of them, or some with '{name}' in their names."
     )
 
 
 def _matching(folder: Path, source: Source) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and source.matches(entry))
+        return sorted(entry.name for entry in entries if not is_left_out(entry.name) and source.matches(entry))
 
 
 def read_classes(top: Path, of: Path, labels: np.ndarray, classes: list[str] | None = None) -> list[str]:
@@ -98,21 +103,28 @@ def read_classes(top: Path, of: Path, labels: np.ndarray, classes: list[str] | N
     Raises:
         DataError: One of `labels`, which belong to `of`, is not the number of a class.
     """
+    least, greatest = int(labels.min()), int(labels.max())
     classes = classes if classes is not None else _listed_classes(top)
     if classes is None:
-        classes = [str(number) for number in range(labels.max() + 1)]
-    if not 0 <= labels.min() <= labels.max() < len(classes):
+        limit = _FEW + _PER_IMAGE * len(labels)
+        if greatest >= limit:
+            raise DataError(
+                f"'{of}' has the label {greatest}, and {len(labels)} images: labels of so few images must be below "
+                f"{limit}, or else '{top / CLASSES}' must have a line for each class."
+            )
+        classes = [str(number) for number in range(greatest + 1)]
+    if not 0 <= least <= greatest < len(classes):
         raise DataError(
-            f"'{of}' has labels from {labels.min()} to {labels.max()}, but there are {len(classes)} classes: those in "
+            f"'{of}' has labels from {least} to {greatest}, but there are {len(classes)} classes: those in "
             f"'{top / CLASSES}', or else those of the training images. Labels must be from 0 to {len(classes) - 1}."
         )
     return classes
 
 
 def _listed_classes(top: Path) -> list[str] | None:
-    if not (top / CLASSES).is_file():
+    if not os.path.lexists(top / CLASSES):
         return None
-    return [line.strip() for line in (top / CLASSES).read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(top / CLASSES, strict=True) if line.strip()]
 
 
 def _begins_at_one(top: Path, labels: np.ndarray) -> bool:

@@ -1,16 +1,18 @@
 """TFRecords of tf.train.Example, with the feature names of TensorFlow's ImageNet."""
 
-import mmap
 import os
 import re
 import struct
+from collections.abc import Iterator
 
 import google_crc32c
 import numpy as np
 
 from ..readers.base import DataError
-from ..readers.protobuf import Buffer, fields, varint
+from ..readers.protobuf import Buffer, fields, signed, varint
 from ..readers.records import ByteRanges
+from ..readers.untrusted import FileBytes, open_regular
+from .names import is_folder
 from .splits import Source, table
 
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
@@ -19,38 +21,32 @@ _HEADER, _FOOTER = 12, 4  # length and its checksum; the content's checksum
 
 
 def _matches(entry: os.DirEntry) -> bool:
-    return _NAME.fullmatch(entry.name) is not None and entry.is_file()
+    return _NAME.fullmatch(entry.name) is not None and not is_folder(entry)
 
 
 def _scan(path: str) -> dict[str, np.ndarray]:
     """List the images by the headers alone, without reading the images or verifying their checksums."""
-    if not os.path.getsize(path):
-        return table([])
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as data,
-    ):
+    with open_regular(path) as file:
+        data = FileBytes(file)
         return table([_parse(path, data, start, end) for start, end in _records(path, data)])
 
 
-def _records(path: str, data: memoryview) -> list[tuple[int, int]]:
-    """Return where each record's content begins and ends."""
-    places: list[tuple[int, int]] = []
-    start = 0
+def _records(path: str, data: FileBytes) -> Iterator[tuple[int, int]]:
+    """Yield where each record's content begins and ends."""
+    number = start = 0
     while start < len(data):
-        header = bytes(data[start : start + _HEADER])
+        header = data[start : min(start + _HEADER, len(data))]
         whole = len(header) == _HEADER and _masked_crc(header[:8]) == struct.unpack("<I", header[8:])[0]
         begin = start + _HEADER
         end = begin + struct.unpack("<Q", header[:8])[0] if whole else 0
         start = end + _FOOTER
         if not whole or start > len(data):
             raise DataError(
-                f"'{path}' is no whole TFRecord file, uncompressed: record {len(places)} is damaged or cut short. "
-                "Fetch or make it again."
+                f"'{path}' is no whole TFRecord file, uncompressed: record {number} is damaged or cut short, at byte "
+                f"{begin - _HEADER}. Fetch or make it again."
             )
-        places.append((begin, end))
-    return places
+        number += 1
+        yield begin, end
 
 
 def _masked_crc(data: bytes) -> int:
@@ -59,7 +55,7 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _parse(path: str, data: memoryview, start: int, end: int) -> tuple[int, int, int]:
+def _parse(path: str, data: Buffer, start: int, end: int) -> tuple[int, int, int]:
     """Return where the image of a tf.train.Example begins, its size, and its label.
 
     Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList = 1 or
@@ -95,8 +91,7 @@ def _only(data: Buffer, place: tuple[int, int]) -> tuple[int, int]:
 def _integer(data: Buffer, start: int, end: int) -> int:
     """Return the integer in a list of one, which may be packed or not."""
     ((_, value),) = fields(data, start, end)
-    number = varint(data, *value)[0] if isinstance(value, tuple) else value
-    return number if number < 2**63 else number - 2**64
+    return signed(varint(data, *value)[0] if isinstance(value, tuple) else value)
 
 
 SOURCE = Source("TFRecords", _matches, _scan, ByteRanges.of, from_one=True)

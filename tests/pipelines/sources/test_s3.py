@@ -13,6 +13,15 @@ import pytest
 import torch
 
 from pipelines import DataError, Dataset, ImageLoader, find_dataset, image_loader
+from pipelines.bad_files.check import check_files
+from pipelines.bad_files.probe import reason
+from pipelines.readers import s3
+from pipelines.readers.base import StoreError
+from pipelines.readers.files import FileContents, Files
+
+# Keys of which URLs make others, and keys that URLs would have to escape.
+ODD_NAMES = ("c/a#b.jpg", "c/a?b=c.jpg", "c//deep//a.jpg", "/c/first.jpg", "c/100%.jpg", "d/a%20b.jpg", "d/a b+c&d.jpg",
+             "d#1/é.jpg", "d/@eaDir/a.jpg", "__MACOSX/d/a.jpg", "c/a\tb.jpg")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,9 @@ def store(folders: Path) -> Iterator[str]:
                 client.put_object(Bucket="photos", Key=f"small/{split}/{name}", Body=path.read_bytes())
         for name in ("small/train/ape/notes.txt", "small/train/.hidden/0.jpg", "small/0.jpg", "smaller/train/x/0.jpg"):
             client.put_object(Bucket="photos", Key=name, Body=b"x")
+        for number, name in enumerate(ODD_NAMES):
+            body = (folders / "ape" / "00.jpg").read_bytes() + b"%d" % number
+            client.put_object(Bucket="photos", Key=f"odd/{name}", Body=body)
         client.put_object(Bucket="photos", Key="bad/a b/text.jpg", Body=b"this is not an image")
         client.put_object(Bucket="photos", Key="bad/a b/good.jpg", Body=path.read_bytes())
         yield "s3://photos/small"
@@ -103,3 +115,87 @@ def test_what_cannot_be_listed_is_named(store: str) -> None:
     with pytest.raises(DataError, match=r"'s3://photos/empty' holds no images"):
         find_dataset("s3://photos/empty")
     assert os.environ["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1")
+
+
+def test_odd_keys_are_read(store: str, folders: Path, tmp_path: Path) -> None:
+    dataset = find_dataset("s3://photos/odd")
+    names = {0: "c", 1: "c", 2: "c", 3: "c", 4: "c", 5: "d", 6: "d", 7: "d#1", 10: "c"}
+    assert dataset.classes == ["c", "d", "d#1"]
+    content = (folders / "ape" / "00.jpg").read_bytes()
+    found = {}
+    for index, label in enumerate(dataset.labels.tolist()):
+        number = int(dataset.encoded(index).removeprefix(content))
+        found[number] = dataset.classes[label]
+        assert dataset.name(index) == f"s3://photos/odd/{ODD_NAMES[number]}"
+    assert found == names
+    loader = _loader(dataset, train=False, batch_size=len(dataset))
+    (batch,) = loader
+    assert loader.bad_files == {}
+    (expected,) = _loader(find_dataset(folders).take([0] * len(dataset)), train=False, batch_size=len(dataset))
+    assert torch.equal(batch.images, expected.images)
+
+    # Only what needs it is read here; a list may have both.
+    assert type(dataset.reader) is FileContents
+    assert type(find_dataset(store).reader) is Files
+    (tmp_path / "train.txt").write_text(f"s3://photos/odd/c/a#b.jpg 1\n{folders}/ape/00.jpg 0\n")
+    (batch,) = _loader(tmp_path, batch_size=2)
+    assert sorted(batch.labels.tolist()) == [0, 1]
+    part = dataset.take([2, 0])
+    assert type(part.reader) is FileContents
+    assert part.encoded(1) == dataset.encoded(0)
+    assert part.digest != dataset.take([0, 2]).digest
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "100%", "a%20b", "a+b&c=d;e:f@g", "[a]{b}|c^d", "a~b'c\"d"])
+def test_keys_that_dali_finds(store: str, name: str) -> None:
+    """Addresses that are not plain are read by boto3; those that are, by DALI as they are."""
+    client = boto3.client("s3")
+    content = client.get_object(Bucket="photos", Key="small/train/ape/00.jpg")["Body"].read()
+    client.put_object(Bucket="photos", Key=f"plain/{name}.jpg", Body=content)
+    address = f"s3://photos/plain/{name}.jpg"
+    assert s3.is_plain(address)
+    (batch,) = _loader(Dataset(["a"], torch.zeros(1, dtype=torch.int64).numpy(), "", Files([address])))
+    assert batch.indices.tolist() == [0]
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a//b", "/a", "./a", "a/../b", "a/."])
+def test_keys_that_dali_does_not_find(name: str) -> None:
+    assert not s3.is_plain(f"s3://photos/{name}")
+    assert s3.split(f"s3://photos/{name}") == ("photos", name)
+    assert s3.split(f"s3:/photos/{name}") == ("photos", name)  # as pathlib writes it
+
+
+def test_splits_in_any_case(store: str) -> None:
+    client = boto3.client("s3")
+    for name in ("Training/a/1.jpg", "Training/b/1.jpg", "VALIDATION/b/1.jpg", "lost+found/c/1.jpg"):
+        client.put_object(Bucket="photos", Key=f"cases/{name}", Body=b"x")
+    dataset = find_dataset("s3://photos/cases", train=False)
+    assert (dataset.classes, dataset.labels.tolist()) == (["a", "b"], [1])
+    assert dataset.reader.files == ["s3://photos/cases/VALIDATION/b/1.jpg"]
+
+
+def test_a_store_that_is_gone_is_no_damaged_file(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, odd = find_dataset(store), find_dataset("s3://photos/odd")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3.client.cache_clear()
+    try:
+        gone = rf"the store at {endpoint} cannot be read: .*No file is to blame"
+        with pytest.raises(StoreError, match=gone):
+            plain.encoded(0)
+        with pytest.raises(StoreError, match=gone):
+            reason(plain, 0)
+        with pytest.raises(StoreError, match=gone):
+            list(check_files(plain, threads=1))
+        loader = _loader(odd, on_bad_file="replace", max_bad_share=1)
+        with pytest.raises(StoreError, match=gone):
+            list(loader)
+        assert loader.bad_files == {}
+        with pytest.raises(StoreError, match="cannot list 's3://photos/small'"):
+            find_dataset(store)
+    finally:
+        monkeypatch.undo()
+        s3.client.cache_clear()
