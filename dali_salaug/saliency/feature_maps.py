@@ -68,7 +68,7 @@ def layouts(shape: torch.Size, image_size: tuple[int, int]) -> list[Layout]:
 
 
 def _is_grid(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Whether there is a stride s with |m − H/s| < 1 and |n − W/s| < 1."""
+    """Return whether there is a stride s with |m − H/s| < 1 and |n − W/s| < 1."""
     if any(cells > pixels for cells, pixels in zip(grid, image_size, strict=True)):
         return False
     least = max(pixels / (cells + 1) for cells, pixels in zip(grid, image_size, strict=True))
@@ -77,7 +77,7 @@ def _is_grid(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
 
 
 def _grid_of(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """The grid of so many tokens that one whole stride makes of the image; None where there is none."""
+    """Return the grid of that many tokens that a whole stride makes of the image; None if there is none."""
     height, width = image_size
     for stride in range(1, max(image_size) + 1):
         for grid in ((height // stride, width // stride), (-(-height // stride), -(-width // stride))):
@@ -140,7 +140,7 @@ def _is_layer_norm(module: nn.Module) -> bool:
 
 
 def _sibling_before(name: str, network: nn.Module) -> str:
-    """The name of the module that stands before it in the container of the outermost one; "" for the first."""
+    """Return the name of the module before it in its container; "" for the first."""
     parent, _, last = name.rpartition(".")
     siblings = list(network.get_submodule(parent)._modules)
     place = siblings.index(last)
@@ -148,7 +148,7 @@ def _sibling_before(name: str, network: nn.Module) -> str:
 
 
 def _outputs(scalar: Scalar, pixels: Tensor, network: nn.Module) -> tuple[list[_Output], Tensor]:
-    """What the submodules put out in a pass, in the order in which they finish, what one hands on once; the scalar."""
+    """Run a pass. Return the submodules' outputs in the order in which they finish, each once, and the scalar."""
     outputs: list[_Output] = []
     seen: set[tuple[int, int]] = set()
     alive: list[Tensor] = []  # so that no id is used twice

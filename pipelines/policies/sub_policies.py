@@ -81,7 +81,7 @@ class SubPolicies:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "SubPolicies":
-        """Reads a policy from YAML or JSON: a list of sub-policies, each a list of [operation, probability, magnitude].
+        """Read a policy from YAML or JSON: a list of sub-policies, each a list of [operation, probability, magnitude].
 
         In YAML, with one sub-policy a line:
 
