@@ -11,6 +11,7 @@ import numpy as np
 from nvidia.dali import Pipeline
 
 from ..datasets import Dataset
+from ..forks import abandoned_in_children
 from ..graph.pipeline import Recipe, view_inputs, view_pipeline
 from ..readers.base import DataError
 
@@ -90,7 +91,7 @@ class Probe:
         if self._serialized is None:
             self._serialized = view_pipeline(self._recipe, device_id=self._device_id).serialize()
         if self._pipeline is None:
-            self._pipeline = Pipeline.deserialize(self._serialized)
+            self._pipeline = abandoned_in_children(Pipeline.deserialize(self._serialized))
         try:
             with native_errors_hidden():
                 self._pipeline.run(**{name: contiguous(arrays[name]) for name in view_inputs(self._recipe)})
