@@ -27,6 +27,7 @@ def image_loader(
     image_size: int = 224,
     train: bool = True,
     images: int | None = None,
+    drop_last: bool = False,
     policy: str | os.PathLike[str] | Policy | None = None,
     device: str | torch.device = "auto",
     seed: int = 0,
@@ -58,10 +59,12 @@ def image_loader(
 
     Args:
         root: Folder of the data, see `find_dataset` for the layouts; or a `Dataset`.
-        batch_size: Images per batch and process. The last batch of an epoch may be smaller.
+        batch_size: Images per batch and process. The last batch of an epoch may be smaller, see `drop_last`.
         image_size: Side of the returned images, in pixels. CIFAR images are resized if it is not 32.
         train: Training, or else validation.
         images: Number of images to use, the first of each class (`Dataset.first`); None: all.
+        drop_last: Leave out the last global batch of an epoch where it has fewer than `world_size * batch_size` images:
+            batch normalisation cannot train on a batch of one. In training other images are left out in each epoch.
         policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
             sub-policies, see `SubPolicies.from_file`.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
@@ -148,6 +151,7 @@ def image_loader(
     )
     options = LoaderOptions(
         batch_size=batch_size,
+        drop_last=drop_last,
         train=train,
         policy=policy,
         device=chosen,

@@ -77,5 +77,6 @@ class Inputs:
             "train": self.options.train,
             "seed": self.options.seed,
             "batch_size": self.options.batch_size,
+            "drop_last": self.options.drop_last,
             "world_size": self.options.world_size,
         }

@@ -21,6 +21,7 @@ from .options import LoaderOptions
 from .readers.base import DataError
 
 PREFETCH = 2  # batches made ahead
+_ADDED = {"drop_last": False}  # what a state from before these options means
 
 
 class Batch(NamedTuple):
@@ -63,10 +64,14 @@ class _Schedule:
         self._options = options
         self._count = count
         global_batch = options.world_size * options.batch_size
-        global_batches = -(-count // global_batch)
-        _, last = self.shard(global_batches - 1)
-        self.batches = global_batches - (last == 0)
-        self.samples = (global_batches - 1) * options.batch_size + last
+        if options.drop_last:
+            self.batches = count // global_batch
+            self.samples = self.batches * options.batch_size
+        else:
+            global_batches = -(-count // global_batch)
+            _, last = self.shard(global_batches - 1)
+            self.batches = global_batches - (last == 0)
+            self.samples = (global_batches - 1) * options.batch_size + last
 
     def shard(self, batch: int) -> tuple[int, int]:
         options = self._options
@@ -127,7 +132,7 @@ class ImageLoader:
     Each `iter()` is one epoch: the first is epoch 0, then one more each time, also after a `break`, unless
     `set_epoch` or `load_state_dict` says otherwise. `len()` is the number of this rank's batches. It is the
     same on all ranks unless the last global batch has fewer samples than there are ranks; then the last ranks
-    have one batch less.
+    have one batch less. With `drop_last` it is the same on all ranks, and all batches have `batch_size` images.
 
     Attributes:
         dataset: The images and labels (`Dataset`).
@@ -153,6 +158,12 @@ class ImageLoader:
                 f"{options.world_size} processes. Start at most as many as there are images."
             )
         schedule = _Schedule(options, len(dataset))
+        if not schedule.batches:
+            raise DataError(
+                f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images, less "
+                f"than one global batch of {options.world_size} × {options.batch_size}, which drop_last drops. Lower "
+                "the batch size, or keep the last batch."
+            )
         self._length = schedule.batches
         self._inputs = Inputs(dataset, recipe, options)
         decodes = partial(_decodes, Probe(recipe, options.device.index), self._inputs)
@@ -244,7 +255,7 @@ class ImageLoader:
         Raises:
             ValueError: `state` is from a loader with another data set, seed, batch size or the like.
         """
-        own, given = self._inputs.configuration(), state["configuration"]
+        own, given = self._inputs.configuration(), _ADDED | state["configuration"]
         differing = [
             f"{key}: {given.get(key)!r} in the state, {own.get(key)!r} here"
             for key in sorted(own.keys() | given.keys())

@@ -11,6 +11,7 @@ from .trivialaugment import TrivialAugment
 
 POLICIES: dict[str, Policy] = {
     "autoaugment": AutoAugment("imagenet"),
+    "autoaugment_v0": AutoAugment("imagenet_v0"),
     "autoaugment_cifar10": AutoAugment("cifar10"),
     "autoaugment_svhn": AutoAugment("svhn"),
     "randaugment": RandAugment(),
