@@ -7,7 +7,7 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
 from .arguments import are_numbers, require, require_one
 from .datasets import Dataset
-from .graph.pipeline import Recipe
+from .graph.pipeline import MAX_PIXELS, Recipe
 from .loader import ImageLoader
 from .options import LoaderOptions
 from .policies.base import Policy
@@ -44,6 +44,7 @@ def image_loader(
     with_matrices: bool = False,
     on_bad_file: str = "raise",
     max_bad_share: float = 0.1,
+    max_pixels: int = MAX_PIXELS,
     hw_decoder_load: float = 0.65,
     decode_size_hint: tuple[int, int] | None = None,
 ) -> ImageLoader:
@@ -89,6 +90,8 @@ def image_loader(
             another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
             logger "pipelines" warns of each file once.
         max_bad_share: Share of an epoch's samples that may be replaced, from 0 to 1: more is an error.
+        max_pixels: Of a file's image, width times height, at least 1. A larger one is a bad file, as it takes 3 bytes a
+            pixel and thread to decode. The default is Pillow's limit, 179 million. A state may be loaded with another.
         hw_decoder_load: Share of a batch that a GPU's hardware JPEG decoder takes, if it has one (A100, H100); CUDA
             kernels decode the rest. From 0 to 1.
         decode_size_hint: Width and height in pixels of the largest images. The hardware decoder then allocates its
@@ -146,6 +149,7 @@ def image_loader(
         mean=mean,
         std=std,
         dtype=dtype,
+        max_pixels=max_pixels,
         hw_decoder_load=hw_decoder_load,
         decode_size_hint=decode_size_hint,
     )

@@ -167,7 +167,9 @@ class ImageLoader:
         self._length = schedule.batches
         self._inputs = Inputs(dataset, recipe, options)
         decodes = partial(_decodes, Probe(recipe, options.device.index), self._inputs)
-        self._substitutes = Substitutes(dataset, options, decodes, samples=schedule.samples)
+        self._substitutes = Substitutes(
+            dataset, options, decodes, samples=schedule.samples, max_pixels=recipe.max_pixels
+        )
         self._epoch = self._batch = 0  # of the next batch to be returned
         self._restored = self._end_meant = False
         self._iteration = 0
