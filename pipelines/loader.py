@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from . import draws
+from .arguments import refuse, require, shown, whole
 from .bad_files.probe import Probe, contiguous
 from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
@@ -20,6 +21,7 @@ from .inputs import Inputs
 from .options import LoaderOptions
 from .readers.base import DataError
 
+_LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # batches made ahead
 _ADDED = {"drop_last": False}  # what a state from before these options means
 
@@ -65,13 +67,13 @@ class _Schedule:
         self._count = count
         global_batch = options.world_size * options.batch_size
         if options.drop_last:
-            self.batches = count // global_batch
+            self.batches = self.global_batches = count // global_batch
             self.samples = self.batches * options.batch_size
         else:
-            global_batches = -(-count // global_batch)
-            _, last = self.shard(global_batches - 1)
-            self.batches = global_batches - (last == 0)
-            self.samples = (global_batches - 1) * options.batch_size + last
+            self.global_batches = -(-count // global_batch)
+            _, last = self.shard(self.global_batches - 1)
+            self.batches = self.global_batches - (last == 0)
+            self.samples = (self.global_batches - 1) * options.batch_size + last
 
     def shard(self, batch: int) -> tuple[int, int]:
         options = self._options
@@ -165,6 +167,7 @@ class ImageLoader:
                 "the batch size, or keep the last batch."
             )
         self._length = schedule.batches
+        self._global_batches = schedule.global_batches
         self._inputs = Inputs(dataset, recipe, options)
         decodes = partial(_decodes, Probe(recipe, options.device.index), self._inputs)
         self._substitutes = Substitutes(
@@ -219,17 +222,16 @@ class ImageLoader:
         end, the iteration is empty.
 
         Args:
-            epoch: At least 0.
+            epoch: From 0 to 2⁶¹.
 
         Raises:
-            ValueError: `epoch` is negative.
+            ValueError: `epoch` is no such integer.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        epoch = whole("epoch", epoch, 0, _LAST_EPOCH, "an integer from 0 to 2**61")
         self._end_meant = self._restored and epoch == self._epoch
         if self._end_meant:
             return
-        self._go_to(int(epoch))
+        self._go_to(epoch)
         self._restored = False
         self._iteration += 1
 
@@ -255,20 +257,44 @@ class ImageLoader:
                 `max_bad_share` is then that rank's, until the epoch ends.
 
         Raises:
-            ValueError: `state` is from a loader with another data set, seed, batch size or the like.
+            ValueError: `state` is from a loader with another data set, seed, batch size or the like; or is no state.
         """
+        self._check_form(state)
         own, given = self._inputs.configuration(), _ADDED | state["configuration"]
         differing = [
-            f"{key}: {given.get(key)!r} in the state, {own.get(key)!r} here"
+            f"{key}: {shown(given.get(key))} in the state, {shown(own.get(key))} here"
             for key in sorted(own.keys() | given.keys())
             if own.get(key) != given.get(key)
         ]
         if differing:
             raise ValueError("the state is of another loader. " + "; ".join(differing))
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        epoch = whole("epoch of the state", state["epoch"], 0, _LAST_EPOCH, "an integer from 0 to 2**61")
+        batch = whole("batch of the state", state["batch"], 0, self._global_batches)
+        self._check_bad_files(state["bad_files"])
+        self._epoch, self._batch = epoch, batch
         self._substitutes.load_state_dict(state["bad_files"])
         self._restored, self._end_meant = True, False
         self._iteration += 1
+
+    def _check_form(self, state: object) -> None:
+        legal = "what state_dict() of a loader returned"
+        if not isinstance(state, dict):
+            refuse("state", state, legal)
+        for key in ("epoch", "batch", "bad_files", "configuration"):
+            require("state", state, f"{legal}, with '{key}'", key in state)
+        configuration = state["configuration"]
+        is_mapping = isinstance(configuration, dict) and all(isinstance(key, str) for key in configuration)
+        require("configuration of the state", configuration, "a dictionary", is_mapping)
+
+    def _check_bad_files(self, state: object) -> None:
+        legal = "{'known': [[place, reason], …], 'replaced': count}"
+        if not (isinstance(state, dict) and isinstance(state.get("known"), list)):
+            refuse("bad_files of the state", state, legal)
+        whole("replaced of the state's bad_files", state.get("replaced"), 0)
+        for item in state["known"]:
+            is_item = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], str)
+            require("bad_files of the state", item, legal, is_item)
+            whole("place of a bad file of the state", item[0], 0, len(self.dataset) - 1)
 
     def _take(self, epoch: int, batch: int) -> Batch:
         """Run the pipeline until it returns the requested batch."""
@@ -313,7 +339,7 @@ class ImageLoader:
         pipeline = image_pipeline(
             self.recipe,
             _weakly(self._source),
-            batch_size=self.batch_size,
+            batch_size=min(self.batch_size, len(self.dataset)),
             num_threads=self.options.num_threads,
             device_id=self.device.index,
             prefetch_queue_depth=PREFETCH,

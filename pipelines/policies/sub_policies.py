@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,7 +13,8 @@ import numpy as np
 import yaml
 from nvidia.dali.auto_aug import auto_augment
 
-from ..arguments import require_one
+from ..arguments import finite, require_one, shown
+from ..arguments import path as _path
 from .base import PolicyDraw
 from .operations import CUTOUT, IDENTITY, MAX_TRANSLATE, OperationEntry, Table, pick, tabulate
 
@@ -66,7 +67,7 @@ class SubPolicies:
 
     def __init__(self, sub_policies: Sequence[Sequence[Sequence[Any]]]) -> None:
         if not isinstance(sub_policies, list | tuple) or not sub_policies:
-            raise ValueError(f"a policy must be a list of sub-policies, got {_shortened(sub_policies)}")
+            raise ValueError(f"a policy must be a list of sub-policies, got {shown(sub_policies)}")
         self.sub_policies = tuple(_read(sub_policy, place) for place, sub_policy in enumerate(sub_policies, start=1))
         kinds: dict[type, str] = {}
         for place, sub_policy in enumerate(self.sub_policies, start=1):
@@ -98,16 +99,21 @@ class SubPolicies:
         Raises:
             ValueError: The file cannot be read or is not of this form. The message names it, and the place in it.
         """
-        if Path(path).suffix not in FILE_SUFFIXES:
-            raise ValueError(f"policy file '{path}': its name must end in {', '.join(FILE_SUFFIXES)}")
+        file = Path(_path("path", path, "the path of a policy file"))
+        if file.suffix not in FILE_SUFFIXES:
+            raise ValueError(f"policy file '{file}': its name must end in {', '.join(FILE_SUFFIXES)}")
+        if file.exists() and not file.is_file():  # a pipe would never end
+            raise ValueError(f"policy file '{file}': it is no regular file")
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
             # YAML includes JSON, except for numbers such as 1e-05.
-            content = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
+            content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
             return cls(content)
+        except RecursionError:
+            raise ValueError(f"policy file '{file}': its lists are nested too deeply") from None
         except (OSError, UnicodeError, yaml.YAMLError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ValueError(f"policy file '{path}': {reason}") from None
+            raise ValueError(f"policy file '{file}': {reason}") from None
 
     @property
     def _ranges(self) -> Ranges:
@@ -270,40 +276,33 @@ def _cutout_windows(shares: np.ndarray, centres: np.ndarray, size: int) -> np.nd
 def _read(sub_policy: Any, place: int) -> tuple[Operation, ...]:
     if not isinstance(sub_policy, list | tuple) or not sub_policy:
         raise ValueError(
-            f"sub-policy {place} must be a list of [operation, probability, magnitude], got {_shortened(sub_policy)}"
+            f"sub-policy {place} must be a list of [operation, probability, magnitude], got {shown(sub_policy)}"
         )
     return tuple(_read_operation(given, _at(place, number)) for number, given in enumerate(sub_policy, start=1))
 
 
 def _read_operation(given: Any, where: str) -> Operation:
     if not isinstance(given, list | tuple) or not 2 <= len(given) <= 3:
-        raise ValueError(f"{where} must be [operation, probability, magnitude], got {_shortened(given)}")
+        raise ValueError(f"{where} must be [operation, probability, magnitude], got {shown(given)}")
     name, probability, magnitude = (*given, None)[:3]
     legal = {known.replace("_", ""): known for known in (*sorted(_suite()), CUTOUT)}
-    known = legal.get(str(name).replace("_", "").lower())
+    known = legal.get(name.replace("_", "").lower()) if isinstance(name, str) else None
     if known is None:
-        raise ValueError(f"{where}: the operation must be one of {', '.join(legal.values())}; got {name!r}")
-    if not _is_number(probability) or not 0 <= probability <= 1:
-        raise ValueError(f"{where}, {known}: the probability must be from 0 to 1, got {probability!r}")
+        raise ValueError(f"{where}: the operation must be one of {', '.join(legal.values())}; got {shown(name)}")
+    chance = finite(probability)
+    if chance is None or not 0 <= chance <= 1:
+        raise ValueError(f"{where}, {known}: the probability must be from 0 to 1, got {shown(probability)}")
     if known in _suite() and _suite()[known].mag_range is None:
-        return Operation(known, float(probability), None)
-    whole = isinstance(magnitude, int)
-    if not _is_number(magnitude) or not 0 <= magnitude <= (STEPS if whole else 1):
+        return Operation(known, float(chance), None)
+    level = finite(magnitude)
+    whole = isinstance(magnitude, Integral)
+    if level is None or not 0 <= level <= (STEPS if whole else 1):
         raise ValueError(
             f"{where}, {known}: the magnitude must be a whole number from 0 to {STEPS}, or a level from 0.0 to 1.0; "
-            f"got {magnitude!r}"
+            f"got {shown(magnitude)}"
         )
-    return Operation(known, float(probability), magnitude)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return Operation(known, float(chance), level)
 
 
 def _at(place: int, number: int) -> str:
     return f"sub-policy {place}, operation {number}"
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
