@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+INT32_MAX = 2**31 - 1
 _MOST_CHARACTERS = 80
 _short = reprlib.Repr()  # a few elements of what is long, a few levels of what is deep
 _short.maxstring = _short.maxother = _MOST_CHARACTERS
@@ -94,9 +95,14 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def numbers(name: str, value: object, count: int, legal: str) -> tuple[float, ...]:
+def is_sequence(value: Any, count: int) -> bool:
+    """Return whether `value` is a list, a tuple or an array of `count` elements."""
+    return isinstance(value, list | tuple | np.ndarray) and np.shape(value[:0])[1:] == () and len(value) == count
+
+
+def numbers(name: str, value: Any, count: int, legal: str) -> tuple[float, ...]:
     """Return `count` finite numbers of a sequence."""
-    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1 and len(value) == count:
+    if is_sequence(value, count):
         given = [finite(number) for number in value]
         found = tuple(number for number in given if number is not None)
         if len(found) == count:

@@ -2,12 +2,12 @@
 
 import os
 from numbers import Integral
+from typing import Any
 
-import numpy as np
 import torch
 from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
-from .arguments import flag, numbers, path, refuse, require, require_one, share, span, whole
+from .arguments import INT32_MAX, flag, is_sequence, numbers, path, refuse, require, require_one, share, span, whole
 from .datasets import Dataset
 from .graph.pipeline import MAX_PIXELS, Recipe
 from .loader import ImageLoader
@@ -110,11 +110,13 @@ def image_loader(
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
     with_matrices = flag("with_matrices", with_matrices)
     policy = _find_policy(policy)
-    batch_size = whole("batch_size", batch_size, 1)
+    batch_size = whole("batch_size", batch_size, 1, INT32_MAX)
     image_size = whole("image_size", image_size, 1, _MAX_SIDE)
-    images = None if images is None else whole("images", images, 1, legal="None or an integer of at least 1")
+    images = (
+        None if images is None else whole("images", images, 1, INT32_MAX, f"None or an integer from 1 to {INT32_MAX}")
+    )
     seed = whole("seed", seed, 0, 2**64 - 1, "an integer from 0 to 2**64 - 1")
-    world_size = whole("world_size", world_size, 1)
+    world_size = whole("world_size", world_size, 1, INT32_MAX)
     rank = whole("rank", rank, 0, world_size - 1, f"an integer from 0 to world_size - 1 = {world_size - 1}")
     threads = f"None or an integer from 1 to {_MAX_THREADS}"
     num_threads = None if num_threads is None else whole("num_threads", num_threads, 1, _MAX_THREADS, threads)
@@ -201,11 +203,11 @@ def _channels(name: str, value: object, legal: str, least: float) -> tuple[float
     return red, green, blue
 
 
-def _size_hint(hint: object) -> tuple[int, int] | None:
+def _size_hint(hint: Any) -> tuple[int, int] | None:
     if hint is None:
         return None
     legal = f"None or (width, height), each an integer from 1 to {_MAX_HINT}"
-    if not isinstance(hint, list | tuple | np.ndarray) or np.ndim(hint) != 1 or len(hint) != 2:
+    if not is_sequence(hint, 2):
         refuse("decode_size_hint", hint, legal)
     width, height = (int(side) if isinstance(side, Integral) and not isinstance(side, bool) else 0 for side in hint)
     require("decode_size_hint", hint, legal, min(width, height) >= 1 and max(width, height) <= _MAX_HINT)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .arguments import flag, refuse, require, whole
+from .arguments import INT32_MAX, flag, refuse, require, whole
 from .readers.base import DataError, Reader
 
 # What DALI decodes on both backends (the CPU's list; nvJPEG falls back to it).
@@ -106,7 +106,7 @@ class Dataset:
         Raises:
             DataError: `count` is less than the number of classes, or more than there are images.
         """
-        count = whole("count", count, 0)
+        count = whole("count", count, 0, INT32_MAX)
         self.require_labels()
         if not len(self.classes) <= count <= len(self):
             raise DataError(
@@ -129,10 +129,11 @@ class Dataset:
             ValueError: It is neither, or a place is out of range.
         """
         legal = f"(m,) integers from 0 to {len(self) - 1}, or ({len(self)},) bool"
-        if np.asarray(chosen).dtype == bool:
-            require("chosen", chosen, legal, np.shape(chosen) == (len(self),))
-            chosen = np.flatnonzero(chosen)
-        places = _integers("chosen", chosen, legal)
+        places = _array("chosen", chosen, legal)
+        if places.dtype == bool:
+            require("chosen", chosen, legal, places.shape == (len(self),))
+            places = np.flatnonzero(places)
+        places = _integers("chosen", places, legal)
         for place in places[(places < 0) | (places >= len(self))][:1]:
             refuse("chosen", place, legal)
         return replace(self, labels=self.labels[places], reader=self.reader.take(places))
@@ -140,13 +141,17 @@ class Dataset:
 
 def _integers(name: str, value: object, legal: str) -> np.ndarray:
     """Return (m,) int64 of a sequence of integers."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError):  # ragged lists, among others
-        refuse(name, value, legal)
+    array = _array(name, value, legal)
     if array.ndim == 1 and not array.size:
         return np.empty(0, dtype=np.int64)
     require(name, value, legal, array.ndim == 1 and np.issubdtype(array.dtype, np.integer))
     if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
         refuse(name, array.max(), legal)
     return array.astype(np.int64, copy=False)
+
+
+def _array(name: str, value: object, legal: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError):  # ragged lists, among others
+        refuse(name, value, legal)

@@ -306,9 +306,9 @@ def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer from 1 to 2147483647, got 0"),
         ({"image_size": 0}, "image_size must be an integer from 1 to 16384, got 0"),
-        ({"images": 2.5}, "images must be None or an integer of at least 1, got 2.5"),
+        ({"images": 2.5}, "images must be None or an integer from 1 to 2147483647, got 2.5"),
         ({"images": 2}, "number of images to use must be from 3 to 37, got 2"),
         ({"seed": -1}, "seed must be an integer from 0 .* got -1"),
         ({"rank": 2, "world_size": 2}, "rank must be an integer from 0 to world_size - 1 = 1, got 2"),
@@ -326,7 +326,7 @@ def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
         ({"std": (0.0, 1.0, 1.0)}, "std must be three numbers above 0"),
         ({"policy": "fancy"}, "policy must be one of autoaugment, .*randaugment.*, or a file .* got 'fancy'"),
         ({"policy": 3}, "policy must be None, a name, a file or a policy object, got 3"),
-        ({"batch_size": 2.5}, "batch_size must be an integer of at least 1, got 2.5"),
+        ({"batch_size": 2.5}, "batch_size must be an integer from 1 to 2147483647, got 2.5"),
         ({"device": "tpu"}, "device must be 'auto', 'cpu'"),
         ({"with_matrices": True}, "with_matrices must be False without a policy"),
     ],
