@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .arguments import INT32_MAX, flag, refuse, require, whole
 from .readers.base import DataError, Reader
 
 # What DALI decodes on both backends (the CPU's list; nvJPEG falls back to it).
@@ -21,22 +22,49 @@ class Dataset:
 
     Attributes:
         classes: Class names; a label is an index into it.
-        labels: (n,) int64.
+        labels: (n,) int64, from 0 to the number of classes − 1; other integers are converted.
         root: The folder of the data.
         reader: The n images.
+        unlabelled: Whether −1 is a label too, of images whose class is not known. They cannot be trained on.
+
+    Raises:
+        DataError: There are not as many labels as images, or a label is out of range.
+        ValueError: An argument is of another type.
     """
 
     classes: list[str]
     labels: np.ndarray
     root: str
     reader: Reader
+    unlabelled: bool = False
+
+    def __post_init__(self) -> None:
+        names = isinstance(self.classes, list | tuple) and all(isinstance(name, str) for name in self.classes)
+        require("classes", self.classes, "a list of names", names)
+        require("root", self.root, "a path", isinstance(self.root, str))
+        require("reader", self.reader, "a Reader, such as Files or Pixels", isinstance(self.reader, Reader))
+        labels = _integers("labels", self.labels, "(n,) integers, one for each image")
+        object.__setattr__(self, "labels", labels)
+        if len(labels) != len(self.reader):
+            raise DataError(f"there must be one label for each image, got {len(labels)} for {len(self.reader)} images")
+        object.__setattr__(self, "unlabelled", flag("unlabelled", self.unlabelled))
+        wrong = np.flatnonzero((labels < -int(self.unlabelled)) | (labels >= len(self.classes)))
+        if len(wrong):
+            raise DataError(
+                f"labels must be from 0 to {len(self.classes) - 1}, the places of the {len(self.classes)} classes, got "
+                f"{labels[wrong[0]]} for '{self.reader.name(int(wrong[0]))}'"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """Return the name of a sample, for messages: the path of its file, or what comes closest to that."""
-        return self.reader.name(index)
+        """Return the name of a sample, for messages: the path of its file, or what comes closest to that.
+
+        Args:
+            index: Its place, from 0 on.
+        """
+        return self.reader.name(whole("index", index, 0, len(self) - 1))
 
     def encoded(self, index: int) -> bytes:
         """Return the content of a sample's file.
@@ -44,7 +72,7 @@ class Dataset:
         Raises:
             OSError: It cannot be read.
         """
-        return self.reader.encoded(index)
+        return self.reader.encoded(whole("index", index, 0, len(self) - 1))
 
     @cached_property  # a second for a million files, and needed at each checkpoint
     def digest(self) -> str:
@@ -61,7 +89,13 @@ class Dataset:
 
     def shares_files(self, other: "Dataset") -> bool:
         """Return whether some files are in both."""
+        require("other", other, "a Dataset", isinstance(other, Dataset))
         return not set(self.reader.files).isdisjoint(other.reader.files)
+
+    def require_labels(self) -> None:
+        """Raise DataError if the class of an image is not known."""
+        for index in np.flatnonzero(self.labels < 0)[:1]:
+            raise DataError(f"the class of '{self.name(index)}' is not known; its label is −1")
 
     def first(self, count: int) -> "Dataset":
         """Return the first images of each class, in the order that they have here.
@@ -72,6 +106,8 @@ class Dataset:
         Raises:
             DataError: `count` is less than the number of classes, or more than there are images.
         """
+        count = whole("count", count, 0, INT32_MAX)
+        self.require_labels()
         if not len(self.classes) <= count <= len(self):
             raise DataError(
                 f"'{self.root}' has {len(self)} images of {len(self.classes)} classes: the number of images to use "
@@ -84,5 +120,38 @@ class Dataset:
         return self.take(np.sort(np.lexsort((self.labels, place))[:count]))
 
     def take(self, chosen: np.ndarray) -> "Dataset":
-        """Return the images at the places `chosen`, (m,) integers, in that order."""
-        return replace(self, labels=self.labels[chosen], reader=self.reader.take(chosen))
+        """Return some of the images.
+
+        Args:
+            chosen: Their places, (m,) integers from 0 to n − 1, in the order to be; or (n,) bool: which of them.
+
+        Raises:
+            ValueError: It is neither, or a place is out of range.
+        """
+        legal = f"(m,) integers from 0 to {len(self) - 1}, or ({len(self)},) bool"
+        places = _array("chosen", chosen, legal)
+        if places.dtype == bool:
+            require("chosen", chosen, legal, places.shape == (len(self),))
+            places = np.flatnonzero(places)
+        places = _integers("chosen", places, legal)
+        for place in places[(places < 0) | (places >= len(self))][:1]:
+            refuse("chosen", place, legal)
+        return replace(self, labels=self.labels[places], reader=self.reader.take(places))
+
+
+def _integers(name: str, value: object, legal: str) -> np.ndarray:
+    """Return (m,) int64 of a sequence of integers."""
+    array = _array(name, value, legal)
+    if array.ndim == 1 and not array.size:
+        return np.empty(0, dtype=np.int64)
+    require(name, value, legal, array.ndim == 1 and np.issubdtype(array.dtype, np.integer))
+    if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+        refuse(name, array.max(), legal)
+    return array.astype(np.int64, copy=False)
+
+
+def _array(name: str, value: object, legal: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError):  # ragged lists, among others
+        refuse(name, value, legal)

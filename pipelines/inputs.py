@@ -13,7 +13,9 @@ from .policies.operations import compose, mirrored
 
 PADDING = 4  # pixels, of pad-and-crop
 # Fields of a recipe that are not in `configuration`: they do not change the pixels, or follow from the policy.
-_LEFT_OUT = {"device", "operations", "chains", "stages", "with_matrices", "hw_decoder_load", "decode_size_hint"}
+_LEFT_OUT = {
+    "device", "operations", "chains", "stages", "with_matrices", "max_pixels", "hw_decoder_load", "decode_size_hint",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,5 +79,6 @@ class Inputs:
             "train": self.options.train,
             "seed": self.options.seed,
             "batch_size": self.options.batch_size,
+            "drop_last": self.options.drop_last,
             "world_size": self.options.world_size,
         }

@@ -1,22 +1,29 @@
 """Batches for training and validation, with the interface of a torch DataLoader."""
 
+import os
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from . import draws
+from .arguments import refuse, require, shown, whole
 from .bad_files.probe import Probe, contiguous
 from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
+from .forks import abandoned_in_children
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
 from .options import LoaderOptions
 from .readers.base import DataError
 
+_LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # batches made ahead
+_ADDED = {"drop_last": False}  # what a state from before these options means
 
 
 class Batch(NamedTuple):
@@ -52,24 +59,73 @@ class _Made(NamedTuple):
     replaced: tuple[int, ...]
 
 
+class _Schedule:
+    """Which samples are in which batch of this process."""
+
+    def __init__(self, options: LoaderOptions, count: int) -> None:
+        self._options = options
+        self._count = count
+        global_batch = options.world_size * options.batch_size
+        if options.drop_last:
+            self.batches = self.global_batches = count // global_batch
+            self.samples = self.batches * options.batch_size
+        else:
+            self.global_batches = -(-count // global_batch)
+            _, last = self.shard(self.global_batches - 1)
+            self.batches = self.global_batches - (last == 0)
+            self.samples = (self.global_batches - 1) * options.batch_size + last
+
+    def shard(self, batch: int) -> tuple[int, int]:
+        options = self._options
+        return draws.shard(batch, self._count, options.batch_size, options.rank, options.world_size)
+
+    def order(self, epoch: int, batch: int) -> tuple[int, np.ndarray]:
+        """Return the first position in the epoch, and the samples that the order has from there on."""
+        start, size = self.shard(batch)
+        if not self._options.train:
+            return start, np.arange(start, start + size)
+        return start, draws.epoch_order(self._count, self._options.seed, epoch)[start : start + size]
+
+
 class _Source:
     """Feeds the pipeline batch after batch, on into the next epoch, so that prefetching never stops.
 
-    The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet returned.
+    The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet returned. Nothing here
+    refers to the loader or its pipeline, so that both are freed with the last reference to the loader.
     """
 
-    def __init__(self, loader: "ImageLoader") -> None:
-        self._loader = loader
+    def __init__(self, schedule: _Schedule, inputs: Inputs, substitutes: Substitutes) -> None:
+        self._schedule = schedule
+        self._inputs = inputs
+        self._substitutes = substitutes
         self.next = (0, 0)
         self.made: deque[_Made] = deque()
 
     def __call__(self) -> tuple[Any, ...]:
         epoch, batch = self.next
-        start, indices, replaced = self._loader._samples(epoch, batch)
-        arrays = self._loader._inputs(epoch, start, indices)
+        start, order = self._schedule.order(epoch, batch)
+        indices, replaced = self._substitutes.choose(epoch, start, order)
+        arrays = self._inputs(epoch, start, indices)
         self.made.append(_Made(self.next, start, indices, replaced))
-        self.next = (epoch, batch + 1) if batch + 1 < len(self._loader) else (epoch + 1, 0)
-        return tuple(contiguous(arrays[name]) for name in self._loader.recipe.inputs)
+        self.next = (epoch, batch + 1) if batch + 1 < self._schedule.batches else (epoch + 1, 0)
+        return tuple(contiguous(arrays[name]) for name in self._inputs.recipe.inputs)
+
+
+def _weakly(source: _Source) -> Callable[[], tuple[Any, ...]]:
+    """Return a function that calls `source` without keeping it, as DALI keeps the function beyond the pipeline."""
+    reference = weakref.ref(source)
+
+    def call() -> tuple[Any, ...]:
+        alive = reference()
+        if alive is None:
+            raise RuntimeError("the loader of this pipeline no longer exists")
+        return alive()
+
+    return call
+
+
+def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
+    return probe(inputs(epoch, position, np.array([index])))
 
 
 class ImageLoader:
@@ -78,7 +134,7 @@ class ImageLoader:
     Each `iter()` is one epoch: the first is epoch 0, then one more each time, also after a `break`, unless
     `set_epoch` or `load_state_dict` says otherwise. `len()` is the number of this rank's batches. It is the
     same on all ranks unless the last global batch has fewer samples than there are ranks; then the last ranks
-    have one batch less.
+    have one batch less. With `drop_last` it is the same on all ranks, and all batches have `batch_size` images.
 
     Attributes:
         dataset: The images and labels (`Dataset`).
@@ -103,22 +159,27 @@ class ImageLoader:
                 f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images for "
                 f"{options.world_size} processes. Start at most as many as there are images."
             )
-        global_batches = -(-len(dataset) // (options.world_size * options.batch_size))
-        _, last = self._shard(global_batches - 1)
-        self._length = global_batches - (last == 0)
+        schedule = _Schedule(options, len(dataset))
+        if not schedule.batches:
+            raise DataError(
+                f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images, less "
+                f"than one global batch of {options.world_size} × {options.batch_size}, which drop_last drops. Lower "
+                "the batch size, or keep the last batch."
+            )
+        self._length = schedule.batches
+        self._global_batches = schedule.global_batches
         self._inputs = Inputs(dataset, recipe, options)
-        self._probe = Probe(recipe, options.device.index)
+        decodes = partial(_decodes, Probe(recipe, options.device.index), self._inputs)
         self._substitutes = Substitutes(
-            dataset,
-            options,
-            lambda epoch, position, index: self._probe(self._inputs(epoch, position, np.array([index]))),
-            samples=(global_batches - 1) * options.batch_size + last,
+            dataset, options, decodes, samples=schedule.samples, max_pixels=recipe.max_pixels
         )
         self._epoch = self._batch = 0  # of the next batch to be returned
         self._restored = self._end_meant = False
         self._iteration = 0
-        self._source = _Source(self)
+        self._source = _Source(schedule, self._inputs, self._substitutes)
         self._pipeline: Any = None
+        # Of the only process that can use the loader: the one that started its pipeline, or CUDA.
+        self._process = os.getpid() if options.device.type == "cuda" else None
 
     def __len__(self) -> int:
         return self._length
@@ -161,17 +222,16 @@ class ImageLoader:
         end, the iteration is empty.
 
         Args:
-            epoch: At least 0.
+            epoch: From 0 to 2⁶¹.
 
         Raises:
-            ValueError: `epoch` is negative.
+            ValueError: `epoch` is no such integer.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
+        epoch = whole("epoch", epoch, 0, _LAST_EPOCH, "an integer from 0 to 2**61")
         self._end_meant = self._restored and epoch == self._epoch
         if self._end_meant:
             return
-        self._go_to(int(epoch))
+        self._go_to(epoch)
         self._restored = False
         self._iteration += 1
 
@@ -197,36 +257,52 @@ class ImageLoader:
                 `max_bad_share` is then that rank's, until the epoch ends.
 
         Raises:
-            ValueError: `state` is from a loader with another data set, seed, batch size or the like.
+            ValueError: `state` is from a loader with another data set, seed, batch size or the like; or is no state.
         """
-        own, given = self._inputs.configuration(), state["configuration"]
+        self._check_form(state)
+        own, given = self._inputs.configuration(), _ADDED | state["configuration"]
         differing = [
-            f"{key}: {given.get(key)!r} in the state, {own.get(key)!r} here"
+            f"{key}: {shown(given.get(key))} in the state, {shown(own.get(key))} here"
             for key in sorted(own.keys() | given.keys())
             if own.get(key) != given.get(key)
         ]
         if differing:
             raise ValueError("the state is of another loader. " + "; ".join(differing))
-        self._epoch, self._batch = state["epoch"], state["batch"]
+        epoch = whole("epoch of the state", state["epoch"], 0, _LAST_EPOCH, "an integer from 0 to 2**61")
+        batch = whole("batch of the state", state["batch"], 0, self._global_batches)
+        self._check_bad_files(state["bad_files"])
+        self._epoch, self._batch = epoch, batch
         self._substitutes.load_state_dict(state["bad_files"])
         self._restored, self._end_meant = True, False
         self._iteration += 1
 
-    def _shard(self, batch: int) -> tuple[int, int]:
-        options = self.options
-        return draws.shard(batch, len(self.dataset), options.batch_size, options.rank, options.world_size)
+    def _check_form(self, state: object) -> None:
+        legal = "what state_dict() of a loader returned"
+        if not isinstance(state, dict):
+            refuse("state", state, legal)
+        for key in ("epoch", "batch", "bad_files", "configuration"):
+            require("state", state, f"{legal}, with '{key}'", key in state)
+        configuration = state["configuration"]
+        is_mapping = isinstance(configuration, dict) and all(isinstance(key, str) for key in configuration)
+        require("configuration of the state", configuration, "a dictionary", is_mapping)
 
-    def _samples(self, epoch: int, batch: int) -> tuple[int, np.ndarray, tuple[int, ...]]:
-        """Return the first position in the epoch, the samples to return from there on, and those that they replace."""
-        start, size = self._shard(batch)
-        if self.options.train:
-            indices = draws.epoch_order(len(self.dataset), self.options.seed, epoch)[start : start + size]
-        else:
-            indices = np.arange(start, start + size)
-        return start, *self._substitutes.choose(epoch, start, indices)
+    def _check_bad_files(self, state: object) -> None:
+        legal = "{'known': [[place, reason], …], 'replaced': count}"
+        if not (isinstance(state, dict) and isinstance(state.get("known"), list)):
+            refuse("bad_files of the state", state, legal)
+        whole("replaced of the state's bad_files", state.get("replaced"), 0)
+        for item in state["known"]:
+            is_item = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], str)
+            require("bad_files of the state", item, legal, is_item)
+            whole("place of a bad file of the state", item[0], 0, len(self.dataset) - 1)
 
     def _take(self, epoch: int, batch: int) -> Batch:
         """Run the pipeline until it returns the requested batch."""
+        if self._process not in (None, os.getpid()):
+            raise RuntimeError(
+                "this loader was started in another process, and its threads do not exist in this forked one. Make the "
+                "loader in the process that uses it, or start processes by multiprocessing's method 'spawn'."
+            )
         source, wanted = self._source, (epoch, batch)
         if all(made.place != wanted for made in source.made):
             source.next = wanted
@@ -246,24 +322,29 @@ class ImageLoader:
                 if made.place == wanted:
                     return self._batch_of(outputs, made.replaced)
                 continue
-            if not source.made:
-                raise failure
-            made = source.made[0]
-            # The failure of a batch that nobody requests any more does not matter.
-            if made.place == wanted and not self._substitutes.find(epoch, made.start, made.indices):
-                raise failure
+            try:
+                if not source.made:
+                    raise failure
+                made = source.made[0]
+                # The failure of a batch that nobody requests any more does not matter.
+                if made.place == wanted and not self._substitutes.find(epoch, made.start, made.indices):
+                    raise failure
+            finally:
+                del failure  # its traceback holds this frame, and so the loader: a circle
 
     def _start(self, place: tuple[int, int]) -> None:
         self._source.made.clear()
         self._source.next = place
-        self._pipeline = image_pipeline(
+        self._process = os.getpid()
+        pipeline = image_pipeline(
             self.recipe,
-            self._source,
-            batch_size=self.batch_size,
+            _weakly(self._source),
+            batch_size=min(self.batch_size, len(self.dataset)),
             num_threads=self.options.num_threads,
             device_id=self.device.index,
             prefetch_queue_depth=PREFETCH,
         )
+        self._pipeline = abandoned_in_children(pipeline)
 
     def _batch_of(self, outputs: tuple, replaced: tuple[int, ...]) -> Batch:
         with self.device:

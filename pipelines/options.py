@@ -19,6 +19,7 @@ class LoaderOptions:
     train: bool
     policy: Policy | None
     device: torch.device
+    drop_last: bool
     seed: int
     rank: int
     world_size: int

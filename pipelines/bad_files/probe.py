@@ -11,7 +11,8 @@ import numpy as np
 from nvidia.dali import Pipeline
 
 from ..datasets import Dataset
-from ..graph.pipeline import Recipe, view_inputs, view_pipeline
+from ..forks import abandoned_in_children
+from ..graph.pipeline import Recipe, shape_pipeline, view_inputs, view_pipeline
 from ..readers.base import DataError
 
 # The first bytes of the formats that DALI decodes.
@@ -19,22 +20,43 @@ _BEGINNINGS = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WebP",
     b"\0\0\0\x0cjP": "JPEG 2000", b"P4": "PBM", b"P5": "PGM", b"P6": "PPM",
 }  # fmt: skip
-# The operators that fail on a bad file, as DALI's errors name them.
-_READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`"))
+# The operators that fail on a bad file, as DALI's errors name them; reshape on one with too many pixels.
+_READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`", "reshape`"))
 
 
-def reason(dataset: Dataset, index: int) -> str:
-    """Return what is wrong with a sample that DALI does not decode, in words."""
+def reason(dataset: Dataset, index: int, max_pixels: int) -> str:
+    """Return what is wrong with a sample that the loader's pipeline does not decode, in words."""
     try:
         content = dataset.encoded(index)
     except OSError as error:
         return unreadable(error)
+    if complaint := too_large(content, max_pixels):
+        return complaint
     return undecodable(content)
 
 
 def unreadable(error: OSError) -> str:
     """Return why a file cannot be read."""
     return error.strerror or str(error)
+
+
+class TooLarge(str):
+    """The reason of an image that is not bad, but larger than it may be."""
+
+
+def too_large(content: bytes, max_pixels: int) -> TooLarge | None:
+    """Return the size of an image that is larger than the loader decodes; None if it is not, or has no size."""
+    if not content:
+        return None
+    try:
+        with native_errors_hidden():
+            (shapes,) = shape_pipeline().run(content=[np.frombuffer(content, dtype=np.uint8)])
+    except RuntimeError:
+        return None
+    height, width, _ = np.asarray(shapes.as_tensor())[0].tolist()
+    if height * width <= max_pixels:
+        return None
+    return TooLarge(f"it has {width}×{height} pixels, more than max_pixels={max_pixels}")
 
 
 def undecodable(content: bytes) -> str:
@@ -49,7 +71,9 @@ def undecodable(content: bytes) -> str:
 
 def fault(dataset: Dataset, index: int, why: str) -> DataError:
     """Return the error for a sample that cannot be decoded, `why` being the reason."""
-    if dataset.reader.kind == "files":
+    if isinstance(why, TooLarge):
+        remedy = "Raise max_pixels (each thread that decodes takes 3 bytes a pixel)"
+    elif dataset.reader.kind == "files":
         remedy = "Delete or replace the file (a stopped run can be resumed only if it is replaced)"
     else:
         remedy = (
@@ -58,7 +82,7 @@ def fault(dataset: Dataset, index: int, why: str) -> DataError:
         )
     return DataError(
         f"cannot decode image '{dataset.name(index)}': {why}. {remedy}, or use other samples in place of such "
-        "images: --on-bad-file replace."
+        'images: on_bad_file="replace".'
     )
 
 
@@ -90,7 +114,7 @@ class Probe:
         if self._serialized is None:
             self._serialized = view_pipeline(self._recipe, device_id=self._device_id).serialize()
         if self._pipeline is None:
-            self._pipeline = Pipeline.deserialize(self._serialized)
+            self._pipeline = abandoned_in_children(Pipeline.deserialize(self._serialized))
         try:
             with native_errors_hidden():
                 self._pipeline.run(**{name: contiguous(arrays[name]) for name in view_inputs(self._recipe)})

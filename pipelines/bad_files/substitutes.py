@@ -1,7 +1,6 @@
 """Samples that replace those that cannot be decoded."""
 
 import logging
-import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ class Substitutes:
         options: Of the loader. In validation, the candidates are the same in every epoch.
         probe: Returns whether sample i at a position of an epoch can be decoded: (epoch, position, i) → bool.
         samples: Number of this process's samples in an epoch.
+        max_pixels: Of an image that may be decoded.
 
     Attributes:
         known: The reason, by the place in the data set, for each file found bad so far.
@@ -38,12 +38,19 @@ class Substitutes:
     """
 
     def __init__(
-        self, dataset: Dataset, options: LoaderOptions, probe: Callable[[int, int, int], bool], *, samples: int
+        self,
+        dataset: Dataset,
+        options: LoaderOptions,
+        probe: Callable[[int, int, int], bool],
+        *,
+        samples: int,
+        max_pixels: int,
     ) -> None:
         self._dataset = dataset
         self._options = options
         self._probe = probe
         self._samples = samples
+        self._max_pixels = max_pixels
         self.known: dict[int, str] = {}
         self.replaced = 0
 
@@ -102,13 +109,13 @@ class Substitutes:
         if replaced and self.replaced > share * self._samples:
             raise DataError(
                 f"{self.replaced} of this process's {self._samples} samples of an epoch cannot be decoded so far, more "
-                f"than the share of {share:g} that may be replaced (--max-bad-share). " + self._summary()
+                f"than the share that may be replaced, max_bad_share={share:g}. " + self._summary()
             )
 
     def _note(self, index: int) -> None:
         if index in self.known:
             return
-        why = reason(self._dataset, index)
+        why = reason(self._dataset, index, self._max_pixels)
         if not self._options.replace_bad_files:
             raise fault(self._dataset, index, why)
         self.known[index] = why
@@ -117,8 +124,7 @@ class Substitutes:
     def _summary(self) -> str:
         names = [f"'{self._dataset.name(index)}' ({why})" for index, why in list(self.known.items())[:SHOWN]]
         more = f" and {len(self.known) - SHOWN} more" if len(self.known) > SHOWN else ""
-        root = shlex.quote(self._dataset.root)
-        return f"Bad files: {', '.join(names)}{more}. To find them all: python -m train check-data {root}"
+        return f"Bad files: {', '.join(names)}{more}. To find them all: check_files in pipelines.bad_files.check."
 
     def state_dict(self) -> dict[str, Any]:
         """Return the known bad files and the count, in JSON types."""

@@ -5,6 +5,7 @@ of a core (AMD EPYC) for a photograph's window to 224×224. Torch's takes 0.18 m
 kernel that torchvision uses, so the pixels are torchvision's.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -29,6 +30,9 @@ def resize_on_cpu(images: DataNode, size: int) -> DataNode:
 @cache  # one for all pipelines, so that none has to be stopped with its pipeline
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="resize")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a pool's threads stay in the parent
 
 
 def _resize(images: list[Any], *, size: int, threads: int) -> list[Any]:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import require
+from ..arguments import whole
 from .base import PolicyDraw
-from .operations import IDENTITY, WARP, geometry, pick
+from .operations import IDENTITY, MAX_STAGES, WARP, geometry, pick
 
 # Those of the authors' augmentations.py that are unlike any corruption of ImageNet-C, in their order.
 _OPERATIONS = (
@@ -29,8 +29,8 @@ class AugMix:
 
     Args:
         severity: From 1 to 10.
-        width: Number of chains, at least 1.
-        depth: Operations in each chain, at least 1; by default drawn from 1, 2, 3 for each chain.
+        width: Number of chains, from 1 to 32.
+        depth: Operations in each chain, from 1 to 32; by default drawn from 1, 2, 3 for each chain.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -41,11 +41,11 @@ class AugMix:
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        severity, width, depth = self.severity, self.width, self.depth
-        require("severity", severity, "an integer from 1 to 10", isinstance(severity, int) and 1 <= severity <= 10)
-        require("width", width, "an integer of at least 1", isinstance(width, int) and width >= 1)
-        is_depth = depth is None or (isinstance(depth, int) and depth >= 1)
-        require("depth", depth, "None or an integer of at least 1", is_depth)
+        legal = f"None or an integer from 1 to {MAX_STAGES}"
+        depth = None if self.depth is None else whole("depth", self.depth, 1, MAX_STAGES, legal)
+        object.__setattr__(self, "severity", whole("severity", self.severity, 1, 10))
+        object.__setattr__(self, "width", whole("width", self.width, 1, MAX_STAGES))
+        object.__setattr__(self, "depth", depth)
 
     @property
     def chains(self) -> int:

@@ -14,6 +14,7 @@ from .base import PARAMETERS, PolicyDraw
 IDENTITY, WARP, CUTOUT, CROP, COLOR_TWIST = "identity", "warp", "cutout", "crop", "color_twist"
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 NUM_BINS = 31  # magnitudes of RandAugment and TrivialAugment are 0 … 30
+MAX_STAGES = 32  # in a chain, and chains: the graph grows with each
 # Of the side: 150 pixels of AutoAugment's 331; torchvision's maximum for AutoAugment and RandAugment.
 MAX_TRANSLATE = 150 / 331
 

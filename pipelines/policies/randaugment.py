@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 from nvidia.dali.auto_aug import rand_augment
 
-from ..arguments import require
+from ..arguments import whole
 from .base import PolicyDraw
-from .operations import MAX_TRANSLATE, NUM_BINS, Table, entries_of, pick, tabulate
+from .operations import MAX_STAGES, MAX_TRANSLATE, NUM_BINS, Table, entries_of, pick, tabulate
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class RandAugment:
     m = 0 is not the identity: equalize and auto-contrast have no magnitude.
 
     Args:
-        n: Operations per image, at least 1.
+        n: Operations per image, from 1 to 32.
         m: Magnitude, 0 … 30.
 
     Raises:
@@ -32,9 +32,8 @@ class RandAugment:
     m: int = 9
 
     def __post_init__(self) -> None:
-        require("n", self.n, "an integer of at least 1", isinstance(self.n, int) and self.n >= 1)
-        legal = f"an integer from 0 to {NUM_BINS - 1}"
-        require("m", self.m, legal, isinstance(self.m, int) and 0 <= self.m < NUM_BINS)
+        object.__setattr__(self, "n", whole("n", self.n, 1, MAX_STAGES))
+        object.__setattr__(self, "m", whole("m", self.m, 0, NUM_BINS - 1))
 
     @property
     def stages(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 
+from ..arguments import path, shown
 from .augmix import AugMix
 from .base import Policy
 from .randaugment import RandAugment
@@ -11,6 +12,7 @@ from .trivialaugment import TrivialAugment
 
 POLICIES: dict[str, Policy] = {
     "autoaugment": AutoAugment("imagenet"),
+    "autoaugment_v0": AutoAugment("imagenet_v0"),
     "autoaugment_cifar10": AutoAugment("cifar10"),
     "autoaugment_svhn": AutoAugment("svhn"),
     "randaugment": RandAugment(),
@@ -26,11 +28,12 @@ def find_policy(policy: str | os.PathLike[str]) -> Policy:
     Raises:
         ValueError: It is neither, or the file does not hold a policy.
     """
-    name = os.fspath(policy)
+    name = path("policy", policy, "a name or a file")
     if name in POLICIES:
         return POLICIES[name]
     if name.endswith(FILE_SUFFIXES):
         return SubPolicies.from_file(name)
     raise ValueError(
-        f"policy must be one of {', '.join(POLICIES)}, or a file that ends in {', '.join(FILE_SUFFIXES)}; got {name!r}"
+        f"policy must be one of {', '.join(POLICIES)}, or a file that ends in {', '.join(FILE_SUFFIXES)}; got "
+        + shown(name)
     )

@@ -5,12 +5,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..arguments import are_numbers, require
+from ..arguments import flag, require, share, span
 from ..draws import CROP_ATTEMPTS, random_resized_windows
 from .base import PolicyDraw
 from .operations import COLOR_TWIST, CROP, IDENTITY, WARP
 
 _CONTRAST = "contrast"
+_MAX_FACTOR = 100  # of size and contrast
 _WINDOW_UNIFORMS = 2 * CROP_ATTEMPTS + 2
 _RATIO = (3 / 4, 4 / 3)  # of SimCLR's windows
 
@@ -32,11 +33,11 @@ class Affine:
 
     Args:
         horizontal_flip, vertical_flip: Whether left and right, or top and bottom, are mirrored.
-        scale: Least and greatest factor of size, uniform, the same for both sides; at least 0.5.
+        scale: Least and greatest factor of size, uniform, the same for both sides; from 0.5 to 100.
         shear: Along x, uniform in ±`shear` degrees, from 0 to below 90.
         degrees: Of rotation, uniform in ±`degrees`, from 0 to 180.
         translate: Along x and along y, each uniform in ±`translate` of the side, from 0 to 1.
-        contrast: Least and greatest factor, uniform; at least 0.
+        contrast: Least and greatest factor, uniform; from 0 to 100.
         probability: Of each of these, from 0 to 1.
 
     Raises:
@@ -55,14 +56,17 @@ class Affine:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
+        for name in ("horizontal_flip", "vertical_flip"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
         for name, least in (("scale", 0.5), ("contrast", 0)):
-            given = getattr(self, name)
-            legal = f"two finite numbers, {least} <= least <= greatest"
-            require(name, given, legal, are_numbers(given, 2) and least <= given[0] <= given[1])
-        require("shear", self.shear, "from 0 to below 90", 0 <= self.shear < 90)
-        require("degrees", self.degrees, "from 0 to 180", 0 <= self.degrees <= 180)
-        require("translate", self.translate, "from 0 to 1", 0 <= self.translate <= 1)
-        require("probability", self.probability, "from 0 to 1", 0 <= self.probability <= 1)
+            legal = f"two finite numbers, {least} <= least <= greatest <= {_MAX_FACTOR}"
+            object.__setattr__(self, name, span(name, getattr(self, name), legal, least=least, most=_MAX_FACTOR))
+        shear = share("shear", self.shear, 90, "from 0 to below 90")
+        require("shear", self.shear, "from 0 to below 90", shear < 90)
+        object.__setattr__(self, "shear", shear)
+        object.__setattr__(self, "degrees", share("degrees", self.degrees, 180))
+        for name in ("translate", "probability"):
+            object.__setattr__(self, name, share(name, getattr(self, name)))
         if not self.stages:
             raise ValueError(f"at least one transformation must be asked for, got {self!r}")
 
@@ -133,10 +137,10 @@ class SimCLR:
     grayscale: float = 0.2
 
     def __post_init__(self) -> None:
-        is_range = are_numbers(self.area, 2) and 0 < self.area[0] <= self.area[1] <= 1
-        require("area", self.area, "two numbers, 0 < least <= greatest <= 1", is_range)
+        legal = "two numbers, 0 < least <= greatest <= 1"
+        object.__setattr__(self, "area", span("area", self.area, legal, least=1e-6, most=1))
         for name in ("strength", "horizontal_flip", "jitter", "grayscale"):
-            require(name, getattr(self, name), "from 0 to 1", 0 <= getattr(self, name) <= 1)
+            object.__setattr__(self, name, share(name, getattr(self, name)))
 
     def operations(self, size: int) -> tuple[str, ...]:
         return (IDENTITY, CROP, COLOR_TWIST)

@@ -62,10 +62,11 @@ def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number.get(part.classes[label], UNKNOWN) for part in parts for label in part.labels])
     if len(parts) == 1:
-        return dataclasses.replace(parts[0], classes=classes, labels=labels)
+        return dataclasses.replace(parts[0], classes=classes, labels=labels, unlabelled=True)
     if any(part.reader.kind != "files" for part in parts):
         raise UserError(f"pickles, shards and LMDB folders must be the only path; got {', '.join(map(str, paths))}")
-    return Dataset(classes, labels, "", Files([path for part in parts for path in part.reader.files]))
+    files = Files([path for part in parts for path in part.reader.files])
+    return Dataset(classes, labels, "", files, unlabelled=True)
 
 
 def _find(path: Path) -> Dataset:

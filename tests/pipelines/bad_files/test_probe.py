@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipelines import DataError, image_loader
+from pipelines.inputs import Inputs
 
 GOOD = 10
 
@@ -81,9 +82,9 @@ def test_a_file_that_cannot_be_read(photos: Path, what: str) -> None:
 
 def test_errors_of_dali_are_not_hidden(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = image_loader(photos, batch_size=4, image_size=48, device="cpu")
-    draw = loader._inputs
+    draw = Inputs.__call__
     monkeypatch.setattr(
-        loader, "_inputs", lambda *place: {**draw(*place), "sides": np.zeros((len(place[2]), 3), np.int32)}
+        Inputs, "__call__", lambda *place: {**draw(*place), "sides": np.zeros((len(place[3]), 3), np.int32)}
     )
     with pytest.raises(RuntimeError) as caught:
         list(loader)

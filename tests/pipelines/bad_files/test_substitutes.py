@@ -224,8 +224,9 @@ def test_too_many_bad_files_stop_with_a_summary(folder: Path) -> None:
         list(loader)
     message = str(caught.value)
     assert message.startswith("7 of this process's 28 samples of an epoch cannot be decoded so far, more than the")
-    assert "--max-bad-share" in message
-    assert message.endswith(f"more. To find them all: python -m train check-data {folder}")
+    assert "max_bad_share=" in message
+    assert message.endswith("more. To find them all: check_files in pipelines.bad_files.check.")
+    assert "--" not in message
     assert message.count(f"'{folder}") == 5
     assert "\n" not in message
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm.data.auto_augment
 import torch
 import yaml
 from nvidia.dali.auto_aug import auto_augment
 from PIL import Image, ImageDraw
 from scipy import stats
+from torchvision import transforms
+from torchvision.transforms import functional
 
 from pipelines import AutoAugment, SubPolicies, find_policy, image_loader
 from pipelines.draws import POLICY, uniforms
@@ -73,10 +76,10 @@ def test_what_a_magnitude_moves(name: str, magnitude: float, row: int, column: i
     np.testing.assert_allclose(matrices[0, row, column], -matrices[1, row, column], atol=1e-7)
 
 
-@pytest.mark.parametrize("learned_on", ["imagenet", "cifar10", "svhn"])
+@pytest.mark.parametrize("learned_on", ["imagenet_v0", "cifar10", "svhn"])
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
 def test_auto_augment_from_a_file_draws_what_auto_augment_draws(tmp_path: Path, learned_on: str, suffix: str) -> None:
-    get = {"imagenet": "image_net", "cifar10": "reduced_cifar10"}.get(learned_on, learned_on)
+    get = {"imagenet_v0": "image_net", "cifar10": "reduced_cifar10"}.get(learned_on, learned_on)
     published = getattr(auto_augment, f"get_{get}_policy")().sub_policies
     content = [
         [[aug.name, p] if m is None else [aug.name, p, m] for aug, p, m in sub_policy] for sub_policy in published
@@ -85,6 +88,57 @@ def test_auto_augment_from_a_file_draws_what_auto_augment_draws(tmp_path: Path, 
     numbers = np.random.default_rng(0).random((500, reference.uniforms))
     for mine, theirs in zip(policy.draw(numbers, 32)[:3], reference.draw(numbers, 32)[:3], strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_auto_augment_for_imagenet_is_the_papers_as_torchvision_has_it() -> None:
+    [table] = [transforms.AutoAugment(transforms.AutoAugmentPolicy.IMAGENET).policies]
+    assert len(table) == 25
+    policy = find_policy("autoaugment")
+    assert isinstance(policy, AutoAugment)
+    assert policy.learned_on == "imagenet"
+    for mine, theirs in zip(policy.sub_policies, table, strict=True):
+        assert [(name.replace("_", ""), p, m) for name, p, m in mine] == [(n.lower(), p, m) for n, p, m in theirs]
+    other = find_policy("autoaugment_v0")
+    assert isinstance(other, AutoAugment)
+    assert not any(mine in policy.sub_policies for mine in other.sub_policies)
+
+
+def test_auto_augment_for_imagenet_is_timms_original_pixel_by_pixel(make_photo: Callable[..., Image.Image]) -> None:
+    """Each of its operations, alone: timm's with its own magnitude, torchvision's with ours in its units."""
+    photo = make_photo(SIZE, SIZE, seed=6)
+    picture = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    original = timm.data.auto_augment.auto_augment_policy_original({"img_mean": (128, 128, 128), "magnitude_std": 0})
+    policy = AutoAugment()
+    table = policy._table(SIZE)
+    seen = set()
+    for row, (mine, theirs) in enumerate(zip(policy.sub_policies, original, strict=True)):
+        for column, (operation, augment) in enumerate(zip(mine, theirs, strict=True)):
+            if operation.name in ("rotate", "shear_x"):
+                continue  # of random sign and resampling; `test_what_a_magnitude_moves`
+            place = 1 + policy.stages * row + column
+            amount = table.parameters[place, 0]
+            augment.prob, seen = 1.0, seen | {operation.name}
+            expected = np.asarray(augment(photo)).astype(int)
+            if operation.name == "sharpness":
+                continue  # its kernel is DALI's: `test_auto_augment_sub_policies_are_dalis`
+            if operation.name == "posterize":
+                bits = {8: 7, 7: 6, 6: 6, 5: 6}[operation.magnitude]
+                assert int(amount[0]) == 256 - 2 ** (8 - bits)
+                np.testing.assert_array_equal(np.asarray(photo) & np.uint8(amount[0]), expected)
+                continue
+            functions: dict[str, Callable[[], torch.Tensor]] = {
+                "solarize": lambda: functional.solarize(picture, float(amount[0])),  # noqa: B023 - called at once
+                "color": lambda: functional.adjust_saturation(picture, float(amount[0])),  # noqa: B023
+                "contrast": lambda: functional.adjust_contrast(picture, float(amount[0])),  # noqa: B023
+                "equalize": lambda: functional.equalize(picture),
+                "invert": lambda: functional.invert(picture),
+                "auto_contrast": lambda: functional.autocontrast(picture),
+            }
+            given = functions[operation.name]().permute(1, 2, 0).numpy().astype(int)
+            # timm takes whole thresholds: 76 for 76.8
+            same = np.abs(given - expected) <= 2 if operation.name != "solarize" else given == expected
+            assert same.mean() > 0.98, operation
+    assert seen >= {"posterize", "solarize", "color", "contrast", "equalize", "invert", "auto_contrast", "sharpness"}
 
 
 def test_sub_policies_are_uniform_and_operations_follow_their_probabilities() -> None:
