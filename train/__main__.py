@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from pipelines import DataError
         from train.cli.commands import run
-        from train.errors import UserError
+        from train.errors import UserError, in_options
 
         try:
             return run(sys.argv[1:] if arguments is None else arguments)
@@ -33,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
         return 141
-    except (UserError, DataError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except DataError as error:
+        print(f"error: {in_options(str(error))}", file=sys.stderr)
         return 2
 
 
