@@ -32,6 +32,8 @@ class Inputs:
             return draws.uniforms(options.seed, epoch, stream, start, count, width)
 
         arrays: dict[str, Any] = {"index": indices, "image": self.dataset.reader.inputs(indices)}
+        if recipe.reads == "mixed":
+            arrays["is_path"] = self.dataset.reader.is_path(indices)
         arrays["flip"] = np.zeros(count, dtype=np.int32)
         if options.train:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)

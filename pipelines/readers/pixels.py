@@ -17,6 +17,7 @@ class Pixels(Reader):
     """
 
     kind = "pixels"
+    feed = "pixels"
     images: np.ndarray
     root: str
     files: tuple[str, ...] = ()

@@ -3,18 +3,16 @@
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .base import Reader
+from .base import Reader, reading_threads
 
-_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
 _OPEN = 256  # files kept open; a process may have 1024 on many systems
 TAR_BLOCK = 512  # bytes of a header, right before the member's content
 
@@ -43,21 +41,10 @@ class Records(Reader):
     """A reader of larger files."""
 
     kind = "records"
+    feed = "contents"
 
     def inputs(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Return the content of the images; empty where it cannot be read, which no decoder accepts as an image."""
-        return list(_pool().map(self._content, indices.tolist()))
-
-    def _content(self, index: int) -> np.ndarray:
-        try:
-            return np.frombuffer(self.encoded(index), dtype=np.uint8)
-        except OSError:
-            return np.empty(0, dtype=np.uint8)
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="read-records")
+        return list(reading_threads().map(self.content, indices.tolist()))
 
 
 class _OpenFiles:
