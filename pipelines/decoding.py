@@ -167,7 +167,7 @@ def _tiff_tags(content: bytes) -> dict[int, list[int]]:
             if struct.calcsize(form) > struct.calcsize(word):
                 (place,) = struct.unpack_from(order + word, content, place)
             tags[tag] = list(struct.unpack_from(form, content, place))
-    except struct.error:
+    except (struct.error, OverflowError):  # beyond the end, or far beyond it
         raise damaged(content) from None
     return _DEFAULTS | {tag: found for tag, found in tags.items() if found}
 
@@ -197,7 +197,7 @@ def open_image(content: bytes) -> Image.Image:
 
 
 def _says_unsupported(error: Exception) -> bool:
-    return isinstance(error, NotImplementedError) or "unsupported" in str(error).lower()
+    return isinstance(error, NotImplementedError) or re.search("(un|not )supported", str(error).lower()) is not None
 
 
 def _unsupported(form: str, why: str | Exception) -> DecodingError:
@@ -218,22 +218,25 @@ def decode(content: bytes) -> np.ndarray:
             _refuse_tiff(content)
         if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
             raise _unsupported(form, "its values, integers of 32 bits or floats, have no known range")
-        # Pillow returns 12 bits as they are, and 16 bits of which 0 is white without inverting them.
-        bits, inverted = _grey_of_tiff(content) if form == "TIFF" else (16, False)
         try:
             image.load()
+            with contextlib.suppress(Exception):  # broken metadata do not change the pixels
+                ImageOps.exif_transpose(image, in_place=True)
+            return _grey(image, content) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
+        except MemoryError as error:
+            raise _unsupported(form, f"{image.width} × {image.height} pixels do not fit into memory") from error
         except Exception as error:  # of many types
             raise (_unsupported(form, error) if _says_unsupported(error) else damaged(content)) from error
-        with contextlib.suppress(Exception):  # broken metadata do not change the pixels
-            ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):
-            values = np.asarray(image).astype(np.float32) * (255 / (2**bits - 1))
-            grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-            return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=2)
-        try:
-            return np.asarray(image.convert("RGB"))
-        except ValueError as error:  # such as Lab
-            raise _unsupported(form, error) from error
+
+
+def _grey(image: Image.Image, content: bytes) -> np.ndarray:
+    """Return the pixels of a grey image of more than 8 bits."""
+    # Pillow returns 12 bits as they are, and 16 bits of which 0 is white without inverting them.
+    tags = _tiff_tags(content) if image.format == "TIFF" else _DEFAULTS | {_BITS: [16]}
+    values = np.asarray(image).astype(np.float32) * (255 / (2 ** tags[_BITS][0] - 1))
+    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    inverted = tags.get(_PHOTOMETRIC, [1])[0] == 0
+    return np.repeat((255 - grey if inverted else grey)[..., None], 3, axis=2)
 
 
 def _refuse_tiff(content: bytes) -> None:
@@ -245,12 +248,6 @@ def _refuse_tiff(content: bytes) -> None:
         raise _unsupported("TIFF", f"{channels} planes of {bits} bits")
     if tags[_SAMPLE_FORMAT][0] == 2:
         raise _unsupported("TIFF", "signed integers")
-
-
-def _grey_of_tiff(content: bytes) -> tuple[int, bool]:
-    """Return the bits of a value, and whether 0 is white."""
-    tags = _tiff_tags(content)
-    return tags[_BITS][0], tags.get(_PHOTOMETRIC, [1])[0] == 0
 
 
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
