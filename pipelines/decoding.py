@@ -60,14 +60,19 @@ def format_of(content: bytes) -> str | None:
 def for_dali(content: bytes) -> bytes:
     """Return an image as DALI decodes it correctly: `content` itself, or a PPM file of its pixels.
 
+    What is no image is returned as it is; DALI refuses it.
+
     Raises:
-        DecodingError: It is no image, is damaged, or is in a form that is not supported.
+        DecodingError: It is damaged, or in a form that is not supported.
     """
     if content.startswith(_JPEG):
         return content
     form = format_of(content)
     if form is None:
-        raise _unknown(content)
+        error = _unknown(content)
+        if error.unsupported:
+            raise error
+        return content  # which DALI refuses
     if _is_for_dali(form, content):
         return content
     pixels = decode(content)
