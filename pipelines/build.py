@@ -146,7 +146,7 @@ def image_loader(
         dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
     recipe = Recipe(
-        reads=dataset.reader.kind,
+        reads=dataset.reader.feed,
         device="gpu" if chosen.type == "cuda" else "cpu",
         image_size=image_size,
         crop=crop,

@@ -79,7 +79,7 @@ class Dataset:
         """A hash of classes, labels and file names below `root`: the folder may move, the samples may not."""
         hashed = hashlib.sha256()
         prefix = len(os.path.join(self.root, ""))
-        names = (file[prefix:] for file in self.reader.files) if self.reader.kind in ("files", "contents") else ()
+        names = (file[prefix:] for file in self.reader.files) if self.reader.kind == "files" else ()
         for text in (*self.classes, "", *names):
             hashed.update(text.encode("utf-8", "surrogateescape") + b"\0")
         hashed.update(np.ascontiguousarray(self.labels).tobytes())

@@ -33,7 +33,12 @@ class Inputs:
         def uniforms(stream: int, width: int) -> np.ndarray:
             return draws.uniforms(options.seed, epoch, stream, start, count, width)
 
-        arrays: dict[str, Any] = {"index": indices, "image": self.dataset.reader.inputs(indices)}
+        arrays: dict[str, Any] = {
+            "index": indices,
+            "image": self.dataset.reader.inputs(indices, self.recipe.max_pixels),
+        }
+        if recipe.reads == "mixed":
+            arrays["is_path"] = self.dataset.reader.is_path(indices)
         arrays["flip"] = np.zeros(count, dtype=np.int32)
         if options.train:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)

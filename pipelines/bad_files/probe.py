@@ -11,68 +11,52 @@ import numpy as np
 from nvidia.dali import Pipeline
 
 from ..datasets import Dataset
+from ..decoding import DecodingError, TooLarge, check_size, decode, for_dali, format_of
 from ..forks import abandoned_in_children
-from ..graph.pipeline import Recipe, shape_pipeline, view_inputs, view_pipeline
+from ..graph.pipeline import Recipe, view_inputs, view_pipeline
+from ..names import printable
 from ..readers.base import DataError
 
-# The first bytes of the formats that DALI decodes.
-_BEGINNINGS = {
-    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WebP",
-    b"\0\0\0\x0cjP": "JPEG 2000", b"P4": "PBM", b"P5": "PGM", b"P6": "PPM",
-}  # fmt: skip
 # The operators that fail on a bad file, as DALI's errors name them; reshape on one with too many pixels.
 _READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`", "reshape`"))
 
 
-def reason(dataset: Dataset, index: int, max_pixels: int) -> str:
-    """Return what is wrong with a sample that the loader's pipeline does not decode, in words."""
+def reason(dataset: Dataset, index: int, max_pixels: int) -> DecodingError:
+    """Return what is wrong with a sample that the loader's pipeline does not decode."""
     try:
         content = dataset.encoded(index)
     except OSError as error:
         return unreadable(error)
-    if complaint := too_large(content, max_pixels):
-        return complaint
+    try:
+        check_size(content, max_pixels)
+        for_dali(content, max_pixels)
+    except DecodingError as error:
+        return error
     return undecodable(content)
 
 
-def unreadable(error: OSError) -> str:
+def unreadable(error: OSError) -> DecodingError:
     """Return why a file cannot be read."""
-    return error.strerror or str(error)
+    return DecodingError(error.strerror or str(error))
 
 
-class TooLarge(str):
-    """The reason of an image that is not bad, but larger than it may be."""
-
-
-def too_large(content: bytes, max_pixels: int) -> TooLarge | None:
-    """Return the size of an image that is larger than the loader decodes; None if it is not, or has no size."""
-    if not content:
-        return None
+def undecodable(content: bytes) -> DecodingError:
+    """Return why DALI cannot decode the content of a file, after `for_dali` has accepted it."""
     try:
-        with native_errors_hidden():
-            (shapes,) = shape_pipeline().run(content=[np.frombuffer(content, dtype=np.uint8)])
-    except RuntimeError:
-        return None
-    height, width, _ = np.asarray(shapes.as_tensor())[0].tolist()
-    if height * width <= max_pixels:
-        return None
-    return TooLarge(f"it has {width}×{height} pixels, more than max_pixels={max_pixels}")
+        decode(content)
+    except DecodingError as error:
+        return error
+    return DecodingError(
+        f"DALI does not support this form of {format_of(content)}, which Pillow decodes", unsupported=True
+    )
 
 
-def undecodable(content: bytes) -> str:
-    """Return why the content of a file cannot be decoded."""
-    if not content:
-        return "the file is empty"
-    for start, name in _BEGINNINGS.items():
-        if content.startswith(start):
-            return f"its {name} data is damaged or cut short"
-    return f"it is no image of a known format, it begins with {content[:16]!r}"
-
-
-def fault(dataset: Dataset, index: int, why: str) -> DataError:
+def fault(dataset: Dataset, index: int, why: DecodingError) -> DataError:
     """Return the error for a sample that cannot be decoded, `why` being the reason."""
     if isinstance(why, TooLarge):
         remedy = "Raise max_pixels (each thread that decodes takes 3 bytes a pixel)"
+    elif why.unsupported:
+        remedy = "Convert the image to RGB of 8 bits, as JPEG or PNG"
     elif dataset.reader.kind == "files":
         remedy = "Delete or replace the file (a stopped run can be resumed only if it is replaced)"
     else:
@@ -81,8 +65,8 @@ def fault(dataset: Dataset, index: int, why: str) -> DataError:
             "places in it)"
         )
     return DataError(
-        f"cannot decode image '{dataset.name(index)}': {why}. {remedy}, or use other samples in place of such "
-        'images: on_bad_file="replace".'
+        f"cannot decode image '{printable(dataset.name(index))}': {why}. {remedy}, or use other samples in place of "
+        'such images: on_bad_file="replace".'
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import draws
 from ..datasets import Dataset
+from ..names import printable
 from ..options import LoaderOptions
 from ..readers.base import DataError
 from .probe import fault, reason
@@ -78,8 +79,7 @@ class Substitutes:
                 return candidate
             self._note(candidate)
         raise DataError(
-            f"none of {CANDIDATES} samples tried in place of '{self._dataset.name(index)}' can be decoded. "
-            + self._summary()
+            f"none of {CANDIDATES} samples tried in place of '{self._name(index)}' can be decoded. " + self._summary()
         )
 
     def find(self, epoch: int, start: int, indices: np.ndarray) -> bool:
@@ -118,11 +118,14 @@ class Substitutes:
         why = reason(self._dataset, index, self._max_pixels)
         if not self._options.replace_bad_files:
             raise fault(self._dataset, index, why)
-        self.known[index] = why
-        _log.warning("bad file '%s', replaced by another sample: %s", self._dataset.name(index), why)
+        self.known[index] = str(why)
+        _log.warning("bad file '%s', replaced by another sample: %s", self._name(index), why)
+
+    def _name(self, index: int) -> str:
+        return printable(self._dataset.name(index))
 
     def _summary(self) -> str:
-        names = [f"'{self._dataset.name(index)}' ({why})" for index, why in list(self.known.items())[:SHOWN]]
+        names = [f"'{self._name(index)}' ({why})" for index, why in list(self.known.items())[:SHOWN]]
         more = f" and {len(self.known) - SHOWN} more" if len(self.known) > SHOWN else ""
         return f"Bad files: {', '.join(names)}{more}. To find them all: check_files in pipelines.bad_files.check."
 

@@ -28,7 +28,7 @@ class Recipe:
     """What the pipeline does; the same for every batch.
 
     Attributes:
-        reads: The kind of the data set's `Reader`: what the pipeline receives for each image.
+        reads: `Reader.feed` of the data set: what the pipeline receives for each image.
         device: "cpu" or "gpu".
         image_size: Side of the output, in pixels.
         crop: "random_resized" or "pad" (training), "center" or "none" (validation).
@@ -80,7 +80,7 @@ class Recipe:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the arrays that the source returns for each batch, in their order."""
-        names = ["index", "image", "flip"]
+        names = ["index", "image", "flip"] + ["is_path"] * (self.reads == "mixed")
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
         names += JITTER_FACTORS if self.color_jitter else ()
         for stage in range(self.chains * self.stages):
@@ -122,11 +122,9 @@ def random_resized_window(
 def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
     """Return the needed part of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
     if recipe.reads != "pixels":
-        encoded = given["image"]
-        if recipe.reads == "files":
-            # Mapped into memory, a file that shrinks while it is read would end the process by a bus error. Reading
-            # costs no more: 1.24 ms of a core (AMD EPYC) for a photograph, read and decoded, and 1.25 ms mapped.
-            encoded = fn.io.file.read(encoded, dont_use_mmap=True)
+        encoded = _encoded(recipe, given)
+        # The shapes come first, of the whole batch: a decoder that meets a header it cannot parse while it decodes
+        # other images ends the process.
         shape = fn.peek_image_shape(encoded)
         encoded = _unless_too_large(recipe, encoded, shape)
         if recipe.crop != "random_resized":
@@ -142,12 +140,30 @@ def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
 
 
 def _unless_too_large(recipe: Recipe, encoded: DataNode, shape: DataNode) -> DataNode:
-    """Return encoded images, not copied. The operator fails, before anything is decoded, if one has too many pixels."""
+    """Return encoded images, not copied, once `shape` is there. The operator fails if one has too many pixels."""
     too_large = shape[0] * shape[1] > types.Constant(recipe.max_pixels, dtype=types.INT64)
     # To a byte more than there are, which is an error.
     return fn.reshape(
         encoded, shape=fn.cast(encoded.shape() + fn.cast(too_large, dtype=types.INT64), dtype=types.INT32)
     )
+
+
+def _encoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
+    """Return the content of each image's file, read here where a path is given."""
+    images = given["image"]
+    if recipe.reads == "paths":
+        return _read(images)
+    if recipe.reads == "mixed":
+        if given["is_path"]:  # of each image
+            images = _read(images)
+        return images
+    return images
+
+
+def _read(paths: DataNode) -> DataNode:
+    # Mapped into memory, a file that shrinks while it is read would end the process by a bus error. Reading costs no
+    # more: 1.24 ms of a core (AMD EPYC) for a photograph, read and decoded, and 1.25 ms mapped.
+    return fn.io.file.read(paths, dont_use_mmap=True)
 
 
 def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -> tuple[DataNode, DataNode]:
@@ -233,11 +249,18 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     return tuple(outputs)
 
 
-_DECODED = {"image", "sides", "positions"}  # the inputs that `_decoded` takes
+_DECODED = {"image", "is_path", "sides", "positions"}  # the inputs that `_decoded` takes
 
 
 # One sample, nothing made ahead: the next one is not known yet.
-@pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
+@pipeline_def(
+    batch_size=1,
+    num_threads=1,
+    exec_pipelined=False,
+    exec_async=False,
+    exec_dynamic=False,
+    enable_conditionals=True,
+)
 def view_pipeline(recipe: Recipe) -> DataNode:
     """Return what `image_pipeline` decodes of an image. The inputs are fed by their names in `view_inputs`."""
     return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
@@ -246,9 +269,3 @@ def view_pipeline(recipe: Recipe) -> DataNode:
 def view_inputs(recipe: Recipe) -> list[str]:
     """Return the names of the inputs of `view_pipeline`."""
     return [name for name in recipe.inputs if name in _DECODED]
-
-
-@pipeline_def(batch_size=1, num_threads=1, device_id=None, exec_pipelined=False, exec_async=False, exec_dynamic=False)
-def shape_pipeline() -> DataNode:
-    """Return the shape (height, width, channels) of the encoded image that is fed as "content"."""
-    return fn.peek_image_shape(fn.external_source(name="content", dtype=types.UINT8, ndim=1))

@@ -1,13 +1,18 @@
 """The interface of a reader."""
 
-import io
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from PIL import Image
+
+from ..decoding import MAX_PIXELS, DecodingError, for_dali, open_image
+
+READ_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
 
 
 class DataError(ValueError):
@@ -22,17 +27,30 @@ class Reader(ABC):
     """Images in a fixed order, and how each of them is read. A reader can be pickled.
 
     Attributes:
-        kind: What the DALI pipeline receives for each image: "files" (a path), "contents" and "records" (the encoded
-            content) or "pixels".
-        files: Paths or s3:// addresses. Kinds "files" and "contents": one for each image, in order. Kind "records": the
-            larger files that hold the images. Kind "pixels": none.
+        kind: What the images are: "files", "records" (in larger files) or "pixels" (decoded already).
+        feed: What the DALI pipeline receives for each image: "paths", "contents" (encoded), "mixed" (one or the other,
+            see `is_path`) or "pixels".
+        files: Paths or s3:// addresses. Kind "files": one for each image, in order. Kind "records": the larger files
+            that hold the images. Kind "pixels": none.
         index_file: Where the list of what the larger files hold is stored; None where there is no such list, or where
             it could not be stored.
     """
 
-    kind: ClassVar[Literal["files", "contents", "records", "pixels"]]
+    kind: ClassVar[Literal["files", "records", "pixels"]]
     files: Sequence[str]
     index_file: Path | None = None
+
+    @property
+    @abstractmethod
+    def feed(self) -> Literal["paths", "contents", "mixed", "pixels"]: ...
+
+    def is_path(self, indices: np.ndarray) -> np.ndarray:
+        """Return whether the pipeline receives the path of each image, (B,) bool."""
+        return np.zeros(len(indices), dtype=bool)
+
+    def contents(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
+        """Return the `content` of several images, read at the same time."""
+        return list(reading_threads().map(lambda index: self.content(index, max_pixels), indices.tolist()))
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -51,12 +69,25 @@ class Reader(ABC):
         """Return the name of an image, for messages."""
 
     @abstractmethod
-    def inputs(self, indices: np.ndarray) -> Any:
+    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> Any:
         """Return what the pipeline receives for the images at `indices`, (B,) integers.
 
+        Args:
+            max_pixels: Of an image that is decoded here.
+
         Returns:
-            Kind "pixels": (B, h, w, 3) uint8. Otherwise B arrays, each (bytes,) uint8: the path, or the encoded image.
+            "pixels": (B, h, w, 3) uint8. Otherwise B arrays, each (bytes,) uint8: the path, or the encoded image.
         """
+
+    def content(self, index: int, max_pixels: int) -> np.ndarray:
+        """Return an encoded image as the pipeline receives it, (bytes,) uint8.
+
+        It is empty if it cannot be read or decoded; no decoder accepts that as an image.
+        """
+        try:
+            return np.frombuffer(for_dali(self.encoded(index), max_pixels), dtype=np.uint8)
+        except (OSError, DataError, DecodingError):
+            return np.empty(0, dtype=np.uint8)
 
     @abstractmethod
     def take(self, chosen: np.ndarray) -> "Reader":
@@ -72,5 +103,17 @@ class Reader(ABC):
         Raises:
             OSError: The image cannot be read.
         """
-        with Image.open(io.BytesIO(self.encoded(index))) as image:
-            return min(image.size)
+        try:
+            with open_image(self.encoded(index)) as image:
+                return min(image.size)
+        except DecodingError as error:
+            raise OSError(str(error)) from error
+
+
+@cache
+def reading_threads() -> ThreadPoolExecutor:
+    """Return the threads that read images."""
+    return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-images")
+
+
+os.register_at_fork(after_in_child=reading_threads.cache_clear)  # the threads stayed in the parent

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..decoding import MAX_PIXELS
 from .base import Reader
 
 
@@ -17,6 +18,7 @@ class Pixels(Reader):
     """
 
     kind = "pixels"
+    feed = "pixels"
     images: np.ndarray
     root: str
     files: tuple[str, ...] = ()
@@ -33,7 +35,7 @@ class Pixels(Reader):
     def name(self, index: int) -> str:
         return f"image {index} of '{self.root}'"
 
-    def inputs(self, indices: np.ndarray) -> np.ndarray:
+    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return self.images[indices]
 
     def take(self, chosen: np.ndarray) -> "Pixels":

@@ -3,19 +3,18 @@
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .base import DataError, Reader
+from ..decoding import MAX_PIXELS
+from .base import Reader
 from .untrusted import open_regular
 
-READ_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
 _OPEN = 256  # files kept open; a process may have 1024 on many systems
 TAR_BLOCK = 512  # bytes of a header, right before the member's content
 
@@ -44,27 +43,10 @@ class Records(Reader):
     """A reader of larger files."""
 
     kind = "records"
+    feed = "contents"
 
-    def inputs(self, indices: np.ndarray) -> list[np.ndarray]:
-        return read_all(self, indices)
-
-
-def read_all(reader: Reader, indices: np.ndarray) -> list[np.ndarray]:
-    """Return the content of the images; empty where it cannot be read, which no decoder accepts as an image."""
-
-    def content(index: int) -> np.ndarray:
-        try:
-            return np.frombuffer(reader.encoded(index), dtype=np.uint8)
-        except (OSError, DataError):
-            return np.empty(0, dtype=np.uint8)
-
-    return list(read_pool().map(content, indices.tolist()))
-
-
-@cache
-def read_pool() -> ThreadPoolExecutor:
-    """Return the threads that wait for disks and networks."""
-    return ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-records")
+    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+        return self.contents(indices, max_pixels)
 
 
 class _OpenFiles:

@@ -70,7 +70,7 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
     config = run.config
     run.begin_epoch()
     reader = run.train_loader.dataset.reader
-    files = reader.files if reader.kind in ("files", "contents") else None
+    files = reader.files if reader.kind == "files" else None
     before, start = run.seconds, time.perf_counter()
     with _progress_bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
         batches = run.loader_wait.measure(run.train_loader)

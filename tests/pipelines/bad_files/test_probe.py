@@ -1,6 +1,8 @@
 """Bad files: one message that names the file, and a loader that lives on. Odd files: RGB all the same."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +30,7 @@ REASONS = {
     "text.jpg": "it is no image of a known format, it begins with b'this is not an i'",
     "page.jpg": "it is no image of a known format, it begins with b'<!DOCTYPE html><'",
     "header.jpg": "its JPEG data is damaged or cut short",
-    "animation.jpg": "it is no image of a known format, it begins with b'GIF8",
+    "animation.jpg": "it is a GIF image, a format that is not supported",
     "empty.jpg": "the file is empty",
 }
 
@@ -49,7 +51,7 @@ def test_a_bad_file_is_named_and_the_loader_lives_on(
         list(loader)
     message = str(caught.value)
     assert message.startswith(f"cannot decode image '{bad}': {REASONS[name]}")
-    assert "Delete or replace the file" in message
+    assert ("Convert the image" if name == "animation.jpg" else "Delete or replace the file") in message
     assert "\n" not in message
     assert caught.value.__context__ is None  # no traceback of DALI
 
@@ -133,3 +135,31 @@ def test_the_iteration_raises_no_deprecation_warning(photos: Path, recwarn: pyte
     for policy in ("randaugment", "autoaugment", "autoaugment_cifar10", "trivialaugment"):
         list(image_loader(photos, batch_size=4, image_size=48, policy=policy, device="cpu"))
     assert [str(entry.message) for entry in recwarn if "deprecat" in str(entry.message).lower()] == []
+
+
+LOADING = """
+import sys
+from pipelines import DataError, image_loader
+loader = image_loader(sys.argv[1], batch_size=32, image_size=48, train=False, device="cpu", num_threads=2)
+for _ in range(3):
+    try:
+        list(loader)
+    except DataError as error:
+        print(str(error).split(":")[1])
+    loader.set_epoch(0)
+"""
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not an image\n", b"\x89PNG\r\n\x1a\n" + bytes(60)])
+def test_a_header_that_cannot_be_parsed_does_not_end_the_process(
+    tmp_path: Path, make_photo: Callable[..., Image.Image], content: bytes
+) -> None:
+    """DALI's decoder ends it if other images of the batch are being decoded: the first one is bad."""
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "0.jpg").write_bytes(content)
+    make_photo(400, 500).save(tmp_path / "only" / "1.jpg")
+    for number in range(2, 32):
+        (tmp_path / "only" / f"{number}.jpg").hardlink_to(tmp_path / "only" / "1.jpg")
+    ended = subprocess.run([sys.executable, "-c", LOADING, str(tmp_path)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 3

@@ -95,5 +95,5 @@ def test_the_shorter_side(roots: dict[str, Path], tmp_path: Path, make_photo: Ca
     assert find_dataset(tmp_path).reader.side(0) == 40
     assert find_dataset(roots["pixels"]).reader.side(0) == 32
     assert Pixels(np.zeros((2, 9, 7, 3), np.uint8), "").side(1) == 7
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(OSError, match="no image of a known format"):
         find_dataset(roots["tar"]).reader.side(0)
