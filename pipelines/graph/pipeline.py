@@ -16,11 +16,10 @@ from nvidia.dali import fn, math, pipeline_def, types
 from nvidia.dali.auto_aug.core import select
 from nvidia.dali.data_node import DataNode
 
+from ..decoding import MAX_PIXELS
 from ..draws import CROP_ATTEMPTS, JITTER_FACTORS
 from .operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES, beside
 from .resize import resize_on_cpu
-
-MAX_PIXELS = 178_956_970  # where Pillow refuses an image as a decompression bomb: 512 MiB of RGB
 
 
 @dataclass(frozen=True)
