@@ -37,8 +37,6 @@ class Inputs:
             "index": indices,
             "image": self.dataset.reader.inputs(indices, self.recipe.max_pixels),
         }
-        if recipe.reads == "mixed":
-            arrays["is_path"] = self.dataset.reader.is_path(indices)
         arrays["flip"] = np.zeros(count, dtype=np.int32)
         if options.train:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)

@@ -71,7 +71,7 @@ def _check(dataset: Dataset, index: int, damaged: bool) -> BadFile | None:
         return BadFile(name, NOT_CHECKED, too_large)
     try:
         fed = for_dali(content, LARGEST)
-        if fed is not content and dataset.reader.is_path(np.array([index]))[0]:
+        if fed is not content and dataset.reader.feed == "paths":
             raise DecodingError(
                 f"it is a {format_of(content)} file under the name of a JPEG file, and would be decoded wrongly: "
                 "rename it",

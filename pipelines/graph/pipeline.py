@@ -79,7 +79,7 @@ class Recipe:
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the arrays that the source returns for each batch, in their order."""
-        names = ["index", "image", "flip"] + ["is_path"] * (self.reads == "mixed")
+        names = ["index", "image", "flip"]
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
         names += JITTER_FACTORS if self.color_jitter else ()
         for stage in range(self.chains * self.stages):
@@ -148,21 +148,12 @@ def _unless_too_large(recipe: Recipe, encoded: DataNode, shape: DataNode) -> Dat
 
 
 def _encoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
-    """Return the content of each image's file, read here where a path is given."""
-    images = given["image"]
-    if recipe.reads == "paths":
-        return _read(images)
-    if recipe.reads == "mixed":
-        if given["is_path"]:  # of each image
-            images = _read(images)
-        return images
-    return images
-
-
-def _read(paths: DataNode) -> DataNode:
+    """Return the content of each image's file."""
+    if recipe.reads != "paths":
+        return given["image"]
     # Mapped into memory, a file that shrinks while it is read would end the process by a bus error. Reading costs no
     # more: 1.24 ms of a core (AMD EPYC) for a photograph, read and decoded, and 1.25 ms mapped.
-    return fn.io.file.read(paths, dont_use_mmap=True)
+    return fn.io.file.read(given["image"], dont_use_mmap=True)
 
 
 def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -> tuple[DataNode, DataNode]:
@@ -248,18 +239,11 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     return tuple(outputs)
 
 
-_DECODED = {"image", "is_path", "sides", "positions"}  # the inputs that `_decoded` takes
+_DECODED = {"image", "sides", "positions"}  # the inputs that `_decoded` takes
 
 
 # One sample, nothing made ahead: the next one is not known yet.
-@pipeline_def(
-    batch_size=1,
-    num_threads=1,
-    exec_pipelined=False,
-    exec_async=False,
-    exec_dynamic=False,
-    enable_conditionals=True,
-)
+@pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
 def view_pipeline(recipe: Recipe) -> DataNode:
     """Return what `image_pipeline` decodes of an image. The inputs are fed by their names in `view_inputs`."""
     return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})

@@ -28,8 +28,7 @@ class Reader(ABC):
 
     Attributes:
         kind: What the images are: "files", "records" (in larger files) or "pixels" (decoded already).
-        feed: What the DALI pipeline receives for each image: "paths", "contents" (encoded), "mixed" (one or the other,
-            see `is_path`) or "pixels".
+        feed: What the DALI pipeline receives for each image: "paths", "contents" (encoded) or "pixels".
         files: Paths or s3:// addresses. Kind "files": one for each image, in order. Kind "records": the larger files
             that hold the images. Kind "pixels": none.
         index_file: Where the list of what the larger files hold is stored; None where there is no such list, or where
@@ -42,11 +41,7 @@ class Reader(ABC):
 
     @property
     @abstractmethod
-    def feed(self) -> Literal["paths", "contents", "mixed", "pixels"]: ...
-
-    def is_path(self, indices: np.ndarray) -> np.ndarray:
-        """Return whether the pipeline receives the path of each image, (B,) bool."""
-        return np.zeros(len(indices), dtype=bool)
+    def feed(self) -> Literal["paths", "contents", "pixels"]: ...
 
     def contents(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
         """Return the `content` of several images, read at the same time."""

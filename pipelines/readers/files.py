@@ -35,30 +35,21 @@ class Files(Reader):
         return self.files[index]
 
     @cached_property
-    def feed(self) -> Literal["paths", "contents", "mixed"]:  # cached: there may be a million names
-        return "paths" if all(map(is_jpeg_name, self.files)) else "mixed"
-
-    def is_path(self, indices: np.ndarray) -> np.ndarray:
-        return np.array([is_jpeg_name(self.files[index]) for index in indices], dtype=bool)
+    def feed(self) -> Literal["paths", "contents"]:  # cached: there may be a million names
+        return "paths" if all(map(is_jpeg_name, self.files)) else "contents"
 
     def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
-        if self.feed == "paths":
-            parts = reading_threads().map(self._paths, np.array_split(indices, READ_THREADS))
-            return [path for part in parts for path in part]
-        return list(reading_threads().map(lambda index: self._input(index, max_pixels), indices.tolist()))
+        if self.feed == "contents":
+            return self.contents(indices, max_pixels)
+        parts = reading_threads().map(self._paths, np.array_split(indices, READ_THREADS))
+        return [path for part in parts for path in part]
 
     def _paths(self, indices: np.ndarray) -> list[np.ndarray]:
-        return [self._path(index) for index in indices]
-
-    def _path(self, index: int) -> np.ndarray:
-        """Return a path whose opening ends: that of a FIFO waits for a writer."""
-        path = self.files[index]
-        if _ADDRESS not in path and not is_regular(path):
-            path += "/"  # as a folder, which it is not, its opening fails
-        return np.frombuffer(os.fsencode(path), dtype=np.uint8)
-
-    def _input(self, index: int, max_pixels: int) -> np.ndarray:
-        return self._path(index) if is_jpeg_name(self.files[index]) else self.content(index, max_pixels)
+        """Return paths whose opening ends: that of a FIFO waits for a writer."""
+        paths = [self.files[index] for index in indices]
+        # As a folder, which it is not, its opening fails.
+        paths = [path if _ADDRESS in path or is_regular(path) else f"{path}/" for path in paths]
+        return [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
 
     def take(self, chosen: np.ndarray) -> "Files":
         return replace(self, files=[self.files[index] for index in chosen])
@@ -68,12 +59,6 @@ class FileContents(Files):
     """Files that are read here, because DALI cannot read some of them by their addresses."""
 
     feed = "contents"
-
-    def is_path(self, indices: np.ndarray) -> np.ndarray:
-        return Reader.is_path(self, indices)
-
-    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
-        return self.contents(indices, max_pixels)
 
 
 _ADDRESS = "://"

@@ -56,13 +56,14 @@ def trained():
 
 
 def allowed(saliency: np.ndarray, box: list[int], method: str) -> bool:
-    """Whether float64 sums over all squares of one map leave a drawn box on its side of the quantile."""
+    """Whether float64 means over all squares of one map leave a drawn box on its side of the quantile."""
     height = width = SIDE // 2
     running = np.zeros((height + 1, width + 1))
     running[1:, 1:] = saliency.astype(np.float64).cumsum(0).cumsum(1)
 
     def score(top: int, left: int, bottom: int, right: int) -> float:
-        return running[bottom, right] - running[top, right] - running[bottom, left] + running[top, left]
+        total = running[bottom, right] - running[top, right] - running[bottom, left] + running[top, left]
+        return total / ((bottom - top) * (right - left))
 
     scores = []
     if method == "cut":
@@ -73,7 +74,7 @@ def allowed(saliency: np.ndarray, box: list[int], method: str) -> bool:
         for y in range(height - CELLS + 1):
             for x in range(width - CELLS + 1):
                 scores.append(score(y, x, y + CELLS, x + CELLS))
-    tolerance = 1e-9 * saliency.sum()
+    tolerance = 1e-9 * saliency.mean()
     own = score(*(end // 2 for end in box))
     position = TAU * (len(scores) - 1)
     if method == "cut":

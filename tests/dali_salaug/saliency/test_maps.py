@@ -91,6 +91,7 @@ def test_the_pieces_of_a_batch_on_the_cpu_give_the_maps_of_the_whole(small_net, 
 
     images, labels, passes = torch.randn(5, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4]), []
     small_net.features.register_forward_hook(lambda m, args, out: passes.append(len(out)))
+    maps(5 * 8 * 8)  # the first search for grad_cam's layer takes a pass of its own
     whole, runs = maps(5 * 8 * 8), len(passes)
     assert set(passes) <= {5}
     pieces = maps(2 * 8 * 8)

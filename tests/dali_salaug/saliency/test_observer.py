@@ -185,6 +185,7 @@ def test_the_training_step_after_it_is_the_same_to_the_bit(small_net, process_gr
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "swin_t"])
 def test_torchvisions_models_are_only_observed(name, method):
     """Dropout, stochastic depth, in-place activations, layer norms: in real networks."""
+    torch.manual_seed(1)  # at some, all evidence speaks against the label
     model = torchvision.models.get_model(name, weights=None, num_classes=4)
     images, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 3])
     before = snapshot(model)
@@ -217,10 +218,13 @@ def test_changes_nothing_when_the_model_fails(small_net, method):
 
 @pytest.mark.parametrize(
     ("method", "passes"),
-    [("gradient", 1), ("smoothgrad", 2), ("guided", 1), ("deconvnet", 1), ("grad_cam", 1), ("fine_grained", 0)],
+    [("gradient", 1), ("smoothgrad", 2), ("guided", 1), ("deconvnet", 1), ("grad_cam", 2), ("fine_grained", 0)],
 )
 def test_computes_no_parameter_gradients(small_net, method, passes):
-    """No parameter takes part in the pass's graph, so no gradient of one can have been computed."""
+    """No parameter takes part in the pass's graph, so no gradient of one can have been computed.
+
+    The first of Grad-CAM's two passes finds the layer, once for a size of images.
+    """
     seen = []
     for module in small_net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -30,7 +31,7 @@ def regions(saliency: torch.Tensor, length: int, rule: Rule) -> list[int]:
                 for i in range(max(top, 0), min(top + cells, height))
                 for j in range(max(left, 0), min(left + cells, width))
             ]
-            scores.append(sum(inside))
+            scores.append(Fraction(int(sum(inside)), len(inside)))
     return scores
 
 
