@@ -1,5 +1,6 @@
 """The program `dali-salaug`, which is `python -m train` too."""
 
+import logging
 import os
 import sys
 
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     # (2 cores, AMD EPYC). Read when torch is first imported, hence before the imports below.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
+        logging.basicConfig(format="warning: %(message)s")  # the library's warnings
         from pipelines import DataError
         from train.cli.commands import run
         from train.errors import UserError, in_options

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets import Dataset
+from ..names import printable
 from ..readers.base import DataError
 from ..readers.s3 import is_address
 from ..readers.untrusted import untrusted
@@ -96,17 +97,19 @@ def _warn(dataset: Dataset, train: bool) -> None:
     if len(dataset.classes) == 1:
         _log.warning(
             "'%s' has one class only, '%s': every prediction is right. Is it the folder with one sub-folder per class?",
-            dataset.root,
-            dataset.classes[0],
+            printable(dataset.root),
+            printable(dataset.classes[0]),
         )
     if train:
         return
     lacking = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
     if len(lacking):
-        names = ", ".join(dataset.classes[label] for label in lacking[:_SHOWN]) + ", …" * (len(lacking) > _SHOWN)
+        names = ", ".join(printable(dataset.classes[label]) for label in lacking[:_SHOWN]) + ", …" * (
+            len(lacking) > _SHOWN
+        )
         _log.warning(
             "'%s' has no validation images of %d of the %d classes: %s",
-            dataset.root,
+            printable(dataset.root),
             len(lacking),
             len(dataset.classes),
             names,

@@ -237,11 +237,6 @@ def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
     if config.data and shares_images(train_images, val_images):
         warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
         print(f"warning: {warning}", file=sys.stderr)
-    unseen = sorted(set(range(len(run.classes))) - set(val_images.labels.tolist()))
-    if unseen:
-        names = ", ".join(run.classes[label] for label in unseen[:5]) + ", …" * (len(unseen) > 5)
-        has = "class has" if len(unseen) == 1 else "classes have"
-        print(f"warning: {len(unseen)} {has} no validation images: {names}", file=sys.stderr)
     if resuming:
         print(f"resuming in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
 

@@ -154,7 +154,7 @@ def test_images_without_a_box_are_left_out(trained: Trained, shapes: Path, tmp_p
         (["RUN", "--out", "a.jpg"], "--out must end in .png; got a.jpg"),
         (["RUN", "--out", "no/a.png"], "there is no folder"),
         (["RUN", "--saliency-scale", "2"], "--saliency-scale must be in [0, 1]; got 2.0"),
-        (["RUN", "--boxes", "none.tsv"], "none.tsv: no such file; give --boxes"),
+        (["RUN", "--boxes", "none.tsv"], "none.tsv: no such file; pass --boxes"),
         (["RUN", "--boxes", "others.tsv"], "others.tsv: has none of the validation images"),
     ],
 )

@@ -24,6 +24,6 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(read_boxes(folder / "boxes.tsv")) == 3 * len(SHAPES)
 
     assert program(["shapes", str(folder)]) == 2
-    assert f"{folder}: is not empty; give a new folder" in capsys.readouterr().err
+    assert f"{folder}: is not empty; name a new folder" in capsys.readouterr().err
     assert program(["shapes", str(folder / "boxes.tsv")]) == 2
     assert f"{folder / 'boxes.tsv'}: cannot be written" in capsys.readouterr().err
