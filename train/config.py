@@ -71,6 +71,7 @@ class Config:
     accumulate: int = _option(
         1, "parts into which a process splits its images of a step, one after the other, to save memory", low=1
     )
+    drop_last: bool = _option(False, "leave out the last step of an epoch where it has fewer images than --batch-size")
     image_size: int | None = _option(
         None,
         "side of the network's input in pixels",

@@ -37,6 +37,8 @@ def fit(run: Run, folder: Path) -> None:
         if run.world.is_main:
             done = run.epoch * run.steps + run.step
             record = stack.enter_context(Record(folder, epochs=config.epochs, epoch=run.epoch, step=done))
+            for sentence in run.warnings:
+                print(f"warning: {sentence}", file=sys.stderr)
         while run.epoch < config.epochs:
             if run.step < run.steps:
                 train_epoch(run, stop, folder, record)
@@ -94,7 +96,8 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
                 save(run, folder)
             if stopping:
                 raise Interrupted
-        next(batches, None)  # there is none; the loader ends its epoch
+    # The loader ends its epoch, in which `drop_last` may have left a batch.
+    run.train_loader.set_epoch(run.epoch + 1)
 
 
 def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:

@@ -19,6 +19,7 @@ from train.engine.metrics import Meter
 from train.engine.network import Network
 from train.engine.nonfinite import NonFiniteGuard
 from train.engine.objective import Objective, make_objective
+from train.engine.probe import check_network, steps_of_epoch
 from train.engine.schedule import make_optimizer, make_scheduler
 from train.errors import UserError
 
@@ -27,7 +28,8 @@ class Run:
     """Loaders, network, objective, optimizer and schedule of a training run, and its progress.
 
     A step takes `config.batch_size` images over all processes, each of which splits its share into `config.accumulate`
-    parts, one after the other. Several processes take the same steps as a single one, with two exceptions: BatchNorm
+    parts, one after the other. The last step of an epoch takes those that are left, or does not exist with
+    `config.drop_last`. Several processes take the same steps as a single one, with two exceptions: BatchNorm
     normalises each part of each process by itself, and each process has its own random draws in the stage.
 
     Args:
@@ -46,9 +48,10 @@ class Run:
         loader_wait: how long the current epoch's steps waited for the loader, in this process.
         guard: against losses and gradients that are not finite.
         best: the best top-1 accuracy so far, per cent; -1 before the first validation.
+        warnings: sentences for the user, before the first step.
 
     Raises:
-        UserError: the device, the model or the method does not fit the rest of the configuration.
+        UserError: the device, the model or the method does not fit the rest of the configuration or the images.
         DataError: the images cannot be used.
     """
 
@@ -61,7 +64,7 @@ class Run:
         self.val_loader = make_loader(config, train=False, world=world)
         self.classes = self.train_loader.dataset.classes
         self.device = self.train_loader.device
-        self.steps = math.ceil(len(self.train_loader.dataset) / config.batch_size)
+        self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 
@@ -71,6 +74,8 @@ class Run:
         self.optimizer = make_optimizer(config, self.network.module)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
+        images = len(self.train_loader.dataset)
+        self.warnings = check_network(config, self.network, len(self.classes), images, world)
         if world.rank:  # dropout and the like differ between processes
             checkpoint.seed_random_state(config.seed + world.rank)
 
