@@ -1,6 +1,8 @@
 """The options of a run, on the command line and in config.yaml: each with its default and its help in one place."""
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +39,22 @@ def _option(
 
 
 C = TypeVar("C", bound="Config")
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Return whether a value is of the type of an option; a whole number is a number too, but True is none."""
+    if isinstance(annotation, types.UnionType):
+        return any(_is_of(value, part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        parts = typing.get_args(annotation)
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return len(value) > 0 and all(_is_of(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(_is_of, value, parts))
+    if isinstance(value, bool):
+        return annotation is bool
+    return isinstance(value, int | float if annotation is float else annotation)
 
 
 @dataclass(kw_only=True)
@@ -193,6 +211,9 @@ class Config:
         " samples",
         choices=("stop", "skip"),
     )
+    accept_changed_data: bool = _option(
+        False, "with --resume, train on although images were changed, added or removed since the last checkpoint"
+    )
     pictures_every: int = _option(
         0,
         "epochs between pictures of augmented samples, which are kept; 0: only the picture after the first and the last"
@@ -239,9 +260,31 @@ class Config:
 
     @classmethod
     def from_dict(cls: type[C], values: dict[str, Any]) -> C:
-        """Return the configuration of :meth:`to_dict`."""
+        """Return the configuration of :meth:`to_dict`.
+
+        Raises:
+            ValueError: `values` lacks an option, or has one that does not exist or is of another type.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"its configuration is a {type(values).__name__}")
+        options = {option.name: option for option in dataclasses.fields(cls)}
+        unknown = sorted(map(str, values.keys() - options.keys()))
+        needed = [name for name, option in options.items() if option.default is dataclasses.MISSING]
+        missing = [name for name in needed if name not in values]
+        if unknown or missing:
+            raise ValueError(
+                f"its configuration {f'has an unknown {unknown[0]!r}' if unknown else f'lacks {missing[0]!r}'}"
+            )
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        config = cls(**plain)
+        wrong = config.of_wrong_type()
+        if wrong is not None:
+            raise ValueError(f"its configuration has {wrong} = {values[wrong]!r}")
+        return config
+
+    def of_wrong_type(self) -> str | None:
+        """Return the name of the first option whose value is of another type than stated; None where all are right."""
+        return next((o.name for o in dataclasses.fields(self) if not _is_of(getattr(self, o.name), o.type)), None)
 
 
 def _required(name: str) -> Any:

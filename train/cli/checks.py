@@ -13,6 +13,11 @@ from train.models.registry import check_model
 def check(config: Config) -> None:
     """Raise UserError, with the option, its legal values and the value that came, where one is illegal."""
 
+    wrong = config.of_wrong_type()  # from a file of options
+    if wrong is not None:
+        (option,) = (option for option in dataclasses.fields(config) if option.name == wrong)
+        legal = str(option.type).removeprefix("<class '").removesuffix("'>")
+        raise UserError(f"--{wrong.replace('_', '-')} must be of the type {legal}; got {getattr(config, wrong)!r}")
     for option in dataclasses.fields(config):
         value, meta = getattr(config, option.name), option.metadata
         flag = "--" + option.name.replace("_", "-")
@@ -46,6 +51,8 @@ def check(config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
     if config.lr is not None and config.lr_per_256 is not None:
         raise UserError(f"--lr-per-256 is in place of --lr; got --lr {config.lr:g} --lr-per-256 {config.lr_per_256:g}")
+    if config.lr_steps is not None and list(config.lr_steps) != sorted(set(config.lr_steps)):
+        raise UserError(f"--lr-steps must ascend; got {' '.join(map(str, config.lr_steps))}")
     if config.ema == 1:
         raise UserError("--ema must be in [0, 1); got 1")
     if config.consistency is not None and config.amp == "float16":

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.engine.files import atomic_write
+from train.engine.files import atomic_write, to_json
+from train.errors import UserError
 
 LOG = "log.jsonl"
 
@@ -45,7 +46,7 @@ class Record:
             if name not in ("epoch", "seconds"):
                 self._events.add_scalar(f"epoch/{name}", value, step)
         with open(self._log, "a") as log:
-            log.write(json.dumps({name: round(value, 6) for name, value in values.items()}) + "\n")
+            log.write(to_json({name: round(value, 6) for name, value in values.items()}) + "\n")
 
     def add_pictures(self, path: Path, epoch: int) -> None:
         """Add a picture of augmented samples to the events."""
@@ -59,19 +60,35 @@ class Record:
 
 
 def truncate_log(path: Path, epochs: int) -> None:
-    """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete line."""
+    """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete last line.
+
+    Raises:
+        UserError: another line is not one of this program's; the message names it.
+    """
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["epoch"] > epochs:
-                break
-        except ValueError:  # the process was killed, or the disk was full, in the middle of a line
+    kept, lines = [], path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        epoch = _epoch_of(line)
+        if epoch is None and number < len(lines):
+            raise UserError(
+                f"{path}, line {number}: not a line of this program's log; remove the line, or move the file elsewhere"
+            )
+        if epoch is None or epoch > epochs:  # None: the process was killed, or the disk was full, within the last line
             break
-        kept.append(line + "\n")
+        kept.append(line + b"\n")
     with atomic_write(path) as file:
-        file.writelines(line.encode() for line in kept)
+        file.writelines(kept)
+
+
+def _epoch_of(line: bytes) -> int | None:
+    """Return the epoch of a line of the log; None where it is no such line."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    epoch = values.get("epoch") if isinstance(values, dict) else None
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None
 
 
 def format_epoch(values: dict[str, float], epochs: int) -> str:

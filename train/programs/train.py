@@ -14,7 +14,7 @@ from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
 from train.engine.checkpoint import LAST
 from train.engine.files import lock_folder, remove_unfinished, write_yaml
-from train.engine.loop import fit
+from train.engine.loop import fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
 from train.engine.stopping import Interrupted
@@ -34,6 +34,7 @@ FREE_OPTIONS = (
     "hw_decoder_load",
     "decode_size_hint",
     "on_nonfinite",
+    "accept_changed_data",
     "pictures_every",
 )
 
@@ -76,7 +77,7 @@ def resume(config: ResolvedConfig, state: dict[str, Any], world: World) -> tuple
     assert config.out is not None
     check_share(config, world)
     run, folder = Run(config, world), Path(config.out)
-    run.load_state_dict(state)
+    restore(run, state, folder)
     return run, folder
 
 
@@ -101,8 +102,8 @@ def main(given: dict[str, Any], resuming: bool) -> int:
     if resuming:
         if "out" not in given:
             raise UserError("--resume needs --out, the folder of the run to go on with")
-        state = checkpoint.load(Path(given["out"]) / LAST)
-        stored = config_to_resume(ResolvedConfig.from_dict(state["config"]), given)
+        state, stored = checkpoint.load_run(Path(given["out"]) / LAST)
+        stored = config_to_resume(stored, given)
         check(stored)
         with joined(stored.device) as world:
             return train(*resume(stored, state, world), resuming=True)
@@ -133,8 +134,11 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
             names = ", ".join(run.classes[label] for label in unseen[:5]) + ", …" * (len(unseen) > 5)
             has = "class has" if len(unseen) == 1 else "classes have"
             print(f"warning: {len(unseen)} {has} no validation images: {names}", file=sys.stderr)
-        if resuming:
+        if resuming and run.epoch < config.epochs:
             print(f"going on in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
+    if run.epoch >= config.epochs:
+        print_finished(run, folder)
+        return 0
     start = time.perf_counter()
     try:
         with lock_folder(folder) if first else nullcontext():
