@@ -7,7 +7,7 @@ import sys
 def main(arguments: list[str] | None = None) -> int:
     from pipelines import DataError
     from train.cli.parser import parse
-    from train.errors import UserError
+    from train.errors import UserError, system_error
 
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -29,6 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
         return program.main(given, resuming)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError, ImportError) as error:
+        report = system_error(error)
+        if report is None:
+            raise
+        print(f"error: {report}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

@@ -97,7 +97,7 @@ class Config:
         by_data="48 embedded, else the first image's shorter side, at most 224",
     )
     lr: float | None = _option(
-        None, "peak learning rate", low=0, by_data="0.1 per 128 images of a batch, 0.1 per 256 for photographs"
+        None, "peak learning rate", low=0, by_data="0.1 per 128 images of a step, 0.1 per 256 for photographs"
     )
     lr_per_256: float | None = _option(
         None,
@@ -221,17 +221,20 @@ class Config:
         low=0,
     )
 
-    def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "ResolvedConfig":
+    def resolved(self, *, side: int, embedded: bool, cifar: bool, images: int | None = None) -> "ResolvedConfig":
         """Return the configuration with every default that the data or the method decides.
 
         Args:
             side: the shorter side of the data's first image, in pixels.
             embedded: whether the data is the embedded data set.
             cifar: whether the data is CIFAR.
+            images: number of training images; None: at least as many as a batch has.
         """
         image_size = self.image_size or (48 if embedded else min(side, 224))
         photographs, entry = image_size > 96, METHODS[self.method]
         batch_size = self.batch_size or (32 if embedded else 128)
+        scale = self.lr_per_256 or (0.1 if photographs else 0.2)  # of the learning rate, for 256 images in a step
+        in_a_step = batch_size if self.lr_per_256 or images is None else min(batch_size, images)
         policy = self.policy or entry.policy
         if cifar and self.policy is None and policy == "autoaugment":
             policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
@@ -247,7 +250,7 @@ class Config:
             "saliency_target": self.saliency_target or entry.target,
             "saliency_scale": self.saliency_scale or entry.scale,
             "epochs": self.epochs or (15 if embedded else 90 if photographs else 30),
-            "lr": self.lr or (self.lr_per_256 or (0.1 if photographs else 0.2)) * batch_size / 256,
+            "lr": self.lr or scale * in_a_step / 256,
             "lr_per_256": None,
             "weight_decay": (1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
             "crop_scale": self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),

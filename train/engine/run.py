@@ -22,7 +22,7 @@ from train.engine.network import Network
 from train.engine.nonfinite import NonFiniteGuard
 from train.engine.objective import Objective, make_objective
 from train.engine.probe import check_network, steps_of_epoch
-from train.engine.schedule import make_optimizer, make_scheduler
+from train.engine.schedule import doubtful_options, make_optimizer, make_scheduler
 from train.errors import UserError
 
 _REMEDY = (
@@ -85,6 +85,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
         images = len(self.train_loader.dataset)
         self.warnings = check_network(config, self.network, len(self.classes), images, world)
+        self.warnings += doubtful_options(config, images)
         if world.rank:  # dropout and the like differ between processes
             checkpoint.seed_random_state(config.seed + world.rank)
 

@@ -18,7 +18,7 @@ from train.engine.loop import fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
 from train.engine.stopping import Interrupted
-from train.errors import UserError
+from train.errors import UserError, system_error
 
 # May be given anew with --resume: the result does not depend on them (that the data is the same, wherever it lies, the
 # loader checks), but for the number of epochs, with which the cosine is drawn out or shortened from here on. What comes
@@ -148,10 +148,10 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
                 write_yaml(folder / "config.yaml", config.to_dict())
             fit(run, folder)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or folder}: {error.strerror or error}. The checkpoints in {folder} are intact: make room,"
-            " or give back the right to write there, and go on with --resume"
-        ) from error
+        report = system_error(error)
+        if report is None:
+            raise
+        raise UserError(f"{report}. The checkpoints in {folder} are intact: resume with --resume") from error
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(error, config, run.device) from error
