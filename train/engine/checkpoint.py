@@ -97,7 +97,7 @@ def reading(path: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) and error.args else first_line(error)
-        raise UserError(f"{path}: malformed, {what}. {ELSE}") from error
+        raise UserError(f"{path}: malformed checkpoint: {what}. {ELSE}") from error
 
 
 def check_form(saved: Any, own: Any, place: str) -> None:

@@ -51,7 +51,8 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int | None:
         root: of the file system; for tests.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch's allocator
+        return torch.cuda.mem_get_info(device)[0] + unused
     candidates = []
     try:
         lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
