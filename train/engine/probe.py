@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dali_salaug import WithEarlyHead
+from dali_salaug import SaliencyConsistency, WithEarlyHead
 from train.config import ResolvedConfig
 from train.distributed import World
 from train.engine import checkpoint
@@ -72,7 +72,7 @@ def check_network(config: ResolvedConfig, network: Network, num_classes: int, im
         full, least = sizes_of_parts(config, images, world)
         if min(full, least) == 1:
             try:
-                _pass(config, _copy(network), num_classes, config.image_size, 1)
+                _pass(config, _copy(network), num_classes, config.image_size, 1, make_consistency(config))
             except Exception as error:
                 raise _single_image(error, config, images, world, full) from error
     return _memory_warning(config, network, saved // 2 * full, world)
@@ -94,8 +94,9 @@ def _copy(network: Network) -> nn.Module:
 def _try(config: ResolvedConfig, network: Network, num_classes: int, side: int, count: int) -> int:
     """Return the bytes that the backward pass of `count` images keeps; raise UserError where the network fails."""
     device = next(network.model.parameters()).device
+    consistency = make_consistency(config)
     try:
-        saved = _pass(config, _copy(network), num_classes, side, count)
+        saved = _pass(config, _copy(network), num_classes, side, count, None)
     except Exception as error:
         if is_out_of_memory(error):
             raise out_of_memory(error, config, device) from error
@@ -106,6 +107,17 @@ def _try(config: ResolvedConfig, network: Network, num_classes: int, side: int, 
             f" another --image-size{other} or another --model"
         ) from error
     try:
+        if consistency is not None:
+            saved = max(saved, _pass(config, _copy(network), num_classes, side, count, consistency))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, config, device) from error
+        raise UserError(
+            f"--consistency cannot be computed for --model {config.model} at --image-size {side} and"
+            f" --consistency-scale {config.consistency_scale:g}: {_cause(error)}. Choose another --consistency-scale,"
+            " a GAMMA of 0, or another --model"
+        ) from error
+    try:
         _map(config, _copy(network), num_classes, side, count)
     except Exception as error:
         if is_out_of_memory(error):
@@ -113,14 +125,25 @@ def _try(config: ResolvedConfig, network: Network, num_classes: int, side: int, 
         larger = ", a larger --saliency-scale such as 1" if config.saliency_scale < 1 else ""
         raise UserError(
             f"--method {config.method} needs a saliency map, which --model {config.model} does not give at --image-size"
-            f" {side} and --saliency-scale {config.saliency_scale:g}: {first_line(error)}. Choose another --image-size"
+            f" {side} and --saliency-scale {config.saliency_scale:g}: {_cause(error)}. Choose another --image-size"
             f"{larger}, another --saliency, --model or --method"
         ) from error
     return saved
 
 
-def _pass(config: ResolvedConfig, module: nn.Module, num_classes: int, side: int, count: int) -> int:
-    """Take the forward and backward pass of a training step; return the bytes that are kept between the two."""
+def _pass(
+    config: ResolvedConfig,
+    module: nn.Module,
+    num_classes: int,
+    side: int,
+    count: int,
+    consistency: SaliencyConsistency | None,
+) -> int:
+    """Take the forward and backward pass of a training step; return the bytes that are kept between the two.
+
+    Args:
+        consistency: the loss, in place of cross-entropy.
+    """
     images, labels = _batch(module, num_classes, side, count)
     dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
@@ -132,7 +155,6 @@ def _pass(config: ResolvedConfig, module: nn.Module, num_classes: int, side: int
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
-    consistency = make_consistency(config)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast(images.device.type, dtype, enabled=config.amp != "off"):
             if consistency is not None:
@@ -188,6 +210,11 @@ def _takes(model: nn.Module, side: int) -> bool:
     except Exception:
         return False
     return True
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what the network said, without what this project made of it."""
+    return first_line(error.__cause__ or error)
 
 
 def _single_image(error: Exception, config: ResolvedConfig, images: int, world: World, full: int) -> UserError:

@@ -32,7 +32,7 @@ def test_a_last_batch_of_one_image_is_refused_before_the_first_step(
     assert "leave it out with --drop-last, or choose another --batch-size" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "run").exists()
-    assert program([*options, "--drop-last"]) == 0
+    assert program([*options, "--drop-last"]) == 0  # with a picture too, though the map is that of the full size
     state = checkpoint.load(tmp_path / "run" / "last.pt")
     assert state["scheduler"]["last_epoch"] == 1  # of 47 images
     assert state["processes"][0]["loader"]["epoch"] == 1
@@ -143,6 +143,24 @@ def test_a_model_that_cannot_take_the_size_of_the_map(run_of: Callable[..., Run]
         run_of(model="vit_b_32", image_size=32, method="keep_cutout", device="cpu")
 
 
+def test_a_model_without_second_derivatives(run_of: Callable[..., Run]) -> None:
+    """With a GAMMA of 0 there are none."""
+    options = {"model": "mobilenet_v3_small", "image_size": 64, "method": "cutout", "device": "cpu", "batch_size": 24}
+    with pytest.raises(UserError, match=r"--consistency cannot be computed for --model mobilenet_v3_small at .* GAMMA"):
+        run_of(**options, consistency=(1.0, 0.0, 1.0))
+    assert run_of(**options, consistency=(1.0, 1.0, 0.0)).steps == 2
+
+
+def test_consistency_passes_two_images_where_the_batch_has_one(run_of: Callable[..., Run]) -> None:
+    options = {"image_size": 8, "batch_size": 47, "method": "cutout", "device": "cpu", "region_size": 4}
+    run = run_of(**options, consistency=(1.0, 1.0, 0.0))
+    batches = iter(run.train_loader)
+    for _ in range(2):
+        assert run.train_step(batches)["loss"].isfinite()
+    with pytest.raises(UserError, match="has one image"):
+        run_of(**options)
+
+
 def test_the_trial_changes_nothing(run_of: Callable[..., Run], same: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout draws, BatchNorm counts and gradients are a copy's."""
     options = {"model": "mobilenet_v2", "image_size": 32, "method": "keep_cutout", "device": "cpu"}
@@ -179,7 +197,7 @@ def test_the_memory_of_a_step_is_what_its_graph_keeps(run_of: Callable[..., Run]
     config = config_of(image_size=64, method="none", device="cpu")
     conv = torch.nn.Conv2d(3, 8, 3, padding=1)
     module = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    kept = probe._pass(config, module, 8, 64, 2)
+    kept = probe._pass(config, module, 8, 64, 2, None)
     expected = 4 * 2 * 64 * 64 * (3 + 8)
     assert expected <= kept < 1.05 * expected
 
