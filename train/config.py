@@ -234,7 +234,8 @@ class Config:
         photographs, entry = image_size > 96, METHODS[self.method]
         batch_size = self.batch_size or (32 if embedded else 128)
         scale = self.lr_per_256 or (0.1 if photographs else 0.2)  # of the learning rate, for 256 images in a step
-        in_a_step = batch_size if self.lr_per_256 or images is None else min(batch_size, images)
+        # A stated batch size may exceed the images by far, and its learning rate then explodes; the default's does not.
+        in_a_step = min(batch_size, images) if self.batch_size and images and not self.lr_per_256 else batch_size
         policy = self.policy or entry.policy
         if cifar and self.policy is None and policy == "autoaugment":
             policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
