@@ -13,6 +13,7 @@ from dali_salaug import METHODS
 from dali_salaug.regions import default_length
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
+from train.errors import UserError, first_line
 
 
 def _option(
@@ -318,5 +319,12 @@ class ResolvedConfig(Config):
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:
-        """Return the configuration in a run's config.yaml."""
-        return cls.from_dict(yaml.safe_load(path.read_text()))
+        """Return the configuration in a run's config.yaml.
+
+        Raises:
+            UserError: the file cannot be read, or is none.
+        """
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text()))
+        except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: not the configuration of a run: {first_line(error)}") from error

@@ -139,7 +139,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror or error}. Restore the permission to read it, or a copy of it"
+        ) from error
 
 
 def _verify(path: Path, file: IO[bytes]) -> None:

@@ -1,5 +1,6 @@
 """Files of a run: each is written whole or not at all, and one process at a time trains in a folder."""
 
+import errno
 import fcntl
 import json
 import math
@@ -47,9 +48,11 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
         if cause is None:
             raise
         kept = "the previous one is intact" if path.exists() else "there was none before"
+        remedy = "Free some space or restore write permission"
+        if cause.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "Raise the limit of open files (ulimit -n)"
         raise UserError(
-            f"{path} cannot be written: {cause.strerror or cause}; {kept}. Free some space or restore write permission,"
-            f" then {then}"
+            f"{path} cannot be written: {cause.strerror or cause}; {kept}. {remedy}, then {then}"
         ) from error
     finally:
         if unfinished is not None:

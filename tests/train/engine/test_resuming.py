@@ -14,8 +14,9 @@ import torch
 from pipelines import Batch
 from train.__main__ import main as program
 from train.analysis.trained import load_best
+from train.config import ResolvedConfig
 from train.engine import checkpoint
-from train.engine.log import Record, truncate_log
+from train.engine.log import Record, read_log, truncate_log
 from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main
@@ -284,9 +285,19 @@ def test_a_log_with_another_line(line: bytes, tmp_path: Path) -> None:
     path.write_bytes(good + line + b'\n{"epoch": 2}\n')
     with pytest.raises(UserError, match=r"log\.jsonl, line 2: not a line of this program's log"):
         truncate_log(path, 2)
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: "):
+        read_log(path)
     path.write_bytes(good + line)  # at the end it is what a killed process or a power failure left
+    assert read_log(path) == [{"epoch": 1}]
     truncate_log(path, 2)
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"a: [", b"\xff\xfe", b"lr: fast", b"[" * 5000, b"surprise: 1"])
+def test_a_configuration_that_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.yaml: not the configuration of a run: "):
+        ResolvedConfig.load(tmp_path / "config.yaml")
 
 
 def test_numbers_that_are_not_finite_are_null_in_the_log(tmp_path: Path) -> None:
