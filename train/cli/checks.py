@@ -1,6 +1,9 @@
 """Checks of a run's options before anything is built from them."""
 
 import dataclasses
+import types
+import typing
+from typing import Any
 
 from dali_salaug import METHODS, Clean, Method
 from pipelines import POLICIES, find_policy
@@ -16,8 +19,9 @@ def check(config: Config) -> None:
     wrong = config.of_wrong_type()  # from a file of options
     if wrong is not None:
         (option,) = (option for option in dataclasses.fields(config) if option.name == wrong)
-        legal = str(option.type).removeprefix("<class '").removesuffix("'>")
-        raise UserError(f"--{wrong.replace('_', '-')} must be of the type {legal}; got {getattr(config, wrong)!r}")
+        value = getattr(config, wrong)
+        hint = " (in YAML, write 1.0e-3 in place of 1e-3, which is text)" if isinstance(value, str) else ""
+        raise UserError(f"--{wrong.replace('_', '-')} must be {_in_words(option.type)}; got {value!r}{hint}")
     for option in dataclasses.fields(config):
         value, meta = getattr(config, option.name), option.metadata
         flag = "--" + option.name.replace("_", "-")
@@ -64,6 +68,17 @@ def check(config: Config) -> None:
         )
     if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
         raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
+
+
+def _in_words(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(map(_in_words, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is tuple:
+        first, *others = typing.get_args(annotation)
+        count = "at least one value" if others[-1] is Ellipsis else f"{1 + len(others)} values"
+        return f"{count}, each {_in_words(first)}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+    return words[annotation]
 
 
 def check_consistency(config: Config) -> None:

@@ -54,14 +54,14 @@ def test_a_batch_larger_than_the_data(shapes: Path, run_of: Callable[..., Run]) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lr": "1e-3"}, r"--lr must be of the type float \| None; got '1e-3'"),
-        ({"epochs": 2.5}, r"--epochs must be of the type int \| None; got 2\.5"),
-        ({"batch_size": True}, r"--batch-size must be of the type int \| None; got True"),
-        ({"compile": "yes"}, "--compile must be of the type bool; got 'yes'"),
-        ({"method": ["cutout"]}, r"--method must be of the type str; got \['cutout'\]"),
-        ({"crop_scale": (0.5,)}, r"--crop-scale must be of the type tuple\[float, float\] \| None; got \(0\.5,\)"),
-        ({"lr_steps": ()}, r"--lr-steps must be of the type tuple\[int, \.\.\.\] \| None; got \(\)"),
-        ({"momentum": None}, "--momentum must be of the type float; got None"),
+        ({"lr": "1e-3"}, r"--lr must be a number or null; got '1e-3' \(in YAML, write 1\.0e-3 in place of 1e-3"),
+        ({"epochs": 2.5}, r"--epochs must be a whole number or null; got 2\.5$"),
+        ({"batch_size": True}, r"--batch-size must be a whole number or null; got True$"),
+        ({"compile": 1}, r"--compile must be true or false; got 1$"),
+        ({"method": ["cutout"]}, r"--method must be text; got \['cutout'\]$"),
+        ({"crop_scale": (0.5,)}, r"--crop-scale must be 2 values, each a number or null; got \(0\.5,\)$"),
+        ({"lr_steps": ()}, r"--lr-steps must be at least one value, each a whole number or null; got \(\)$"),
+        ({"momentum": None}, r"--momentum must be a number; got None$"),
     ],
 )
 def test_a_value_of_another_type(values: dict[str, Any], message: str) -> None:
