@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         logging.basicConfig(format="warning: %(message)s")  # the library's warnings
         from pipelines import DataError
         from train.cli.commands import run
-        from train.errors import UserError, in_options
+        from train.errors import UserError, in_options, system_error
 
         try:
             return run(sys.argv[1:] if arguments is None else arguments)
@@ -40,6 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except DataError as error:
         print(f"error: {in_options(str(error))}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError, ImportError) as error:
+        report = system_error(error)
+        if report is None:
+            raise
+        print(f"error: {report}", file=sys.stderr)
         return 2
 
 

@@ -1,6 +1,8 @@
 """The options of a run, on the command line and in config.yaml: each with its default and its help in one place."""
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +13,8 @@ from dali_salaug import METHODS
 from dali_salaug.regions import default_length
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
+from pipelines.decoding import MAX_PIXELS
+from train.errors import UserError, first_line
 
 
 def _option(
@@ -37,6 +41,22 @@ def _option(
 
 
 C = TypeVar("C", bound="Config")
+
+
+def _is_of(value: Any, annotation: Any) -> bool:
+    """Return whether a value is of the type of an option; a whole number is a number too, but True is none."""
+    if isinstance(annotation, types.UnionType):
+        return any(_is_of(value, part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        parts = typing.get_args(annotation)
+        if not isinstance(value, tuple):
+            return False
+        if parts[-1] is Ellipsis:
+            return len(value) > 0 and all(_is_of(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(_is_of, value, parts))
+    if isinstance(value, bool):
+        return annotation is bool
+    return isinstance(value, int | float if annotation is float else annotation)
 
 
 @dataclass(kw_only=True)
@@ -71,6 +91,7 @@ class Config:
     accumulate: int = _option(
         1, "parts into which a process splits its images of a step, one after the other, to save memory", low=1
     )
+    drop_last: bool = _option(False, "leave out the last step of an epoch where it has fewer images than --batch-size")
     image_size: int | None = _option(
         None,
         "side of the network's input in pixels",
@@ -78,7 +99,7 @@ class Config:
         by_data="48 embedded, else the first image's shorter side, at most 224",
     )
     lr: float | None = _option(
-        None, "peak learning rate", low=0, by_data="0.1 per 128 images of a batch, 0.1 per 256 for photographs"
+        None, "peak learning rate", low=0, by_data="0.1 per 128 images of a step, 0.1 per 256 for photographs"
     )
     lr_per_256: float | None = _option(
         None,
@@ -164,6 +185,9 @@ class Config:
     max_bad_share: float = _option(
         0.1, "largest share of an epoch's images that may be replaced; more stop the run", low=0, high=1
     )
+    max_pixels: int = _option(
+        MAX_PIXELS, "a larger image counts as one that cannot be decoded; decoding takes 3 bytes a pixel", low=1
+    )
     workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the number of CPUs")
     seed: int = _option(0, "seed of weights, order, crops, policies and regions", low=0)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
@@ -192,6 +216,9 @@ class Config:
         " samples",
         choices=("stop", "skip"),
     )
+    accept_changed_data: bool = _option(
+        False, "with --resume, train on although images were changed, added or removed since the last checkpoint"
+    )
     pictures_every: int = _option(
         0,
         "epochs between pictures of augmented samples, which are kept; 0: only the picture after the first and the last"
@@ -199,17 +226,21 @@ class Config:
         low=0,
     )
 
-    def resolved(self, *, side: int, embedded: bool, cifar: bool) -> "ResolvedConfig":
+    def resolved(self, *, side: int, embedded: bool, cifar: bool, images: int | None = None) -> "ResolvedConfig":
         """Return the configuration with every default that the data or the method decides.
 
         Args:
             side: the shorter side of the data's first image, in pixels.
             embedded: whether the data is the embedded data set.
             cifar: whether the data is CIFAR.
+            images: number of training images; None: at least as many as a batch has.
         """
         image_size = self.image_size or (48 if embedded else min(side, 224))
         photographs, entry = image_size > 96, METHODS[self.method]
         batch_size = self.batch_size or (32 if embedded else 128)
+        scale = self.lr_per_256 or (0.1 if photographs else 0.2)  # of the learning rate, for 256 images in a step
+        # A stated batch size may exceed the images by far, and its learning rate then explodes; the default's does not.
+        in_a_step = min(batch_size, images) if self.batch_size and images and not self.lr_per_256 else batch_size
         policy = self.policy or entry.policy
         if cifar and self.policy is None and policy == "autoaugment":
             policy = "autoaugment_cifar10"  # the policy found on that data, as the KeepAugment paper uses it
@@ -225,7 +256,7 @@ class Config:
             "saliency_target": self.saliency_target or entry.target,
             "saliency_scale": self.saliency_scale or entry.scale,
             "epochs": self.epochs or (15 if embedded else 90 if photographs else 30),
-            "lr": self.lr or (self.lr_per_256 or (0.1 if photographs else 0.2)) * batch_size / 256,
+            "lr": self.lr or scale * in_a_step / 256,
             "lr_per_256": None,
             "weight_decay": (1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
             "crop_scale": self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),
@@ -238,9 +269,31 @@ class Config:
 
     @classmethod
     def from_dict(cls: type[C], values: dict[str, Any]) -> C:
-        """Return the configuration of :meth:`to_dict`."""
+        """Return the configuration of :meth:`to_dict`.
+
+        Raises:
+            ValueError: `values` lacks an option, or has one that does not exist or is of another type.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"its configuration is a {type(values).__name__}")
+        options = {option.name: option for option in dataclasses.fields(cls)}
+        unknown = sorted(map(str, values.keys() - options.keys()))
+        needed = [name for name, option in options.items() if option.default is dataclasses.MISSING]
+        missing = [name for name in needed if name not in values]
+        if unknown or missing:
+            raise ValueError(
+                f"its configuration {f'has an unknown {unknown[0]!r}' if unknown else f'lacks {missing[0]!r}'}"
+            )
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        config = cls(**plain)
+        wrong = config.of_wrong_type()
+        if wrong is not None:
+            raise ValueError(f"its configuration has {wrong} = {values[wrong]!r}")
+        return config
+
+    def of_wrong_type(self) -> str | None:
+        """Return the name of the first option whose value is of another type than stated; None where all are right."""
+        return next((o.name for o in dataclasses.fields(self) if not _is_of(getattr(self, o.name), o.type)), None)
 
 
 def _required(name: str) -> Any:
@@ -270,5 +323,12 @@ class ResolvedConfig(Config):
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:
-        """Return the configuration in a run's config.yaml."""
-        return cls.from_dict(yaml.safe_load(path.read_text()))
+        """Return the configuration in a run's config.yaml.
+
+        Raises:
+            UserError: the file cannot be read, or is none.
+        """
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text()))
+        except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: not the configuration of a run: {first_line(error)}") from error

@@ -1,4 +1,19 @@
-"""What the programs report to the user."""
+"""The errors that the programs report to the user, and how they word those of others."""
+
+import errno
+import os
+import resource
+
+_ADVICE = {
+    "Raise the limit of open files (ulimit -n), or lower --workers": (errno.EMFILE, errno.ENFILE),
+    "Free some space": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "Choose a folder that can be written to": (errno.EROFS,),
+    "Restore the permission to read it, or to write there": (errno.EACCES, errno.EPERM),
+    "Check the path": (
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL
+    ),
+}  # fmt: skip
+_SPARE = 4  # open files below the limit at which a library may have failed
 
 # The library's errors name arguments; on the command line they are options.
 _OPTIONS = {
@@ -12,6 +27,45 @@ _OPTIONS = {
 
 class UserError(Exception):
     """A mistake that the user can correct. The message is complete without a traceback."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without the full stop; the name of its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def system_error(error: BaseException) -> UserError | None:
+    """Return the error to report in place of one of the system: with the path, its words, and what to do.
+
+    Libraries may hide that there are too many open files behind an error of their own.
+
+    Args:
+        error: of the system, or of a library.
+
+    Returns:
+        None where the error is not the system's, or means that nobody reads the output any more.
+    """
+    if isinstance(error, BrokenPipeError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        number, words = error.errno, error.strerror or str(error)
+        if error.filename is not None:
+            words = f"{os.fsdecode(error.filename)}: {words}"
+    elif os.strerror(errno.EMFILE) in str(error) or _files_exhausted():
+        number, words = errno.EMFILE, first_line(error)
+    else:
+        return None
+    advice = next((a for a, numbers in _ADVICE.items() if number in numbers), None)
+    return UserError(f"{words}. {advice or 'Check the disk or the network, and start again'}")
+
+
+def _files_exhausted() -> bool:
+    """Return whether this process has about as many open files as it may have."""
+    try:
+        return len(os.listdir("/proc/self/fd")) + _SPARE > resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except OSError as error:
+        return error.errno == errno.EMFILE
 
 
 def in_options(message: str) -> str:

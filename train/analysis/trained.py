@@ -40,10 +40,7 @@ def load_best(run: Path) -> Trained:
         UserError: there is no such file, or it is not a checkpoint of a run.
     """
     path = run / checkpoint.BEST if run.is_dir() else run
-    state = checkpoint.load(path)
-    if not {"config", "classes", "model", "mean", "std"} <= set(state):
-        raise UserError(f"{path}: not a checkpoint of a run; pass the run's folder, or its best.pt")
-    config = ResolvedConfig.from_dict(state["config"])
+    state, config = checkpoint.load_run(path)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     model = build_model(config.model, len(state["classes"]), config.image_size)
     checkpoint.load_weights(model, state["model"], path, f"--model {config.model}, {len(state['classes'])} classes")

@@ -1,5 +1,7 @@
 """Checks of a run's options before anything is built from them."""
 
+import types
+import typing
 from typing import Any
 
 from dali_salaug import METHODS, Clean, Method
@@ -13,6 +15,11 @@ from train.models.registry import check_model
 
 def check(config: Config) -> None:
     """Raise UserError where an option is illegal; the message has its legal values and its value."""
+    wrong = config.of_wrong_type()  # from a file of options
+    if wrong is not None:
+        value = getattr(config, wrong)
+        hint = " (in YAML, write 1.0e-3 in place of 1e-3, which is text)" if isinstance(value, str) else ""
+        raise UserError(f"--{wrong.replace('_', '-')} must be {_in_words(OPTIONS[wrong].type)}; got {value!r}{hint}")
     for name in OPTIONS:
         check_value(name, getattr(config, name))
     if config.method not in METHODS:
@@ -36,6 +43,8 @@ def check(config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
     if config.lr is not None and config.lr_per_256 is not None:
         raise UserError(f"--lr-per-256 is in place of --lr; got --lr {config.lr:g} --lr-per-256 {config.lr_per_256:g}")
+    if config.lr_steps is not None and list(config.lr_steps) != sorted(set(config.lr_steps)):
+        raise UserError(f"--lr-steps must ascend; got {' '.join(map(str, config.lr_steps))}")
     if config.ema == 1:
         raise UserError("--ema must be in [0, 1); got 1")
     if config.consistency is not None and config.amp == "float16":
@@ -60,6 +69,17 @@ def check_value(name: str, value: Any) -> None:
         if is_number and not (number >= low and (high is None or number <= high)):
             legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
             raise UserError(f"{flag} must be {legal}; got {number}")
+
+
+def _in_words(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(map(_in_words, typing.get_args(annotation)))
+    if typing.get_origin(annotation) is tuple:
+        first, *others = typing.get_args(annotation)
+        count = "at least one value" if others[-1] is Ellipsis else f"{1 + len(others)} values"
+        return f"{count}, each {_in_words(first)}"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
+    return words[annotation]
 
 
 def check_consistency(config: Config) -> None:

@@ -35,7 +35,10 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Resolved
     """
     dataset = dataset or find_dataset(data_folder(config))
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
-    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
+    images = min(len(dataset), config.train_images or len(dataset))
+    return config.resolved(
+        side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels", images=images
+    )
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
@@ -85,6 +88,7 @@ def make_loader(
         "color_jitter": config.color_jitter,
         "on_bad_file": config.on_bad_file,
         "max_bad_share": config.max_bad_share,
+        "max_pixels": config.max_pixels,
         "hw_decoder_load": config.hw_decoder_load,
         "decode_size_hint": config.decode_size_hint,
     }

@@ -1,7 +1,9 @@
 """Files of a run: each is written whole or not at all, and one process at a time trains in a folder."""
 
+import errno
 import fcntl
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
     unfinished = None
     try:
         handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", suffix=UNFINISHED, dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -46,9 +48,11 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
         if cause is None:
             raise
         kept = "the previous one is intact" if path.exists() else "there was none before"
+        remedy = "Free some space or restore write permission"
+        if cause.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "Raise the limit of open files (ulimit -n)"
         raise UserError(
-            f"{path} cannot be written: {cause.strerror or cause}; {kept}. Free some space or restore write permission,"
-            f" then {then}"
+            f"{path} cannot be written: {cause.strerror or cause}; {kept}. {remedy}, then {then}"
         ) from error
     finally:
         if unfinished is not None:
@@ -78,10 +82,23 @@ def remove_unfinished(folder: Path) -> list[str]:
     return [path.name for path in left]
 
 
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Return plain types as JSON, in which null stands for numbers that are not finite."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write the results of a program as JSON, see `atomic_write`."""
+    """Write the results of a program as JSON, see `to_json` and `atomic_write`."""
     with atomic_write(path, "run the command again") as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write((to_json(content, indent=2) + "\n").encode())
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:

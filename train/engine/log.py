@@ -1,12 +1,16 @@
 """The log of a run: a line on the screen and in log.jsonl for each epoch, and TensorBoard events."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from train.engine.files import atomic_write
+from train.engine.files import atomic_write, to_json
+from train.errors import UserError
 
 LOG = "log.jsonl"
 
@@ -45,7 +49,7 @@ class Record:
             if name not in ("epoch", "seconds"):
                 self._events.add_scalar(f"epoch/{name}", value, step)
         with open(self._log, "a") as log:
-            log.write(json.dumps({name: round(value, 6) for name, value in values.items()}) + "\n")
+            log.write(to_json({name: round(value, 6) for name, value in values.items()}) + "\n")
 
     def add_pictures(self, path: Path, epoch: int) -> None:
         """Add a picture of augmented samples to the events."""
@@ -58,20 +62,43 @@ class Record:
         print(format_epoch(values, self._epochs), flush=True)
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log, without an incomplete last one.
+
+    Raises:
+        UserError: another line is not one of this program's; the message names it.
+    """
+    return [values for _, values in _lines(path)]
+
+
 def truncate_log(path: Path, epochs: int) -> None:
-    """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete line."""
+    """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete last line.
+
+    Raises:
+        UserError: as `read_log`.
+    """
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["epoch"] > epochs:
-                break
-        except ValueError:  # the process was killed, or the disk was full, in the middle of a line
-            break
-        kept.append(line + "\n")
+    kept = [line + b"\n" for line, _ in itertools.takewhile(lambda pair: pair[1]["epoch"] <= epochs, _lines(path))]
     with atomic_write(path) as file:
-        file.writelines(line.encode() for line in kept)
+        file.writelines(kept)
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield each line of a log, as it is and its values, among them "epoch"."""
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        epoch = values.get("epoch") if isinstance(values, dict) else None
+        if isinstance(epoch, int) and not isinstance(epoch, bool):
+            yield line, values
+        elif number < len(lines):  # the process was killed, or the disk was full, within the last line
+            raise UserError(
+                f"{path}, line {number}: not a line of this program's log; remove the line, or move the file elsewhere"
+            )
 
 
 def format_epoch(values: dict[str, float], epochs: int) -> str:

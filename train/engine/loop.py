@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -37,6 +38,7 @@ def fit(run: Run, folder: Path) -> None:
         if run.world.is_main:
             done = run.epoch * run.steps + run.step
             record = stack.enter_context(Record(folder, epochs=config.epochs, epoch=run.epoch, step=done))
+            print_warnings(run)
         while run.epoch < config.epochs:
             if run.step < run.steps:
                 train_epoch(run, stop, folder, record)
@@ -55,6 +57,46 @@ def fit(run: Run, folder: Path) -> None:
                 every = config.pictures_every
                 if run.epoch in (1, config.epochs) or (every and run.epoch % every == 0):
                     write_pictures(run, folder, record, keep=every > 0)
+
+
+def restore(run: Run, state: dict[str, Any], folder: Path) -> None:
+    """Bring the run to where `state`, the last checkpoint in the folder, was taken. Together.
+
+    A best.pt that is missing or damaged is forgotten: the next validation writes a new one.
+
+    Raises:
+        UserError: the state does not fit the run, see `Run.load_state_dict`.
+    """
+    run.load_state_dict(state)
+    if run.config.epochs < run.epoch:
+        raise UserError(f"--epochs must be at least {run.epoch}, the epochs that are done; got {run.config.epochs}")
+    lost = None
+    if run.world.is_main and run.best >= 0:  # some validation wrote it
+        try:
+            checkpoint.verify(folder / checkpoint.BEST)
+        except UserError as error:
+            lost = f"{error}. The best network so far, of top-1 {run.best:.2f} %, is lost"
+    lost = run.world.broadcast(lost)
+    if lost:
+        run.warnings.append(f"{lost}; the next validation writes a new {checkpoint.BEST}")
+        run.best = -1.0
+
+
+def print_warnings(run: Run) -> None:
+    """Print what the user should know before the first step; the main process does."""
+    for sentence in run.warnings if run.world.is_main else ():
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def print_finished(run: Run, folder: Path) -> None:
+    """Print that the run has no epoch left; the main process does."""
+    print_warnings(run)
+    if run.world.is_main:
+        best = f", best top-1 {run.best:.2f} %" if run.best >= 0 else ""
+        print(
+            f"the run in {folder} is finished: {run.epoch} of {run.config.epochs} epochs are done{best}. To train"
+            f" further, resume with --epochs above {run.epoch}"
+        )
 
 
 def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None) -> None:
@@ -94,7 +136,8 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
                 save(run, folder)
             if stopping:
                 raise Interrupted
-        next(batches, None)  # there is none; the loader ends its epoch
+    # The loader ends its epoch, in which `drop_last` may have left a batch.
+    run.train_loader.set_epoch(run.epoch + 1)
 
 
 def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
@@ -108,6 +151,12 @@ def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
     means, images = run.meter.totals("replaced")
     losses = {f"train_{name}": mean for name, mean in means.items()}
     if not math.isfinite(losses["train_loss"]):
+        if run.guard.skipped >= run.steps:
+            raise UserError(
+                f"all {run.steps} steps of epoch {number} were skipped, because the loss or the gradients were not"
+                " finite, so the network no longer learns: its weights, or the images, give no finite loss. Start a new"
+                " run with a lower --lr, or resume a copy of the folder from before"
+            )
         raise UserError(f"the training loss of epoch {number} is {losses['train_loss']}: try a lower --lr")
     measures, measured = run.measures.totals()
     start = time.perf_counter()

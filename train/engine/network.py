@@ -12,7 +12,7 @@ from dali_salaug import WithEarlyHead
 from train.config import ResolvedConfig
 from train.distributed import ALONE, World
 from train.engine.ema import AveragedWeights
-from train.errors import UserError
+from train.errors import UserError, first_line
 from train.models.registry import FIRST_BLOCK, build_model
 
 
@@ -32,11 +32,11 @@ class Network:
         trained: the module that a training step calls: model or `with_head`, distributed and compiled as configured.
 
     Raises:
-        UserError: the model has no such module for the early head to follow.
+        UserError: the model cannot be built for the image size, or has no such module for the early head to follow.
     """
 
     def __init__(self, config: ResolvedConfig, num_classes: int, device: torch.device, world: World = ALONE) -> None:
-        model = build_model(config.model, num_classes, config.image_size)
+        model = _build(config, num_classes)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
         self.with_head = None if config.early_head == "off" else _with_early_head(self.model, config, num_classes)
@@ -90,6 +90,16 @@ class Network:
             self.averaged.model.load_state_dict(state["averaged"])
         if self.with_head is not None:
             self.with_head.classifier.load_state_dict(state["early_head"])
+
+
+def _build(config: ResolvedConfig, num_classes: int) -> nn.Module:
+    try:
+        return build_model(config.model, num_classes, config.image_size)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # vision transformers know their image size
+        raise UserError(
+            f"--model {config.model} cannot be built for --image-size {config.image_size}: {first_line(error)}. Choose"
+            " another --image-size or another --model"
+        ) from error
 
 
 def _with_early_head(model: nn.Module, config: ResolvedConfig, num_classes: int) -> WithEarlyHead:

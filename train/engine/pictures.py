@@ -161,7 +161,11 @@ def write_figure(run: Run, path: Path) -> None:
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(run.model, images, labels, augmented)
     if trace.saliency is None:
-        saliency = saliency_map(run.model, images, labels, target=config.saliency_target, scale=config.saliency_scale)
+        target, scale = config.saliency_target, config.saliency_scale
+        try:
+            saliency = saliency_map(run.model, images, labels, target=target, scale=scale)
+        except ValueError:  # the model takes no smaller images, which this method does not need
+            saliency = saliency_map(run.model, images, labels, target=target, scale=1.0)
         trace = trace._replace(saliency=saliency)
     augmentation = config.policy
     if augmented is None and METHODS[config.method].kind != TWO_IMAGES:

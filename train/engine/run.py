@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.profiler import record_function
 from pipelines import Batch
 from train.config import ResolvedConfig
 from train.data.loaders import empty_batch, make_loader
+from train.data.marks import first_change, marks_of
 from train.distributed import ALONE, World
 from train.engine import checkpoint
 from train.engine.bad_files import count_replaced
@@ -19,15 +21,21 @@ from train.engine.metrics import Meter
 from train.engine.network import Network
 from train.engine.nonfinite import NonFiniteGuard
 from train.engine.objective import Objective, make_objective
-from train.engine.schedule import make_optimizer, make_scheduler
+from train.engine.probe import check_network, steps_of_epoch
+from train.engine.schedule import doubtful_options, make_optimizer, make_scheduler
 from train.errors import UserError
+
+_REMEDY = (
+    ". Restore the images, start a new run in another --out, or resume on the changed images with --accept-changed-data"
+)
 
 
 class Run:
     """Loaders, network, objective, optimizer and schedule of a training run, and its progress.
 
     A step takes `config.batch_size` images over all processes, each of which splits its share into `config.accumulate`
-    parts, one after the other. Several processes take the same steps as a single one, with two exceptions: BatchNorm
+    parts, one after the other. The last step of an epoch takes those that are left, or does not exist with
+    `config.drop_last`. Several processes take the same steps as a single one, with two exceptions: BatchNorm
     normalises each part of each process by itself, and each process has its own random draws in the stage.
 
     Args:
@@ -46,9 +54,11 @@ class Run:
         loader_wait: how long the current epoch's steps waited for the loader, in this process.
         guard: against losses and gradients that are not finite.
         best: the best top-1 accuracy so far, per cent; -1 before the first validation.
+        warnings: sentences for the user, before the first step.
+        marks: of the images, by the main process: "training" and "validation", see `marks_of`.
 
     Raises:
-        UserError: the device, the model or the method does not fit the rest of the configuration.
+        UserError: the device, the model or the method does not fit the rest of the configuration or the images.
         DataError: the images cannot be used.
     """
 
@@ -61,7 +71,9 @@ class Run:
         self.val_loader = make_loader(config, train=False, world=world)
         self.classes = self.train_loader.dataset.classes
         self.device = self.train_loader.device
-        self.steps = math.ceil(len(self.train_loader.dataset) / config.batch_size)
+        datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
+        self.marks = {name: marks_of(dataset) for name, dataset in datasets.items()} if world.is_main else {}
+        self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 
@@ -71,6 +83,9 @@ class Run:
         self.optimizer = make_optimizer(config, self.network.module)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
+        images = len(self.train_loader.dataset)
+        self.warnings = check_network(config, self.network, len(self.classes), images, world)
+        self.warnings += doubtful_options(config, images)
         if world.rank:  # dropout and the like differ between processes
             checkpoint.seed_random_state(config.seed + world.rank)
 
@@ -182,17 +197,21 @@ class Run:
         return {
             **self._facts(),
             **self.network.state_dict(),
+            "marks": self.marks,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "processes": self.world.gather(of_this_process),
-            "progress": {
-                "epoch": self.epoch,
-                "step": self.step,
-                "seconds": self.seconds,
-                "skipped": self.guard.skipped,
-                "best": self.best,
-            },
+            "progress": self._progress(),
+        }
+
+    def _progress(self) -> dict[str, float]:
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.guard.skipped,
+            "best": self.best,
         }
 
     def best_state_dict(self) -> dict[str, Any]:
@@ -215,11 +234,15 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where `state` was taken.
+        """Resume where `state` was taken. Together.
 
         Raises:
-            UserError: the images or the number of processes changed in the meantime.
+            UserError: the images or the number of processes changed in the meantime, or the state is malformed.
         """
+        with checkpoint.reading(Path(self.config.out or "") / checkpoint.LAST):
+            self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
         if len(state["processes"]) != self.world.size:
             raise UserError(
                 f"cannot resume: the checkpoint is of {len(state['processes'])} process(es), and {self.world.size} are"
@@ -233,23 +256,64 @@ class Run:
                 f"{_first_difference(state['classes'], self.classes)}"
             )
         own = state["processes"][self.world.rank]
+        accepted = self.config.accept_changed_data
+        self.config.accept_changed_data = False  # for this start alone
+        for name, part in {**self.network.state_dict(), "progress": self._progress()}.items():
+            checkpoint.check_form(state[name], part, repr(name))
+        checkpoint.check_form(state["scheduler"], self.scheduler.state_dict(), "'scheduler'")
+        checkpoint.check_form(state["scaler"], self.scaler.state_dict(), "'scaler'")
+        for name in ("meter", "measures"):
+            checkpoint.check_form(own[name], getattr(self, name).state_dict(), repr(name))
+        position = own["loader"]
+        if accepted:
+            here = self.train_loader.state_dict()["configuration"]
+            images = {name: here[name] for name in ("dataset", "samples")}
+            bad_files = position["bad_files"] | {"known": []}  # at places that others may have now
+            position = position | {"configuration": position["configuration"] | images, "bad_files": bad_files}
         try:
-            self.train_loader.load_state_dict(own["loader"])
+            self.train_loader.load_state_dict(position)
         except ValueError as error:
-            raise UserError(f"cannot resume: {error}") from error
+            raise UserError(f"cannot resume: {error}{_REMEDY}") from error
+        if not accepted:
+            self._check_images(state["marks"])
         self.network.load_state_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
         self.objective.load_state_dict(own["objective"])
         self.meter.load_state_dict(own["meter"])
         self.measures.load_state_dict(own["measures"])
-        self.loader_wait.seconds = own["loader_wait"]
+        self.loader_wait.seconds = float(own["loader_wait"])
         self.guard = self._make_guard()  # of the restored state
         self.epoch, self.step, self.seconds, self.guard.skipped, self.best = (
             state["progress"][name] for name in ("epoch", "step", "seconds", "skipped", "best")
         )
+        if accepted:  # of more or fewer images, an epoch may have another number of steps
+            self.step = min(self.step, self.steps)
+            self.scheduler.last_epoch = self.epoch * self.steps + self.step
+        taken = self.epoch * self.steps + self.step
+        if not (self.epoch >= 0 and 0 <= self.step <= self.steps and self.scheduler.last_epoch == taken):
+            raise ValueError(f"its progress, epoch {self.epoch} and step {self.step}, is not that of its schedule")
         checkpoint.set_random_state(own["random"])
+
+    def _check_images(self, marks: dict[str, Any]) -> None:
+        """Raise UserError where the images are not those of the checkpoint. Together."""
+        change = None
+        if self.world.is_main:
+            for name, loader in (("training", self.train_loader), ("validation", self.val_loader)):
+                found = first_change(marks[name], self.marks[name], loader.dataset)
+                change = change or (found and f"the {name} images have changed since the last checkpoint: {found}")
+        change = self.world.broadcast(change)
+        if change:
+            raise UserError(f"cannot resume: {change}{_REMEDY}")
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        checkpoint.check_form(state["param_groups"], self.optimizer.state_dict()["param_groups"], "'optimizer'")
+        self.optimizer.load_state_dict(state)
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if value is not None and not (isinstance(value, Tensor) and value.shape in ((), parameter.shape)):
+                    raise ValueError(f"its {name!r} of the optimizer does not fit the weights")
 
 
 def _first_difference(before: list[str], now: list[str]) -> str:

@@ -27,6 +27,26 @@ def make_scheduler(config: ResolvedConfig, optimizer: Optimizer, steps: int) -> 
     return LambdaLR(optimizer, factor)
 
 
+def doubtful_options(config: ResolvedConfig, images: int) -> list[str]:
+    """Return warnings of options that are legal and do not have the effect that they seem to have.
+
+    Args:
+        images: number of training images.
+    """
+    warnings = []
+    if config.batch_size > images:
+        warnings.append(
+            f"--batch-size {config.batch_size} is more than the {images} training images, all of which are in each"
+            f" step; the learning rate is {config.lr:g}: lower --batch-size, and --lr where it was scaled by it"
+        )
+    late = [epoch for epoch in config.lr_steps or () if epoch >= config.epochs]
+    if late:
+        warnings.append(
+            f"--lr-steps {' '.join(map(str, late))}: no effect, since training ends after --epochs {config.epochs}"
+        )
+    return warnings
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return two groups of parameters: weights with decay; biases and normalisation's scales and shifts without."""
     decayed = [p for p in model.parameters() if p.ndim > 1]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from train.config import ResolvedConfig
 from train.engine.checkpoint import LAST
-from train.engine.log import LOG
+from train.engine.log import LOG, read_log
 from train.engine.stopping import StopSignal
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
@@ -59,7 +59,7 @@ class Task(NamedTuple):
                 f"{self.folder} holds a run with other settings ({'; '.join(differing)}): choose another --out, or"
                 " remove that folder"
             )
-        records = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+        records = read_log(log) if log.is_file() else []
         return records if records and records[-1]["epoch"] == self.config.epochs else None
 
     def unmeasured(self) -> tuple[str, str] | None:

@@ -69,7 +69,10 @@ def read_run(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: there is no best.pt, or it is not of this program.
     """
     trained = load_best(run)
-    state = checkpoint.load(run / checkpoint.BEST if run.is_dir() else run)
+    path = run / checkpoint.BEST if run.is_dir() else run
+    state = checkpoint.load(path)
+    if not isinstance(state.get("epoch"), int) or not isinstance(state.get("val_top1"), float | int):
+        raise UserError(f"{path}: not the best network of a run; pass the run's folder, or its best.pt")
     made = origin(trained.config.model, len(trained.classes), trained.config.image_size)
     weights = {name: value.cpu().contiguous().clone() for name, value in trained.model.state_dict().items()}
     return weights, {

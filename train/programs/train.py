@@ -21,11 +21,11 @@ from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
 from train.engine.checkpoint import LAST
 from train.engine.files import lock_folder, remove_unfinished, write_yaml
-from train.engine.loop import fit
+from train.engine.loop import fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
 from train.engine.stopping import Interrupted
-from train.errors import UserError
+from train.errors import UserError, system_error
 
 # These may change with --resume, since the result does not depend on them: the loader checks that the data is the same,
 # wherever it is. The number of epochs stretches or shortens the cosine from here on. What follows a bad file or a
@@ -38,9 +38,11 @@ FREE_OPTIONS = (
     "epochs",
     "on_bad_file",
     "max_bad_share",
+    "max_pixels",
     "hw_decoder_load",
     "decode_size_hint",
     "on_nonfinite",
+    "accept_changed_data",
     "pictures_every",
 )
 
@@ -120,11 +122,11 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
         if "out" not in chosen:
             raise UserError("--resume needs --out, the folder of the run to resume")
         folder = Path(chosen["out"])
-        state = checkpoint.load(folder / LAST)
-        stored = config_to_resume(ResolvedConfig.from_dict(state["config"]), chosen)
+        state, stored = checkpoint.load_run(folder / LAST)
+        stored = config_to_resume(stored, chosen)
         check(stored)
         with joined(stored.device) as world:
-            return train(resume(stored, state, world), folder, resuming=True)
+            return train(resume(stored, state, folder, world), folder, resuming=True)
     config = Config(**chosen)
     check(config)
     with joined(config.device) as world:
@@ -160,7 +162,7 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
     return run, folder
 
 
-def resume(config: ResolvedConfig, state: dict[str, Any], world: World) -> Run:
+def resume(config: ResolvedConfig, state: dict[str, Any], folder: Path, world: World) -> Run:
     """Return the run of a configuration as its last checkpoint has it. Together.
 
     Raises:
@@ -168,7 +170,7 @@ def resume(config: ResolvedConfig, state: dict[str, Any], world: World) -> Run:
     """
     check_share(config, world)
     run = Run(config, world)
-    run.load_state_dict(state)
+    restore(run, state, folder)
     return run
 
 
@@ -186,16 +188,17 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
     """Train, write config.yaml, and print where the run starts and how it ends. Together. Returns the exit status."""
     if run.world.is_main:
         print_start(run, folder, resuming=resuming)
+    if run.epoch >= run.config.epochs:
+        print_finished(run, folder)
+        return 0
     start = time.perf_counter()
     try:
         train_in(run, folder)
-    except BrokenPipeError:  # whoever read the output has left
-        raise
     except OSError as error:
-        raise UserError(
-            f"{error.filename or folder}: {error.strerror or error}. The checkpoints in {folder} are intact: free some"
-            " space or restore write permission, then resume with --resume"
-        ) from error
+        report = system_error(error)
+        if report is None:
+            raise
+        raise UserError(f"{report}. The checkpoints in {folder} are intact: resume with --resume") from error
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(error, run.config, run.device) from error
@@ -237,7 +240,7 @@ def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
     if config.data and shares_images(train_images, val_images):
         warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
         print(f"warning: {warning}", file=sys.stderr)
-    if resuming:
+    if resuming and run.epoch < config.epochs:
         print(f"resuming in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
 
 

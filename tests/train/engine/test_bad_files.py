@@ -99,13 +99,13 @@ def test_a_run_that_stopped_at_a_bad_file_resumes_by_replacing_it(
     bad = data / "train" / "star" / "0000.jpg"
     bad.write_bytes(bad.read_bytes()[:200])
     capsys.readouterr()
-    assert program(["--resume", "--out", str(tmp_path / "run"), "--epochs", "2"]) == 2
+    resumed = ["--resume", "--out", str(tmp_path / "run"), "--epochs", "2", "--accept-changed-data"]
+    assert program(resumed) == 2
     errors = capsys.readouterr().err
     assert f"error: cannot decode image '{bad}': its JPEG data is damaged or cut short" in errors
     assert "--on-bad-file replace" in errors
     assert not (tmp_path / "run" / "bad_files.log").exists()
-    resumed = ["--resume", "--out", str(tmp_path / "run"), "--epochs", "2", "--on-bad-file", "replace"]
-    assert program(resumed) == 0
+    assert program([*resumed, "--on-bad-file", "replace"]) == 0
     first, second = log_of(tmp_path / "run")
     assert "train_replaced" not in first
     assert (second["train_replaced"], second["val_replaced"]) == (1, 0)

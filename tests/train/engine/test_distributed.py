@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,32 @@ def test_one_is_killed_and_torchrun_restarts_all(launch: Launch, whole: dict[str
     assert "resuming in epoch 2 after step 3 of 4" in killed.stdout
     state = checkpoint.load(launch.folder / "killed" / "last.pt")
     assert [part for part in PARTS if not same(state[part], whole[part])] == []
+
+
+def test_a_last_batch_of_one_image_for_each_process_and_changed_images(shapes: Path, tmp_path: Path) -> None:
+    """Of 42 images the last step has two. All processes stop with the same sentence, and none waits for another."""
+    shutil.copytree(shapes, tmp_path / "data")
+    launch = Launch(tmp_path / "data", tmp_path)
+    options = ["--image-size", "8", "--region-size", "4", "--batch-size", "8", "--train-images", "42", "--epochs", "1"]
+    options += ["--method", "none"]
+    refused = launch("run", 2, *options)
+    assert refused.returncode != 0
+    assert "the last batch of an epoch has one image (42 training images, --batch-size 8 over 2 proc" in refused.stderr
+    done = launch("run", 2, *options, "--drop-last")
+    assert done.returncode == 0, done.stderr
+    seen = launch.samples("run")
+    assert [len(seen[step]) for step in sorted(seen)] == [8] * 5
+
+    changed = tmp_path / "data" / "val" / "star" / "0001.jpg"
+    changed.write_bytes(changed.read_bytes() + b"more")
+    resumed = launch("run", 2, "--epochs", "2", new=False)
+    assert resumed.returncode != 0
+    assert resumed.stderr.count(f"1 of 16 files have changed, first {changed}, by its size") == 2
+    accepted = launch("run", 2, "--epochs", "2", "--accept-changed-data", new=False)
+    assert accepted.returncode == 0, accepted.stderr
+    finished = launch("run", 2, new=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("is finished: 2 of 2 epochs are done") == 1
 
 
 def test_batches_that_cannot_be_shared(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,7 +359,7 @@ def test_errors(
     Path("empty").mkdir()
     Path("broken.jpg").write_text("nothing")
     Image.new("RGB", (40, 40)).save("one.png")
-    torch.save({"model": {}}, "other.pt")
+    checkpoint.save({"model": {}}, Path("other.pt"))
     assert program(["show", *(str(run) if word == "RUN" else word for word in options)]) == 2
     assert message in capsys.readouterr().err
 

@@ -1,0 +1,246 @@
+"""A trial of the network before the first step: does it take the images, a single one too, and in what memory."""
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dali_salaug import SaliencyConsistency, WithEarlyHead
+from train.config import ResolvedConfig
+from train.distributed import World
+from train.engine import checkpoint
+from train.engine.memory import free_memory, is_out_of_memory, out_of_memory
+from train.engine.network import Network
+from train.engine.objective import make_consistency
+from train.engine.stage import make_stage
+from train.errors import UserError, first_line
+
+SIDES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 448)  # that networks are made for
+MARGIN = 0.9  # share of the free memory that a step may need without a warning
+
+
+def steps_of_epoch(config: ResolvedConfig, images: int) -> int:
+    """Return the number of steps in an epoch of so many images.
+
+    Raises:
+        UserError: `drop_last` leaves no step.
+    """
+    if not config.drop_last:
+        return math.ceil(images / config.batch_size)
+    if images < config.batch_size:
+        raise UserError(
+            f"--drop-last leaves no step: there are {images} training images, fewer than --batch-size"
+            f" {config.batch_size}; lower --batch-size"
+        )
+    return images // config.batch_size
+
+
+def sizes_of_parts(config: ResolvedConfig, images: int, world: World) -> tuple[int, int]:
+    """Return the images that a process passes through the network at once: in a full step, and the fewest in an epoch.
+
+    A process without an image in the last part of the last step takes two black ones, see `empty_batch`.
+    """
+    full = config.batch_size // world.size // config.accumulate
+    last = images % (full * world.size)  # in all processes together
+    if not last or config.drop_last:
+        return full, full
+    each, more = divmod(last, world.size)
+    return full, each or (1 if more else 2)
+
+
+def check_network(config: ResolvedConfig, network: Network, num_classes: int, images: int, world: World) -> list[str]:
+    """Try a forward and backward pass, and a saliency map where the method uses one, on a copy of the network.
+
+    Neither the network nor the random state changes.
+
+    Args:
+        num_classes: K.
+        images: number of training images.
+
+    Returns:
+        A warning, where a step needs more memory than is free.
+
+    Raises:
+        UserError: the network cannot take the images, or a single image that an epoch ends with.
+    """
+    with _untouched_random_state():
+        saved = _try(config, network, num_classes, config.image_size, 2)
+        full, least = sizes_of_parts(config, images, world)
+        if min(full, least) == 1:
+            try:
+                _pass(config, _copy(network), num_classes, config.image_size, 1, make_consistency(config))
+            except Exception as error:
+                raise _single_image(error, config, images, world, full) from error
+    return _memory_warning(config, network, saved // 2 * full, world)
+
+
+@contextmanager
+def _untouched_random_state() -> Iterator[None]:
+    state = checkpoint.random_state()
+    try:
+        yield
+    finally:
+        checkpoint.set_random_state(state)
+
+
+def _copy(network: Network) -> nn.Module:
+    return copy.deepcopy(network.module).train()
+
+
+def _try(config: ResolvedConfig, network: Network, num_classes: int, side: int, count: int) -> int:
+    """Return the bytes that the backward pass of `count` images keeps; raise UserError where the network fails."""
+    device = next(network.model.parameters()).device
+    consistency = make_consistency(config)
+    try:
+        saved = _pass(config, _copy(network), num_classes, side, count, None)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, config, device) from error
+        fitting = next((s for s in _by_distance(side) if _takes(network.model, s)), None)
+        other = f" (it takes {fitting})" if fitting else ""
+        raise UserError(
+            f"--model {config.model} cannot be trained on images of --image-size {side}: {first_line(error)}. Choose"
+            f" another --image-size{other} or another --model"
+        ) from error
+    try:
+        if consistency is not None:
+            saved = max(saved, _pass(config, _copy(network), num_classes, side, count, consistency))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, config, device) from error
+        raise UserError(
+            f"--consistency cannot be computed for --model {config.model} at --image-size {side} and"
+            f" --consistency-scale {config.consistency_scale:g}: {_cause(error)}. Choose another --consistency-scale,"
+            " a GAMMA of 0, or another --model"
+        ) from error
+    try:
+        _map(config, _copy(network), num_classes, side, count)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, config, device) from error
+        larger = ", a larger --saliency-scale such as 1" if config.saliency_scale < 1 else ""
+        raise UserError(
+            f"--method {config.method} needs a saliency map, which --model {config.model} does not give at --image-size"
+            f" {side} and --saliency-scale {config.saliency_scale:g}: {_cause(error)}. Choose another --image-size"
+            f"{larger}, another --saliency, --model or --method"
+        ) from error
+    return saved
+
+
+def _pass(
+    config: ResolvedConfig,
+    module: nn.Module,
+    num_classes: int,
+    side: int,
+    count: int,
+    consistency: SaliencyConsistency | None,
+) -> int:
+    """Take the forward and backward pass of a training step; return the bytes that are kept between the two.
+
+    Args:
+        consistency: the loss, in place of cross-entropy.
+    """
+    images, labels = _batch(module, num_classes, side, count)
+    dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast(images.device.type, dtype, enabled=config.amp != "off"):
+            if consistency is not None:
+                loss = consistency(module, images, images, labels)[0]
+            else:
+                outputs = module(images)
+                losses = [_cross_entropy(logits, labels, num_classes) for logits in _logits(module, outputs)]
+                loss = torch.stack(losses).sum()
+        loss.backward()
+    return sum(kept.values())
+
+
+def _logits(module: nn.Module, outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if isinstance(module, WithEarlyHead) and isinstance(outputs, tuple):
+        return outputs
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"its output is a {type(outputs).__name__}, not a tensor of logits")
+    return (outputs,)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    if logits.shape != (len(labels), num_classes):
+        raise ValueError(f"its output has the shape {tuple(logits.shape)}, not {(len(labels), num_classes)}")
+    return F.cross_entropy(logits, labels)
+
+
+def _map(config: ResolvedConfig, module: nn.Module, num_classes: int, side: int, count: int) -> None:
+    """Pass images through the stage, which makes the saliency map and draws."""
+    images, labels = _batch(module, num_classes, side, count)
+    early = module.early if isinstance(module, WithEarlyHead) else None
+    stage = make_stage(config, num_classes, 0, warmup_epochs=0, head=early)
+    stage.trace(module.model if isinstance(module, WithEarlyHead) else module, images, labels, images)
+
+
+def _batch(module: nn.Module, num_classes: int, side: int, count: int) -> tuple[Tensor, Tensor]:
+    device = next(module.parameters()).device
+    images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % num_classes
+    return images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device)
+
+
+def _by_distance(side: int) -> list[int]:
+    """Return the usual sides of images, the closest to `side` first."""
+    return sorted((other for other in SIDES if other != side), key=lambda other: abs(other - side))
+
+
+@torch.no_grad()
+def _takes(model: nn.Module, side: int) -> bool:
+    model = copy.deepcopy(model).train()  # BatchNorm may need more than one value per channel
+    device = next(model.parameters()).device
+    try:
+        model(torch.zeros(2, 3, side, side, device=device))
+    except Exception:
+        return False
+    return True
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what the network said, without what this project made of it."""
+    return first_line(error.__cause__ or error)
+
+
+def _single_image(error: Exception, config: ResolvedConfig, images: int, world: World, full: int) -> UserError:
+    parts = f" over {world.size} processes in {config.accumulate} part(s)" if world.size * config.accumulate > 1 else ""
+    if full == 1:
+        which, remedy = "each part of a step", "raise --batch-size, or lower --accumulate or the number of processes"
+    else:
+        which, remedy = "the last batch of an epoch", "leave it out with --drop-last, or choose another --batch-size"
+    return UserError(
+        f"{which} has one image ({images} training images, --batch-size {config.batch_size}{parts}), on which --model"
+        f" {config.model} cannot be trained at --image-size {config.image_size}: {first_line(error)}; {remedy}"
+    )
+
+
+def _memory_warning(config: ResolvedConfig, network: Network, activations: int, world: World) -> list[str]:
+    """Compare what a step needs, beyond the weights that are there already, with what is free."""
+    device = next(network.model.parameters()).device
+    weights = sum(p.numel() * p.element_size() for p in network.module.parameters())
+    need = activations + 2 * weights  # gradients and momentum
+    if device.type == "cpu":
+        need *= world.local_size
+    free = free_memory(device)
+    if free is None or need <= MARGIN * free:
+        return []
+    return [
+        f"a step of {config.batch_size} images of {config.image_size}×{config.image_size} needs about"
+        f" {need / 1e9:.1f} GB of memory on {device}, where {free / 1e9:.1f} GB are free. The system may kill the run"
+        " without a message: lower --batch-size or --image-size, or split the step with --accumulate"
+    ]
