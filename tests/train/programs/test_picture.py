@@ -33,6 +33,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "classes": sorted(SHAPES),
         "mean": (0.5, 0.4, 0.3),
         "std": (0.2, 0.3, 0.4),
+        "resize_to": SIDE,
     }
     checkpoint.save(state | {"model": build_model("small", len(SHAPES), SIDE).state_dict()}, folder / "best.pt")
     return folder
@@ -169,6 +170,6 @@ def test_errors(
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("others.tsv").write_text("path\tx0\ty0\tx1\ty1\nval/cat/1.jpg\t3\t5\t7\t6\n")
-    torch.save({"model": {}}, "other.pt")
+    checkpoint.save({"model": {}}, Path("other.pt"))
     assert program(["picture", *(str(run) if option == "RUN" else option for option in options)]) == 2
     assert message in capsys.readouterr().err

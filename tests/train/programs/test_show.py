@@ -39,7 +39,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         device="cpu", workers=1,
     ).resolved(side=64, embedded=False, cifar=False)  # fmt: skip
     model = build_model("small", len(SHAPES), SIDE)
-    state = {"config": config.to_dict(), "classes": sorted(SHAPES), "mean": MEAN, "std": STD}
+    state = {"config": config.to_dict(), "classes": sorted(SHAPES), "mean": MEAN, "std": STD, "resize_to": SIDE}
     checkpoint.save(state | {"model": model.state_dict()}, folder / "best.pt")
     return folder
 
