@@ -31,7 +31,7 @@ def reason(dataset: Dataset, index: int, max_pixels: int) -> DecodingError:
         check_size(content, max_pixels)
         for_dali(content, max_pixels)
     except DecodingError as error:
-        return error
+        return _without_frames(error)
     return undecodable(content)
 
 
@@ -45,10 +45,16 @@ def undecodable(content: bytes) -> DecodingError:
     try:
         decode(content)
     except DecodingError as error:
-        return error
+        return _without_frames(error)
     return DecodingError(
         f"DALI does not support this form of {format_of(content)}, which Pillow decodes", unsupported=True
     )
+
+
+def _without_frames(error: DecodingError) -> DecodingError:
+    """Return an error to be kept: its traceback would keep the frames of all callers, and with them the loader."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def fault(dataset: Dataset, index: int, why: DecodingError) -> DataError:

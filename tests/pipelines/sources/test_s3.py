@@ -15,6 +15,7 @@ import torch
 from pipelines import DataError, Dataset, ImageLoader, find_dataset, image_loader
 from pipelines.bad_files.check import check_files
 from pipelines.bad_files.probe import reason
+from pipelines.decoding import MAX_PIXELS
 from pipelines.readers import s3
 from pipelines.readers.base import StoreError
 from pipelines.readers.files import FileContents, Files
@@ -187,7 +188,7 @@ def test_a_store_that_is_gone_is_no_damaged_file(store: str, monkeypatch: pytest
         with pytest.raises(StoreError, match=gone):
             plain.encoded(0)
         with pytest.raises(StoreError, match=gone):
-            reason(plain, 0)
+            reason(plain, 0, MAX_PIXELS)
         with pytest.raises(StoreError, match=gone):
             list(check_files(plain, threads=1))
         loader = _loader(odd, on_bad_file="replace", max_bad_share=1)
