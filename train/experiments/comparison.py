@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     seconds: float
     seconds_per_epoch: float  # median over its epochs
     maps: tuple[float, float] | None = None  # disagreement of the maps of images and copies, and of unrelated ones
+    region_area: float | None = None  # of the image, per cent, mean over the training; None without a saliency map
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs
@@ -75,10 +76,13 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
     which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     interval = f" [{LEVEL:.0%} interval]" if seeds > 1 else ""
     measured = any(condition.agreement for condition in conditions)
+    areas = any(run.region_area is not None for runs in outcomes.values() for run in runs.values())
     columns = [
         "condition", "top-1, %", f"{which}, %", "compared with", f"difference, points{interval}", "s / epoch",
         "published, %",
     ]  # fmt: skip
+    if areas:
+        columns += ["area of the region, %"]
     if measured:
         columns += ["disagreement of maps, 10⁻³", "of unrelated maps, 10⁻³"]
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
@@ -94,6 +98,9 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
         published = "" if condition.published is None else f"{condition.published:.1f}"
         cells = [condition.name, _mean([run.top1 for run in runs.values()]), each, condition.baseline or "", text]
         cells += [speed, published]
+        if areas:
+            found = [run.region_area for run in runs.values() if run.region_area is not None]
+            cells += [_mean(found) if found else ""]
         if measured:
             pairs = [run.maps for run in runs.values() if run.maps]
             cells += [_mean([1e3 * pair[place] for pair in pairs]) for place in (0, 1)] if pairs else ["", ""]

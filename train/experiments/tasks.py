@@ -78,6 +78,9 @@ class Task(NamedTuple):
             return None
         seconds = [record["seconds"] for record in records]
         outcome = Outcome(records[-1]["val_top1"], sum(seconds), statistics.median(seconds))
+        if "region_area" in records[0]:
+            area = statistics.fmean(record["region_area"] for record in records)
+            outcome = outcome._replace(region_area=100 * area)
         if self.condition.agreement is None:
             return outcome
         maps = json.loads((self.folder / AGREEMENT).read_text())

@@ -96,3 +96,11 @@ def test_the_table_of_what_is_measured() -> None:
     assert lines[1].count("---") == 9
     assert lines[2].endswith("| 4.5 |  |  |  |")
     assert lines[3].endswith("| 4.0 |  | 20.50 ± 0.71 | 50.00 ± 0.00 |")
+
+
+def test_the_table_has_the_areas_of_regions() -> None:
+    with_map = {seed: run._replace(region_area=19.0 + seed) for seed, run in runs(71.0, 72.0).items()}
+    lines = table(CONDITIONS[:2], {"plain": runs(70.0, 71.0), "better": with_map}, 2).splitlines()
+    assert lines[0].endswith("| published, % | area of the region, % |")
+    assert lines[2].endswith(" |  |  |")
+    assert lines[3].endswith("| 95.6 | 19.50 ± 0.71 |")

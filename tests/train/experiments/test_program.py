@@ -61,6 +61,7 @@ def test_a_table_and_what_stands_under_it(
                 "seconds": pytest.approx(first["seconds"] + last["seconds"]),
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
                 "maps": None,
+                "region_area": None,
             }
             config = ResolvedConfig.load(out / name / f"seed{seed}" / "config.yaml")
             assert (config.seed, config.epochs, config.train_images) == (seed, 2, 16)
