@@ -61,9 +61,9 @@ def layouts(shape: torch.Size, image_size: tuple[int, int]) -> list[Layout]:
         return [layout for layout in fitting if _off_aspect(layout.grid, image_size) == nearest]
     if len(shape) == 3:
         found = [(_grid_of(shape[1] - prefix, image_size), prefix) for prefix in PREFIXES]
-        readings = [Layout("tokens", grid, prefix) for grid, prefix in found if grid is not None]
+        tokens = [Layout("tokens", grid, prefix) for grid, prefix in found if grid is not None]
         # 29 tokens of 64×96 pixels are 5 and 4×6 of stride 16, not 1 and 4×7 of stride 13, which leaves pixels over.
-        return [layout for layout in readings if _divides(layout.grid, image_size)][:1] or readings[:1]
+        return [layout for layout in tokens if _divides(layout.grid, image_size)][:1] or tokens[:1]
     return []
 
 

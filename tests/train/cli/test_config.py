@@ -175,7 +175,7 @@ def test_a_preset_that_would_never_end_is_answered(special: str, tmp_path: Path)
     with pytest.raises(UserError, match=r"--preset .*special\.yaml: cannot be read: it is a .*, not a regular file"):
         parse("--preset", str(path))
     with pytest.raises(UserError, match=r"special\.yaml: not the configuration of a run: .*, not a regular file"):
-        Config.load(path)
+        ResolvedConfig.load(path)
 
 
 @pytest.mark.parametrize("text", ["2001-99-99: 1", "[" * 10_000])
