@@ -14,6 +14,7 @@ from dali_salaug.regions import default_length
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
 from pipelines.decoding import MAX_PIXELS
+from pipelines.readers.untrusted import read_bytes
 from train.errors import UserError, first_line
 
 
@@ -329,6 +330,6 @@ class ResolvedConfig(Config):
             UserError: the file cannot be read, or is none.
         """
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text()))
+            return cls.from_dict(yaml.safe_load(read_bytes(path)))
         except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{path}: not the configuration of a run: {first_line(error)}") from error

@@ -60,10 +60,10 @@ def layouts(shape: torch.Size, image_size: tuple[int, int]) -> list[Layout]:
         nearest = min((_off_aspect(layout.grid, image_size) for layout in fitting), default=0.0)
         return [layout for layout in fitting if _off_aspect(layout.grid, image_size) == nearest]
     if len(shape) == 3:
-        for prefix in PREFIXES:
-            grid = _grid_of(shape[1] - prefix, image_size)
-            if grid is not None:
-                return [Layout("tokens", grid, prefix)]
+        found = [(_grid_of(shape[1] - prefix, image_size), prefix) for prefix in PREFIXES]
+        tokens = [Layout("tokens", grid, prefix) for grid, prefix in found if grid is not None]
+        # 29 tokens of 64×96 pixels are 5 and 4×6 of stride 16, not 1 and 4×7 of stride 13, which leaves pixels over.
+        return [layout for layout in tokens if _divides(layout.grid, image_size)][:1] or tokens[:1]
     return []
 
 
@@ -84,6 +84,12 @@ def _grid_of(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None
             if grid[0] * grid[1] == tokens > 1:
                 return grid
     return None
+
+
+def _divides(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    """Return whether square patches of whole pixels fill the image."""
+    height, width = image_size
+    return height % grid[0] == 0 and width % grid[1] == 0 and height // grid[0] == width // grid[1]
 
 
 def _off_aspect(grid: tuple[int, int], image_size: tuple[int, int]) -> float:

@@ -5,8 +5,9 @@ from typing import Any
 
 import yaml
 
+from pipelines.readers.untrusted import read_bytes
 from train.cli.parser import OPTIONS
-from train.errors import UserError
+from train.errors import UserError, first_line
 
 PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.yaml"))}
 
@@ -22,11 +23,12 @@ def read_preset(name: str) -> dict[str, Any]:
         UserError: there is no such file, or it does not hold options.
     """
     try:
-        options = yaml.safe_load(PRESETS.get(name, Path(name)).read_text())
+        options = yaml.safe_load(read_bytes(PRESETS.get(name, Path(name))))
     except FileNotFoundError as error:
         raise UserError(f"--preset must be one of {', '.join(PRESETS)}, or a YAML file; got {name!r}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--preset {name}: cannot be read: {error}") from error
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise UserError(f"--preset {name}: cannot be read: {reason}") from error
     if not isinstance(options, dict) or not options.keys() <= OPTIONS.keys():
         unknown = sorted(map(str, options.keys() - OPTIONS.keys())) if isinstance(options, dict) else "no mapping"
         names = ", ".join(list(OPTIONS)[:4])

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipelines import Batch
+from train.engine.files import require_file
 
 LOG = "bad_files.log"
 
@@ -22,6 +23,7 @@ def log_bad_files(folder: Path) -> Iterator[None]:
     run append to one log.
     """
     path = folder / LOG
+    require_file(path)
     reported = set(path.read_text(errors="surrogateescape").splitlines()) if path.is_file() else set()
 
     def is_new(record: logging.LogRecord) -> bool:

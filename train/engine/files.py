@@ -59,6 +59,12 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
             os.unlink(unfinished)
 
 
+def require_file(path: Path) -> None:
+    """Raise UserError if a path leads to something else than a file, such as a FIFO, whose opening may never return."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a regular file; remove it, or choose another run folder")
+
+
 def _flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train.engine.files import atomic_write, to_json
+from train.engine.files import atomic_write, require_file, to_json
 from train.errors import UserError
 
 LOG = "log.jsonl"
@@ -75,9 +75,10 @@ def truncate_log(path: Path, epochs: int) -> None:
     """Drop the lines after the first `epochs` epochs, which the checkpoint does not know, and an incomplete last line.
 
     Raises:
-        UserError: as `read_log`.
+        UserError: as `read_log`, and where it is no regular file.
     """
-    if not path.is_file():
+    require_file(path)
+    if not path.exists():
         return
     kept = [line + b"\n" for line, _ in itertools.takewhile(lambda pair: pair[1]["epoch"] <= epochs, _lines(path))]
     with atomic_write(path) as file:

@@ -12,6 +12,7 @@ from torch.optim import SGD, Optimizer
 
 from train.distributed import ALONE, World
 from train.engine.checkpoint import LAST
+from train.engine.files import require_file
 from train.errors import UserError
 
 FILE = "nonfinite.jsonl"  # in the run folder
@@ -144,6 +145,7 @@ class NonFiniteGuard:
         if not entries:
             return []
         if self._world.is_main:
+            require_file(folder / FILE)
             with open(folder / FILE, "a") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
         first = {(entry["epoch"], entry["step"]): entry for entry in reversed(entries)}

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,24 @@ def test_a_preset_that_is_none_is_answered(text: str | None, message: str, tmp_p
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=message):
+        parse("--preset", str(path))
+
+
+@pytest.mark.parametrize("special", ["fifo", "/dev/zero"])
+def test_a_preset_that_would_never_end_is_answered(special: str, tmp_path: Path) -> None:
+    path = tmp_path / "special.yaml"
+    os.mkfifo(path) if special == "fifo" else path.symlink_to(special)
+    with pytest.raises(UserError, match=r"--preset .*special\.yaml: cannot be read: it is a .*, not a regular file"):
+        parse("--preset", str(path))
+    with pytest.raises(UserError, match=r"special\.yaml: not the configuration of a run: .*, not a regular file"):
+        ResolvedConfig.load(path)
+
+
+@pytest.mark.parametrize("text", ["2001-99-99: 1", "[" * 10_000])
+def test_a_preset_that_the_parser_chokes_on_is_answered(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="cannot be read: "):
         parse("--preset", str(path))
 
 

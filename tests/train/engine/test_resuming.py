@@ -16,6 +16,7 @@ from train.__main__ import main as program
 from train.analysis.trained import load_best
 from train.config import ResolvedConfig
 from train.engine import checkpoint
+from train.engine.bad_files import log_bad_files
 from train.engine.log import Record, read_log, truncate_log
 from train.engine.run import Run
 from train.errors import UserError
@@ -291,6 +292,15 @@ def test_a_log_with_another_line(line: bytes, tmp_path: Path) -> None:
     assert read_log(path) == [{"epoch": 1}]
     truncate_log(path, 2)
     assert path.read_bytes() == good
+
+
+def test_a_log_whose_opening_would_never_return(tmp_path: Path) -> None:
+    for name in ("log.jsonl", "bad_files.log"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"log\.jsonl: not a regular file; remove it, or choose another run folder"):
+        truncate_log(tmp_path / "log.jsonl", 0)
+    with pytest.raises(UserError, match=r"bad_files\.log: not a regular file"), log_bad_files(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"a: [", b"\xff\xfe", b"lr: fast", b"[" * 5000, b"surprise: 1"])

@@ -117,7 +117,9 @@ def test_what_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export", str(runs / "small"), "--out", "mine.pt"]) == 2
     assert "--out must end in .safetensors; got mine.pt" in capsys.readouterr().err
     assert main(["export", str(tmp_path)]) == 2
-    assert "best.pt: no such checkpoint" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "best.pt: no such checkpoint" in error
+    assert "--resume" not in error
 
 
 def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
