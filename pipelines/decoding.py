@@ -51,13 +51,18 @@ class TooLarge(DecodingError):
 
 def check_size(content: bytes, max_pixels: int) -> None:
     """Raise TooLarge if an image, whose header can be read, has more pixels than that."""
-    try:
-        with open_image(content) as image:
-            width, height = image.size
-    except DecodingError:
-        return
+    width, height = size_of(content)
     if width * height > max_pixels:
         raise TooLarge(f"it has {width}×{height} pixels, more than max_pixels={max_pixels}")
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Return the width and height of an image, by its header; (0, 0) where the header cannot be read."""
+    try:
+        with open_image(content) as image:
+            return image.size
+    except DecodingError:
+        return 0, 0
 
 
 def is_jpeg_name(name: str) -> bool:

@@ -145,7 +145,7 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.method}".replace("timm/", "")
     folder = Path(config.out or f"runs/{name}")
     if world.is_main:
-        # A run that was killed before its first checkpoint starts anew.
+        # A run that was killed before its first checkpoint starts again.
         if (folder / LAST).exists():
             raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
         data_folder(config)  # one process generates the embedded data
