@@ -254,7 +254,7 @@ def decode(content: bytes) -> np.ndarray:
                 ImageOps.exif_transpose(image, in_place=True)
             return _grey(image, content) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
         except MemoryError as error:
-            raise _unsupported(form, f"{image.width} × {image.height} pixels do not fit into memory") from error
+            raise _unsupported(form, f"{image.width}×{image.height} pixels do not fit into memory") from error
         except Exception as error:  # of many types
             raise (_unsupported(form, error) if _says_unsupported(error) else damaged(content)) from error
 

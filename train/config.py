@@ -179,7 +179,7 @@ class Config:
     )
     on_bad_file: str = _option(
         "raise",
-        "reaction to an image that cannot be decoded: stop, or replace it by another one",
+        "reaction to an image that cannot be decoded: stop, or replace it with another",
         choices=("raise", "replace"),
     )
     max_bad_share: float = _option(

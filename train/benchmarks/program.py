@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=HelpFormatter)
         module.add_options(command)
         command.add_argument(
-            "--json", type=Path, metavar="FILE", help="also write the numbers to it (default: print them)"
+            "--json", type=Path, metavar="FILE", help="also write the numbers to this file (default: print them)"
         )
     together = commands.add_parser(
         "all",

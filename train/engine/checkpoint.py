@@ -133,9 +133,7 @@ def _require(holds: bool, place: str) -> None:
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         if not path.is_file():  # of what is neither file nor folder, such as a FIFO, opening may never return
-            raise UserError(
-                f"{path}: no such checkpoint; name the folder of a run that has one (omit --resume to start a new run)"
-            )
+            raise UserError(f"{path}: no such checkpoint; name the folder of a run that has one")
         with open(path, "rb") as file:
             yield file
     except OSError as error:

@@ -122,6 +122,11 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
         if "out" not in chosen:
             raise UserError("--resume needs --out, the folder of the run to resume")
         folder = Path(chosen["out"])
+        if not (folder / LAST).is_file():
+            raise UserError(
+                f"{folder / LAST}: no such checkpoint; name the folder of a run that has one, or omit --resume to start"
+                " a new run"
+            )
         state, stored = checkpoint.load_run(folder / LAST)
         stored = config_to_resume(stored, chosen)
         check(stored)
