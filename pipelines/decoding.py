@@ -51,13 +51,18 @@ class TooLarge(DecodingError):
 
 def check_size(content: bytes, max_pixels: int) -> None:
     """Raise TooLarge if an image, whose header can be read, has more pixels than that."""
-    try:
-        with open_image(content) as image:
-            width, height = image.size
-    except DecodingError:
-        return
+    width, height = size_of(content)
     if width * height > max_pixels:
         raise TooLarge(f"it has {width}×{height} pixels, more than max_pixels={max_pixels}")
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Return the width and height of an image, by its header; (0, 0) where the header cannot be read."""
+    try:
+        with open_image(content) as image:
+            return image.size
+    except DecodingError:
+        return 0, 0
 
 
 def is_jpeg_name(name: str) -> bool:
@@ -249,7 +254,7 @@ def decode(content: bytes) -> np.ndarray:
                 ImageOps.exif_transpose(image, in_place=True)
             return _grey(image, content) if image.mode.startswith("I") else np.asarray(image.convert("RGB"))
         except MemoryError as error:
-            raise _unsupported(form, f"{image.width} × {image.height} pixels do not fit into memory") from error
+            raise _unsupported(form, f"{image.width}×{image.height} pixels do not fit into memory") from error
         except Exception as error:  # of many types
             raise (_unsupported(form, error) if _says_unsupported(error) else damaged(content)) from error
 

@@ -70,7 +70,7 @@ class Config:
         " docs/data.md",
         by_data="the embedded data set, generated on first use",
     )
-    out: str | None = _option(None, "run folder, new unless --resume is given", by_data="runs/<time>-<model>-<method>")
+    out: str | None = _option(None, "run folder, new unless --resume is used", by_data="runs/<time>-<model>-<method>")
     model: str = _option(
         "small", "small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or timm's"
     )
@@ -180,7 +180,7 @@ class Config:
     )
     on_bad_file: str = _option(
         "raise",
-        "reaction to an image that cannot be decoded: stop, or replace it by another one",
+        "reaction to an image that cannot be decoded: stop, or replace it with another",
         choices=("raise", "replace"),
     )
     max_bad_share: float = _option(

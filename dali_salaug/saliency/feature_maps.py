@@ -1,4 +1,4 @@
-"""Which of a network's layers puts out its last feature map, and how that map lies in the layer's output."""
+"""Which of a network's layers puts out its last feature map, and how the layer's output stores that map."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _found: WeakKeyDictionary[nn.Module, dict[tuple[int, int], str]] = WeakKeyDictio
 
 
 class Layout(NamedTuple):
-    """How a feature map of m × n positions and K channels lies in a layer's output."""
+    """How a layer's output stores a feature map of m × n positions and K channels."""
 
     kind: str  # "channels first", (B, K, m, n); "channels last", (B, m, n, K); or "tokens", (B, prefix + m·n, K)
     grid: tuple[int, int]

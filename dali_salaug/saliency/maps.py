@@ -83,7 +83,7 @@ def saliency_map(
             return next, and that generator's state is restored.
         layer: for "grad_cam", the name of a submodule such as "layer4" with an output (B, K, m, n), (B, m, n, K) or
             (B, tokens, K). The images' aspect tells these layouts apart. By default the last feature map before the
-            last LayerNorm or global pooling, see :func:`~dali_salaug.saliency.feature_maps.last_feature_map`.
+            last LayerNorm or global pooling, see ``saliency.feature_maps.last_feature_map``.
         compiled: whether the pass uses ``torch.compile``, for "gradient" and "smoothgrad". The first calls for each
             size of images take the time to compile; the map is the same up to rounding.
 

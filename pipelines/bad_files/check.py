@@ -12,7 +12,7 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 from ..datasets import Dataset
-from ..decoding import DecodingError, for_dali, format_of, open_image
+from ..decoding import DecodingError, for_dali, format_of, size_of
 from .probe import undecodable, unreadable
 from .strict import complaint
 
@@ -66,9 +66,9 @@ def _check(dataset: Dataset, index: int, damaged: bool) -> BadFile | None:
         content = dataset.encoded(index)
     except OSError as error:
         return BadFile(name, UNDECODABLE, str(unreadable(error)))
-    too_large = _too_large(content)
-    if too_large is not None:
-        return BadFile(name, NOT_CHECKED, too_large)
+    width, height = size_of(content)
+    if width * height > LARGEST:
+        return BadFile(name, NOT_CHECKED, f"it has {width}×{height} pixels, too many to check")
     try:
         fed = for_dali(content, LARGEST)
         if fed is not content and dataset.reader.feed == "paths":
@@ -86,17 +86,6 @@ def _check(dataset: Dataset, index: int, damaged: bool) -> BadFile | None:
     # What Pillow decodes for the run, it has decoded strictly.
     found = complaint(content) if damaged and fed is content else None
     return None if found is None else BadFile(name, DAMAGED, found)
-
-
-def _too_large(content: bytes) -> str | None:
-    try:
-        with open_image(content) as image:
-            width, height = image.size
-    except DecodingError:  # found again below
-        return None
-    if width * height <= LARGEST:
-        return None
-    return f"it has {width} × {height} pixels, too many to check"
 
 
 @pipeline_def(batch_size=1, num_threads=1, device_id=None, exec_pipelined=False, exec_async=False, exec_dynamic=False)

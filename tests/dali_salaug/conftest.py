@@ -1,7 +1,9 @@
-"""Small models, and the device."""
+"""Small models, the device, and two processes."""
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,6 +23,28 @@ def inductor(device) -> str:
         pytest.skip("torch.compile needs a C++ compiler (g++, or what CXX names)")
     torch._dynamo.reset()
     return device
+
+
+@pytest.fixture
+def in_two_processes(tmp_path):
+    """A function that runs a program in two processes; its arguments are the rank and a file where they meet."""
+
+    def run(program: str) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(rank), str(tmp_path / "meet")],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+
+    return run
 
 
 class SmallNet(nn.Module):

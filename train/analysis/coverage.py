@@ -199,7 +199,7 @@ def _print(result: dict) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measuring_options(parser)
     parser.add_argument(
-        "--boxes", type=Path, help="table of the objects' boxes (default: boxes.tsv in the data folder)"
+        "--boxes", type=Path, metavar="FILE", help="table of the objects' boxes (default: boxes.tsv in the data folder)"
     )
     parser.add_argument("--repeats", type=at_least(1), default=8, help="draws for each image (default: %(default)s)")
 

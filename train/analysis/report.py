@@ -16,9 +16,11 @@ def add_measuring_options(parser: argparse.ArgumentParser, *, least: int = 1) ->
         least: of --images.
     """
     add_run(parser)
-    parser.add_argument("--data", type=Path, help="the images, as for training (default: the run's)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the images, as for training (default: the run's)")
     parser.add_argument("--images", type=at_least(least), default=1000, help="images at most (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file (default: print them)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the numbers to this file (default: print them)"
+    )
 
 
 def report(

@@ -23,7 +23,7 @@ QUICK = ("--policies", "randaugment", "--image-size", "32", "--batch-size", "16"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", help="image files on this machine, or CIFAR's pickles (default: the embedded data set)"
+        "--data", metavar="DIR", help="image files on this machine, or CIFAR's pickles (default: the embedded data set)"
     )
     parser.add_argument(
         "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME",

@@ -20,15 +20,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, module in BENCHMARKS.items():
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=HelpFormatter)
         module.add_options(command)
-        command.add_argument("--json", type=Path, help="also write the numbers to this file (default: print them)")
+        command.add_argument(
+            "--json", type=Path, metavar="FILE", help="also write the numbers to this file (default: print them)"
+        )
     together = commands.add_parser(
         "all",
         help="all of these, into a folder: numbers as JSON, and a page with plots",
         description="Run all benchmarks, and write numbers as JSON and a page with plots.",
         formatter_class=HelpFormatter,
     )
-    together.add_argument("--out", type=Path, help="folder to write (default: runs/benchmark-DATE-TIME)")
-    together.add_argument("--data", help="images of loader and step (default: the embedded data set)")
+    together.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/benchmark-DATE-TIME)")
+    together.add_argument("--data", metavar="DIR", help="images of loader and step (default: the embedded data set)")
     together.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to measure")
     together.add_argument("--quick", action="store_true", help="tiny and short: to see that everything runs")
 

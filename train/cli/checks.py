@@ -109,7 +109,7 @@ def check_traceable(config: Config, asked_by: str) -> None:
     if not _traceable(METHODS[config.method].build(2)):
         methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(2)))
         raise UserError(
-            f"{asked_by} needs a method that moves, cuts or mixes the images alone, {methods}; got --method"
+            f"{asked_by} needs a method that only moves, cuts or mixes images: {methods}; got --method"
             f" {config.method} (noise has no map, an image pasted over its augmented copy has two, and clean images are"
             " not transformed)"
         )

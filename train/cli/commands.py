@@ -85,8 +85,20 @@ def run(arguments: list[str]) -> int:
     """
     name = arguments[0] if arguments and arguments[0] in COMMANDS else "train"
     parser = build_parser([name])
+    if name not in arguments[:1]:
+        _check_training_options(parser, arguments)
     options = parser.parse_args(arguments)
     options.line = shlex.join([*parser.prog.split(), *arguments])  # for results
     if options.command not in (None, name):
         parser.error(f"the command comes first; got {options.command} after other options")
     return import_command(name).run(options)
+
+
+def _check_training_options(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Exit where training does not know an option, whose value `parser` would take for a command."""
+    training = argparse.ArgumentParser(prog=parser.prog, usage=parser.usage, add_help=False)
+    training.add_argument("-h", "--help", "--version", action="store_true")
+    import_command("train").add_training_options(training)
+    _, unknown = training.parse_known_args(arguments)
+    if unknown and unknown[0].startswith("-"):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -107,4 +107,5 @@ def _with_early_head(model: nn.Module, config: ResolvedConfig, num_classes: int)
     try:
         return WithEarlyHead(model, num_classes, after)
     except ValueError as error:
-        raise UserError(f"--early-head {config.early_head}: {error}") from error
+        reason = str(error).replace("after must", "it must", 1)
+        raise UserError(f"--early-head {config.early_head}: {reason}") from error

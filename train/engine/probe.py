@@ -24,7 +24,7 @@ MARGIN = 0.9  # share of the free memory that a step may need without a warning
 
 
 def steps_of_epoch(config: ResolvedConfig, images: int) -> int:
-    """Return the number of steps in an epoch of so many images.
+    """Return the number of steps in an epoch of that many images.
 
     Raises:
         UserError: `drop_last` leaves no step.

@@ -56,11 +56,8 @@ def _keepaugment() -> tuple[Condition, ...]:
             options = {"method": "keep_cutout", "region_size": size, **options}
             name = f"{price}-{size}"
             conditions.append(Condition(f"keep_cutout-{name}", options, cutout, published.get(name)))
-    control = {
-        "method": "cutout",
-        "region_size": 16,
-        "early_head": "auto",
-    }  # the effect of the head's loss, without its map
+    # The effect of the early head's loss, without its map.
+    control = {"method": "cutout", "region_size": 16, "early_head": "auto"}
     conditions.append(Condition("cutout-16-early-head", control, "cutout-16"))
     conditions.append(Condition("randaugment", {"method": "randaugment"}, "none"))
     for size in (16, 20):
@@ -228,8 +225,8 @@ def _threads(jobs: int) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=EXPERIMENTS, help="which experiment")
-    parser.add_argument("--data", required=True, help="the images, as for training (required)")
-    parser.add_argument("--out", type=Path, help="folder of the experiment (default: runs/NAME)")
+    parser.add_argument("--data", metavar="DIR", required=True, help="the images, as for training (required)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
     parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="of each run (default: the experiment's, see below)")
     parser.add_argument("--train-images", type=int, help="of each run; 0: all (default: the experiment's)")

@@ -39,7 +39,7 @@ def check_model(name: str) -> None:
         raise UserError(f"--model {name} needs timm: pip install timm")
     if name.removeprefix("timm/") in timm_names:
         return
-    close = difflib.get_close_matches(name.removeprefix("timm/"), [*names, *timm_names], n=5, cutoff=0.5)
+    close = difflib.get_close_matches(name.removeprefix("timm/"), {*names, *timm_names}, n=5, cutoff=0.5)
     nearest = f"; the closest names are {', '.join(close)}" if close else ""
     raise UserError(
         f"--model {name}: no such model{nearest}. Legal are {', '.join(OWN)}, torchvision's classification models"

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     root = options.data
     training = find_dataset(root)
     if training.reader.kind != "records":
-        print(f"{root}: its images are not in larger files, so that it needs no index")
+        print(f"{root}: each image is a file of its own, so no index is needed")
         return 0
     found = [training]
     try:

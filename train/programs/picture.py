@@ -214,14 +214,19 @@ def _share(on: ImageDraw.ImageDraw, left: int, top: int, share: float, verb: str
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument(
-        "--boxes", type=Path, help="table of the objects' boxes (default: boxes.tsv in the data folder of the run)"
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="table of the objects' boxes (default: boxes.tsv in the run's data)",
     )
     parser.add_argument("--count", type=at_least(1), default=4, help="images at most (default: %(default)s)")
     parser.add_argument("--draws", type=at_least(1), default=9, help="of each square (default: %(default)s)")
     for name in MAP_OPTIONS:
         add_option(parser, name, default="the run's")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of policy and squares (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("picture.png"), help="the PNG (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("picture.png"), help="PNG to write (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

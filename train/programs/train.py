@@ -122,6 +122,11 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
         if "out" not in chosen:
             raise UserError("--resume needs --out, the folder of the run to resume")
         folder = Path(chosen["out"])
+        if not (folder / LAST).is_file():
+            raise UserError(
+                f"{folder / LAST}: no such checkpoint; name the folder of a run that has one, or omit --resume to start"
+                " a new run"
+            )
         state, stored = checkpoint.load_run(folder / LAST)
         stored = config_to_resume(stored, chosen)
         check(stored)
@@ -145,7 +150,7 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.method}".replace("timm/", "")
     folder = Path(config.out or f"runs/{name}")
     if world.is_main:
-        # A run that was killed before its first checkpoint starts anew.
+        # A run that was killed before its first checkpoint starts again.
         if (folder / LAST).exists():
             raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
         data_folder(config)  # one process generates the embedded data

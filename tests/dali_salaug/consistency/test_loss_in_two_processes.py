@@ -1,9 +1,5 @@
 """The consistency loss under DistributedDataParallel: the mean over processes of each one's own gradients."""
 
-import os
-import subprocess
-import sys
-
 TWO_PROCESSES = """
 import os, sys, torch, torch.distributed as dist
 from torch import nn
@@ -38,15 +34,5 @@ os._exit(0)  # gloo's threads now and then abort an interpreter that exits, in p
 """
 
 
-def test_two_processes_share_the_gradients(tmp_path):
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "meet")], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+def test_two_processes_share_the_gradients(in_two_processes):
+    in_two_processes(TWO_PROCESSES)

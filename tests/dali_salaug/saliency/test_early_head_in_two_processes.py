@@ -1,9 +1,5 @@
 """The early head under DistributedDataParallel: the head's gradients are shared like the network's."""
 
-import os
-import subprocess
-import sys
-
 TWO_PROCESSES = """
 import os, sys, torch, torch.distributed as dist, torch.nn.functional as F
 from torch import nn
@@ -34,15 +30,5 @@ os._exit(0)  # gloo's threads now and then abort an interpreter that exits, in p
 """
 
 
-def test_two_processes_share_the_gradients_of_the_head(tmp_path):
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "meet")], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+def test_two_processes_share_the_gradients_of_the_head(in_two_processes):
+    in_two_processes(TWO_PROCESSES)

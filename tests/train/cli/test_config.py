@@ -78,6 +78,8 @@ def test_only_what_is_stated_comes_out() -> None:
     ("words", "message"),
     [
         (["shov"], "invalid choice: 'shov'"),
+        (["--val-images", "64"], "unrecognized arguments: --val-images 64"),
+        (["--lr", "0.1", "--val-images", "64", "--epochs", "1"], "unrecognized arguments: --val-images 64"),
         (["--lr", "0.1", "index"], "the command comes first; got index after other options"),
         (["show", "runs/mine", "--lr", "0.1"], "unrecognized arguments: --lr 0.1"),
         (["export"], "the following arguments are required: RUN"),

@@ -175,7 +175,7 @@ def test_with_an_early_head(
 
     with pytest.raises(UserError, match="--early-head is auto in the checkpoint, off on the command line"):
         main({"out": str(tmp_path / "parts"), "early_head": "off"}, resuming=True)
-    with pytest.raises(UserError, match=r"--early-head 3\.bodi: after must name a module .* such as 3\.body.*"):
+    with pytest.raises(UserError, match=r"--early-head 3\.bodi: it must name a module .* such as 3\.body.*"):
         main(given | {"out": str(tmp_path / "other"), "early_head": "3.bodi"}, resuming=False)
     assert not (tmp_path / "other").exists()
 

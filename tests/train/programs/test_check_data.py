@@ -216,7 +216,7 @@ def test_bad_files_are_called_bad(
         if name != "large.png":
             (tmp_path / "a" / name).unlink()
     assert program(["check-data", str(tmp_path)]) == 0
-    line = f"not checked  {tmp_path}/a/large.png: it has 20000 × 15000 pixels, too many to check\n"
+    line = f"not checked  {tmp_path}/a/large.png: it has 20000×15000 pixels, too many to check\n"
     assert capfd.readouterr() == (line + "1 files: 0 undecodable, 0 damaged, 1 not checked\n", "")
 
 
