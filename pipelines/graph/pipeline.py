@@ -139,7 +139,7 @@ def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
 
 
 def _unless_odd_sized(recipe: Recipe, encoded: DataNode, shape: DataNode) -> DataNode:
-    """Return encoded images, not copied, once `shape` is there. The operator fails if one has too many pixels or none."""
+    """Return encoded images, not copied, once `shape` is there. It fails if one has too many pixels or none."""
     pixels = shape[0] * shape[1]
     odd_sized = (pixels > types.Constant(recipe.max_pixels, dtype=types.INT64)) | (pixels < 1)
     # To a byte more than there are, which is an error.
