@@ -102,7 +102,7 @@ def random_resized_window(
     Returns:
         Top-left corner and shape of the window, (y, x) and (height, width), int32 pixels.
     """
-    image = fn.cast(image_shape[:2], dtype=types.FLOAT)
+    image = math.max(fn.cast(image_shape[:2], dtype=types.FLOAT), 1)  # an image without pixels is refused elsewhere
     height, width = image[0], image[1]
     attempts = math.floor(sides * math.sqrt(height * width) + 0.5)
     limits = types.Constant(np.array([1 / ratio[0], ratio[1]], dtype=np.float32))
@@ -125,7 +125,7 @@ def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
         # The shapes come first, of the whole batch: a decoder that meets a header it cannot parse while it decodes
         # other images ends the process.
         shape = fn.peek_image_shape(encoded)
-        encoded = _unless_too_large(recipe, encoded, shape)
+        encoded = _unless_odd_sized(recipe, encoded, shape)
         if recipe.crop != "random_resized":
             return fn.decoders.image(encoded, **_decoding(recipe))
         corner, window = _window(recipe, shape, given)
@@ -138,12 +138,13 @@ def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
     return fn.slice(images, start=corner, shape=window, axes=[0, 1])
 
 
-def _unless_too_large(recipe: Recipe, encoded: DataNode, shape: DataNode) -> DataNode:
-    """Return encoded images, not copied, once `shape` is there. The operator fails if one has too many pixels."""
-    too_large = shape[0] * shape[1] > types.Constant(recipe.max_pixels, dtype=types.INT64)
+def _unless_odd_sized(recipe: Recipe, encoded: DataNode, shape: DataNode) -> DataNode:
+    """Return encoded images, not copied, once `shape` is there. It fails if one has too many pixels or none."""
+    pixels = shape[0] * shape[1]
+    odd_sized = (pixels > types.Constant(recipe.max_pixels, dtype=types.INT64)) | (pixels < 1)
     # To a byte more than there are, which is an error.
     return fn.reshape(
-        encoded, shape=fn.cast(encoded.shape() + fn.cast(too_large, dtype=types.INT64), dtype=types.INT32)
+        encoded, shape=fn.cast(encoded.shape() + fn.cast(odd_sized, dtype=types.INT64), dtype=types.INT32)
     )
 
 

@@ -64,6 +64,26 @@ def test_they_are_replaced_and_the_others_as_without_a_limit(photos: Path, train
     assert len(list(_loader(photos, train=train, max_pixels=LIMIT + 60))) == 2
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("on_bad_file", ["raise", "replace"])
+def test_an_image_without_pixels_is_a_bad_file(photos: Path, train: bool, on_bad_file: str) -> None:
+    for name in ("3.jpg", "4.png"):
+        (photos / "a" / name).unlink()
+    png = bytearray((photos / "a/1.png").read_bytes())
+    png[16:20] = bytes(4)  # the width, in the header
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    (photos / "a/1.png").write_bytes(png)
+    loader = _loader(photos, train=train, on_bad_file=on_bad_file, max_bad_share=1)
+    if on_bad_file == "raise":
+        with pytest.raises(DataError, match=r"cannot decode image '.*/1\.png': its PNG data is damaged or cut short\."):
+            list(loader)
+    else:
+        (batch,) = loader
+        assert loader.bad_files == {1: "its PNG data is damaged or cut short"}
+        assert len(batch.images) == 3
+        assert 1 not in batch.indices
+
+
 def test_a_state_is_loaded_with_another_limit(photos: Path) -> None:
     state = json.loads(json.dumps(_loader(photos, max_pixels=10**9).state_dict()))
     assert "max_pixels" not in state["configuration"]
