@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     # beside other jobs an epoch of the default run took 80 s; so they take 16 s, and on idle cores no more than before
     # (2 cores, AMD EPYC). Read when torch is first imported, hence before the imports below.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    if sys.stdout is None:  # closed by the caller (`>&-`)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
     try:
         logging.basicConfig(format="warning: %(message)s")  # the library's warnings
         from pipelines import DataError

@@ -13,7 +13,7 @@ _ADVICE = {
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL
     ),
 }  # fmt: skip
-_SPARE = 4  # open files below the limit at which a library may have failed
+_SPARE = 64  # open files below the limit, which a library that failed for want of more may have closed again
 
 # The library's errors name arguments; on the command line they are options.
 _OPTIONS = {

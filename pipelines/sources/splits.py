@@ -53,7 +53,8 @@ def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
     with the words "train" and "val" in their names; where no name has either, all files are for both.
 
     Raises:
-        DataError: There are files for training or for validation only; a file cannot be used; see `read_classes`.
+        DataError: There are files for training or for validation only, or one that is named for both; a file cannot be
+            used; see `read_classes`.
     """
     split = _find_split(top, source, TRAIN)
     if split is None:
@@ -81,6 +82,11 @@ def _find_split(top: Path, source: Source, name: str) -> Split | None:
     files = _matching(top, source)
     if files and not any(says(file, TRAIN) or says(file, VAL) for file in files):
         return Split("all", top, files)
+    if both := next((file for file in files if says(file, TRAIN) and says(file, VAL)), None):
+        raise DataError(
+            f"'{top / both}' has both '{TRAIN}' and '{VAL}' in its name: rename it, or sort such files into folders "
+            f"'{TRAIN}' and '{VAL}'."
+        )
     chosen = [file for file in files if says(file, name)]
     return Split(name, top, chosen) if chosen else None
 

@@ -16,6 +16,7 @@ from .splits import Source, table
 
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)  # WebDataset's: the key; all from the first dot on
 _LABEL_SIZE = 40  # bytes of a .cls
+_NUMBER = re.compile(rb"\s*[+-]?[0-9]+\s*")  # `int` takes more, such as 1_0
 _TAIL = 2**20  # bytes of the end read at a time
 
 
@@ -92,11 +93,8 @@ def _require_end(file: FileIO, start: int, size: int) -> None:
 
 
 def _label(path: str, name: str, content: bytes) -> int:
-    try:
-        if len(content) <= _LABEL_SIZE and -(2**63) <= (label := int(content)) < 2**63:
-            return label
-    except ValueError:
-        pass
+    if len(content) <= _LABEL_SIZE and _NUMBER.fullmatch(content) and -(2**63) <= (label := int(content)) < 2**63:
+        return label
     raise DataError(f"'{path}/{name}' must hold a class number, an integer from 0; got {content[:40]!r}")
 
 

@@ -301,6 +301,7 @@ def _tar(path: Path, *members: tuple[str, bytes]) -> None:
         ([("a.jpg", b"x"), ("b.jpg", b"x"), ("b.cls", b"0")], r"sample 'a': needs an image .* it has no \.cls"),
         ([("a.cls", b"0")], "it has no image"),
         ([("a.jpg", b"x"), ("a.cls", b"ape")], r"0\.tar/a\.cls' must hold a class number.*got b'ape'"),
+        ([("a.jpg", b"x"), ("a.cls", b"1_0")], "must hold a class number"),
         ([("a.jpg", b"x"), ("a.cls", b"-1")], "labels from -1 to -1"),
         ([("readme.md", b"x")], "no images in the WebDataset shards"),
     ],

@@ -70,6 +70,10 @@ def test_shards_are_told_by_whole_words(tmp_path: Path, write_shard: Callable) -
         write_shard("tar", tmp_path / f"{name}.tar", [(f"{name}.jpg", 0, b"x"), (f"{name}b.jpg", 1, b"x")])
     assert "Train-0" in find_dataset(tmp_path).name(0)
     assert len(find_dataset(tmp_path)) == len(find_dataset(tmp_path, train=False)) == 2
+    write_shard("tar", tmp_path / "train-val-0.tar", [("c.jpg", 0, b"x")])
+    for train in (True, False):
+        with pytest.raises(DataError, match=r"train-val-0\.tar' has both 'train' and 'val' in its name"):
+            find_dataset(tmp_path, train=train)
     (tmp_path / "Training").mkdir()
     (tmp_path / "Training" / "0.tar").write_bytes((tmp_path / "VAL-0.tar").read_bytes())
     assert "Training/0.tar" in find_dataset(tmp_path).name(0)

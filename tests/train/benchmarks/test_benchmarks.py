@@ -158,7 +158,9 @@ def test_all_of_them_and_their_page(shapes: Path, tmp_path: Path, capsys: pytest
     whole = sorted(
         e["dur"] / 1e6 for e in events if e.get("cat") == "user_annotation" and e["name"].startswith("step ")
     )
-    assert sorted(map(sum, zip(*step["parts"].values(), strict=True))) == pytest.approx(whole, rel=0.2)
+    parts = sorted(map(sum, zip(*step["parts"].values(), strict=True)))
+    # Of the parts nothing is missing: a step that another process interrupts between two of them is longer.
+    assert max(part / all_of_it for part, all_of_it in zip(parts, whole, strict=True)) == pytest.approx(1, rel=0.2)
 
     [small, *_, large] = report["results"]["growth"]["growth"]["batch size"]
     assert large["memory"]["step"] > small["memory"]["step"]

@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,12 @@ def test_a_low_limit_of_open_files(limit: int, shapes: Path, tmp_path: Path) -> 
     if done.returncode:
         assert "ulimit -n" in done.stderr
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > limit
+
+
+def test_a_closed_standard_output(tmp_path: Path) -> None:
+    """Of `>&-`, as of a service without one: sys.stdout is None."""
+    command = f"exec {sys.executable} -m train check-data nowhere >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
