@@ -75,7 +75,8 @@ def check_network(config: ResolvedConfig, network: Network, num_classes: int, im
                 _pass(config, _copy(network), num_classes, config.image_size, 1, make_consistency(config))
             except Exception as error:
                 raise _single_image(error, config, images, world, full) from error
-    return _memory_warning(config, network, saved // 2 * full, world)
+    at_once = min(full, math.ceil(images / world.size))
+    return _memory_warning(config, network, saved // 2 * at_once, min(config.batch_size, images), world)
 
 
 @contextmanager
@@ -229,8 +230,8 @@ def _single_image(error: Exception, config: ResolvedConfig, images: int, world: 
     )
 
 
-def _memory_warning(config: ResolvedConfig, network: Network, activations: int, world: World) -> list[str]:
-    """Compare what a step needs, beyond the weights that are there already, with what is free."""
+def _memory_warning(config: ResolvedConfig, network: Network, activations: int, images: int, world: World) -> list[str]:
+    """Compare what a step of that many images needs, beyond the weights that are there already, with what is free."""
     device = next(network.model.parameters()).device
     weights = sum(p.numel() * p.element_size() for p in network.module.parameters())
     need = activations + 2 * weights  # gradients and momentum
@@ -240,7 +241,7 @@ def _memory_warning(config: ResolvedConfig, network: Network, activations: int, 
     if free is None or need <= MARGIN * free:
         return []
     return [
-        f"a step of {config.batch_size} images of {config.image_size}×{config.image_size} needs about"
+        f"a step of {images} images of {config.image_size}×{config.image_size} needs about"
         f" {need / 1e9:.1f} GB of memory on {device}, where {free / 1e9:.1f} GB are free. The system may kill the run"
         " without a message: lower --batch-size or --image-size, or split the step with --accumulate"
     ]

@@ -159,7 +159,11 @@ WEIGHTS = {"consistency": (1.0, 0.0, 1.0)}
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (WEIGHTS, rf"--consistency needs a method .* alone, {', '.join(TRACEABLE)[:60]}.*--method keep_randaugment \("),
+        (
+            WEIGHTS,
+            "--consistency needs a method that only moves, cuts or mixes images: "
+            rf"{', '.join(TRACEABLE)[:60]}.*--method keep_randaugment \(",
+        ),
         (WEIGHTS | {"method": "none"}, r"got --method none"),
         (WEIGHTS | {"method": "random_erasing"}, r"got --method random_erasing"),
         (
