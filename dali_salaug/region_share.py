@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ._tensors import finite_or_zero
 from .methods.base import BoxDraw, Draw, MaskDraw
 from .methods.hybridmix import HybridMixDraw
 from .methods.puzzlemix import PuzzleMixDraw
@@ -27,7 +28,7 @@ def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> 
     """
     if isinstance(drawn, HybridMixDraw):
         drawn = drawn.first
-    maps = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    maps = finite_or_zero(saliency.float())
     grid = (maps.shape[-2], maps.shape[-1])
     if isinstance(drawn, PuzzleMixDraw):
         n = drawn.shares.shape[-1]

@@ -51,7 +51,11 @@ class TooLarge(DecodingError):
 
 def check_size(content: bytes, max_pixels: int) -> None:
     """Raise TooLarge if an image, whose header can be read, has more pixels than that."""
-    width, height = size_of(content)
+    _limit(size_of(content), max_pixels)
+
+
+def _limit(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise TooLarge(f"it has {width}×{height} pixels, more than max_pixels={max_pixels}")
 
@@ -99,8 +103,7 @@ def for_dali(content: bytes, max_pixels: int) -> bytes:
         return content  # which DALI refuses
     if _is_for_dali(form, content):
         return content
-    check_size(content, max_pixels)
-    pixels = decode(content)
+    pixels = decode(content, max_pixels)
     height, width = pixels.shape[:2]
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
@@ -234,16 +237,21 @@ def _unsupported(form: str, why: str | Exception) -> DecodingError:
     return DecodingError(f"this form of {form} is not supported ({why})", unsupported=True)
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, max_pixels: int | None = None) -> np.ndarray:
     """Return the pixels of an image, (h, w, 3) uint8 RGB, decoded by Pillow.
 
     Alpha is dropped, values of other ranges are scaled to 0 … 255, and the orientation in the metadata is applied.
 
+    Args:
+        max_pixels: Of the image; None: any number.
+
     Raises:
-        DecodingError: It is no image, is damaged, or is in a form that is not supported.
+        DecodingError: It is no image, is damaged, too large, or in a form that is not supported.
     """
     form = format_of(content) or ""
     with open_image(content) as image:
+        if max_pixels is not None:
+            _limit(image.size, max_pixels)
         if form == "TIFF":
             _refuse_tiff(content)
         if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_given, check_whole_number
+from .._tensors import finite_or_zero
 from ..compositing import replace
 from .base import TWO_IMAGES, MaskDraw, MethodEntry, register
 from .mixing import MixingMethod, PairDraw
@@ -64,7 +65,7 @@ class AttentiveCutMix(MixingMethod[AttentiveCutMixDraw]):
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> AttentiveCutMixDraw:
         partners = self._draw_partners(images, generator)
-        finite = check_given("saliency", saliency).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).index_select(0, partners)
+        finite = finite_or_zero(check_given("saliency", saliency)).index_select(0, partners)
         attention = F.adaptive_avg_pool2d(finite[:, None], self.grid).flatten(1)
         # Shuffle the cells: the stable sort then leaves equal ones in random order.
         uniforms = torch.rand(attention.shape, generator=generator, dtype=torch.float64, device=images.device)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_number, check_whole_number
+from .._tensors import finite_or_zero
 from .base import DrawT, Method
 
 
@@ -46,7 +47,7 @@ class PatchMethod(Method[DrawT]):
 
         Values that are not finite count as 0. Of equal cells, argmax and argmin return the first.
         """
-        finite = saliency.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        finite = finite_or_zero(saliency.double())
         return F.adaptive_avg_pool2d(finite[:, None], self._cells_along(images)).flatten(1)
 
     def _draw_patches(self, images: Tensor, cells: Tensor, generator: torch.Generator | None) -> Tensor:

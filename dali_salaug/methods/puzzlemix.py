@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_given, check_number
+from .._tensors import finite_or_zero
 from ..compositing import blend_blocks
 from .base import TWO_IMAGES, MethodEntry, register
 from .mixing import MixingMethod, PairDraw
@@ -122,7 +123,7 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
 
         # The images of one n form a group, whose size does not depend on the draw.
         groups = [part for part in zip(blocks, order.tensor_split(len(blocks)), strict=True) if len(part[1])]
-        maps = check_given("saliency", saliency).float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)[:, None]
+        maps = finite_or_zero(check_given("saliency", saliency).float())[:, None]
         salient: list[tuple[Tensor, Tensor]] = []
         energies: list[MaskEnergy] = []
         for n, which in groups:

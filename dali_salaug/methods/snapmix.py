@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._checks import check_given, check_number
+from .._tensors import finite_or_zero
 from ..compositing import box_areas, box_mask, paste_resized
 from ..regions import draw_regions
 from .base import TWO_IMAGES, MethodEntry, MoveDraw, register
@@ -103,7 +104,7 @@ class SnapMix(MixingMethod[SnapMixDraw]):
 
 def _evidence(saliency: Tensor, image_size: tuple[int, int]) -> Tensor:
     """Return the map at the image's resolution, less its minimum: (B, H, W), float32; exactly 0 for a flat map."""
-    finite = saliency.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    finite = finite_or_zero(saliency.float())
     # The minimum is subtracted before as well as after: nothing of a flat map may remain, not even rounding errors.
     finite = finite - finite.amin((1, 2), keepdim=True)
     evidence = F.interpolate(finite[:, None], image_size, mode="bilinear").squeeze(1)

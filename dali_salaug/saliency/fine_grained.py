@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._tensors import finite_or_zero
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green and blue
 REACHES = (12, 24, 48, 28, 56, 112)  # of the surrounds, in pixels to each side: 2**i times 3·4 and 7·4
 
@@ -43,7 +45,7 @@ def _intensity(images: Tensor) -> Tensor:
     A range below 2⁻¹⁸ of the image's values (8-bit pixels step by 2⁻⁸) is rounding error, for example of the reduction,
     and counts as flat: a flat image must have a flat map, not errors stretched to the full range.
     """
-    images = images.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    images = finite_or_zero(images.double())
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
     intensity = torch.stack([w * channel for w, channel in zip(weights, channels, strict=True)]).sum(0)
