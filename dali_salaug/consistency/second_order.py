@@ -23,6 +23,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from ..saliency.gradients import gradient_by
+
 aten = torch.ops.aten
 
 
@@ -61,7 +63,7 @@ class TwiceDifferentiable(TorchFunctionMode):
         """
         self._pass.pixels_only = True
         try:
-            (gradient,) = torch.autograd.grad(scalar, pixels, create_graph=differentiable, retain_graph=True)
+            return gradient_by(pixels, scalar, keep_graph=True, differentiable=differentiable)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -71,7 +73,6 @@ class TwiceDifferentiable(TorchFunctionMode):
             ) from error
         finally:
             self._pass.pixels_only = False
-        return gradient
 
     def _conv2d(
         self,
@@ -125,10 +126,11 @@ def check_differentiable(gradient: Tensor) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if type(node).__name__ == "NotImplemented":
+        # "NotImplemented" stands for an operator without a derivative, "Error" for a `once_differentiable` function.
+        if type(node).__name__ in ("NotImplemented", "Error"):
             raise ValueError(
-                "model must have second derivatives where the saliency loss is computed: one of its layers' has none in"
-                " PyTorch. Exchange the layer, or set gamma=0"
+                "model must have second derivatives where the saliency loss is computed: one of its layers has none."
+                " Exchange the layer, or set gamma=0"
             )
         waiting += [following for following, _ in node.next_functions]
 

@@ -5,13 +5,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+NOT_DIFFERENTIABLE = (
+    "model must be differentiable with respect to the images; its logits carry no gradient from them (a no_grad or "
+    "detach inside its forward?)"
+)
 Scalar = Callable[[Tensor], Tensor]  # pixels (B, C, h, w) to the sum of one scalar per image
 
 
 def pixel_gradient(scalar: Scalar, pixels: Tensor) -> Tensor:
     """Return the gradient of ``scalar`` with respect to ``pixels``, (B, C, h, w)."""
     pixels = pixels.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(scalar(pixels), pixels)
+    return gradient_by(pixels, scalar(pixels))
+
+
+def gradient_by(pixels: Tensor, total: Tensor, *, keep_graph: bool = False, differentiable: bool = False) -> Tensor:
+    """Return the gradient of ``total`` with respect to ``pixels``, of their shape.
+
+    Args:
+        pixels: (B, C, h, w), from which ``total``, a scalar, was computed.
+        keep_graph: whether the graph is needed again.
+        differentiable: whether the gradient itself is to be differentiated.
+
+    Raises:
+        ValueError: ``total`` depends on parameters, and not on the pixels.
+    """
+    keep_graph = keep_graph or differentiable
+    (gradient,) = torch.autograd.grad(
+        total, pixels, create_graph=differentiable, retain_graph=keep_graph, allow_unused=True
+    )
+    if gradient is None:
+        raise ValueError(NOT_DIFFERENTIABLE)
     return gradient
 
 

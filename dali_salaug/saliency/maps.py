@@ -11,7 +11,7 @@ from .._checks import check_choice, check_images, check_label_range, check_label
 from .._tensors import at_least_float32
 from .fine_grained import fine_grained_map
 from .grad_cam import grad_cam_map
-from .gradients import Scalar, gradient_map, pixel_gradient, smoothgrad_map
+from .gradients import NOT_DIFFERENTIABLE, Scalar, gradient_map, pixel_gradient, smoothgrad_map
 from .observer import Forward, observing, unwrap
 from .relu_rules import relu_rule_map
 
@@ -228,7 +228,4 @@ def _check_logits(logits: object, batch: int) -> None:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model must return logits ({batch}, K); got {got}")
     if not logits.requires_grad:
-        raise ValueError(
-            "model must be differentiable with respect to the images; its logits carry no gradient "
-            "(a no_grad or detach inside its forward?)"
-        )
+        raise ValueError(NOT_DIFFERENTIABLE)

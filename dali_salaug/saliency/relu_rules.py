@@ -6,11 +6,10 @@ module, a function, a method, in place). The model stays unchanged, and there is
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from .gradients import Scalar
+from .gradients import Scalar, gradient_by
 
 # From a ReLU's ordinary gradient (zero where its input was not positive) and the incoming gradient.
 RULES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -46,8 +45,7 @@ def relu_rule_map(scalar: Scalar, pixels: Tensor, rule: str) -> Tensor:
     rectify = RULES[rule]
     for node in relus:
         node.register_hook(lambda gradients, incoming: (rectify(gradients[0], incoming[0]),))
-    (gradient,) = torch.autograd.grad(total, pixels)
-    return gradient.abs().amax(1)
+    return gradient_by(pixels, total).abs().amax(1)
 
 
 def _nodes(result: Tensor) -> Iterator[Node]:

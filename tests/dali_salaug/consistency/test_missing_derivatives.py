@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from dali_salaug import SaliencyConsistency
@@ -27,6 +28,23 @@ class Checkpointed(Activated):
         return self.classifier(checkpoint(self.features, x, use_reentrant=True).relu().mean((2, 3)))
 
 
+class Detached(Activated):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
 def test_hardsigmoid_has_one():
     """PyTorch's has none; MobileNetV3 is made of it."""
     images, gradients = torch.randn(4, 3, 8, 8), []
@@ -43,9 +61,19 @@ def test_hardsigmoid_has_one():
 
 def test_a_model_without_one_is_answered_with_what_to_do():
     images = torch.randn(4, 3, 8, 8)
+    once = Activated(Square.apply)
     without = Activated(torch.ops.aten.hardsigmoid.default)  # past the exchange
-    with pytest.raises(ValueError, match=r"model must have second derivatives .* Exchange the layer, or set gamma=0"):
-        SaliencyConsistency()(without, images, images, LABELS)
+    for net in (once, without):
+        with pytest.raises(
+            ValueError, match=r"model must have second derivatives .* Exchange the layer, or set gamma=0"
+        ):
+            SaliencyConsistency()(net, images, images, LABELS)
     with pytest.raises(ValueError, match=r"model must have second derivatives .*use_reentrant=False.*gamma=0"):
         SaliencyConsistency()(Checkpointed(F.relu), images, images, LABELS)
     SaliencyConsistency(gamma=0, beta=1)(without, images, images, LABELS).total.backward()
+
+
+def test_a_model_that_detaches_the_images_is_not_said_to_lack_second_derivatives():
+    images = torch.randn(4, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"model must be differentiable with respect to the images; .* detach"):
+        SaliencyConsistency()(Detached(F.relu), images, images, LABELS)
