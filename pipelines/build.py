@@ -10,6 +10,7 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
 from .arguments import (
     INT32_MAX,
+    explains_unknown,
     flag,
     is_sequence,
     numbers,
@@ -41,6 +42,7 @@ _MAX_VIEWS = 32  # the graph grows with each
 CROPS = ("auto", "random_resized", "pad")
 
 
+@explains_unknown
 def image_loader(
     root: str | os.PathLike[str] | Dataset,
     *,
@@ -142,6 +144,7 @@ def image_loader(
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
         ValueError: An argument is out of its range.
+        TypeError: There is no such argument. For those of other loaders, the error names ours.
     """
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
     require("shuffle", shuffle, "None, True or False", shuffle is None or isinstance(shuffle, bool | np.bool_))
