@@ -3,17 +3,21 @@
 The values are returned as plain Python numbers, as they are kept in states and in the `repr` of policies.
 """
 
+import difflib
+import functools
+import inspect
 import math
 import os
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
 
 INT32_MAX = 2**31 - 1
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _MOST_CHARACTERS = 80
 _short = reprlib.Repr()  # a few elements of what is long, a few levels of what is deep
 _short.maxstring = _short.maxother = _MOST_CHARACTERS
@@ -133,3 +137,57 @@ def path(name: str, value: object, legal: str) -> str:
     text = os.fsdecode(value)
     require(name, text, f"{legal}, not empty and without a NUL character", bool(text) and "\0" not in text)
     return text
+
+
+_NO_WORKERS = "leave it out, as no worker processes are started"
+# Words of other loaders and data sets, and ours. A name that ends in "=" is one of our arguments.
+_OTHER_WORDS = {
+    "num_workers": "num_threads= is the number of threads that decode; no worker processes are started",
+    "workers": "num_threads= is the number of threads that decode; no worker processes are started",
+    **dict.fromkeys(("multiprocessing_context", "worker_init_fn", "timeout"), _NO_WORKERS),
+    "persistent_workers": "leave it out, as the pipeline lives as long as the loader",
+    "in_order": "leave it out, as batches always come in order",
+    "prefetch_factor": "leave it out, as two batches are always made ahead",
+    **dict.fromkeys(("pin_memory", "pin_memory_device"), "device= is where the batches are made; none is copied there"),
+    "collate_fn": "leave it out: batches are tensors, and pairs() of the loader makes (inputs, labels) of them",
+    "batch_sampler": "batch_size= divides what sampler= returns",
+    "generator": "seed= sets everything random",
+    "random_seed": "seed= sets everything random",
+    **dict.fromkeys(
+        ("transform", "transforms", "augmentation", "auto_augment"),
+        "policy= augments; image_size=, crop=, color_jitter=, mean= and std= do the rest",
+    ),
+    "target_transform": "apply it to the labels of a batch, or make a Dataset with other labels and pass it as root=",
+    "dataset": "root= takes a folder or a Dataset",
+    **dict.fromkeys(("indices", "subset"), "pass find_dataset(root).take(indices) as root="),
+    "num_samples": "images= is the number of images to use; sampler= takes any number of indices",
+    **dict.fromkeys(("split", "is_training"), "train= chooses training or validation"),
+    **dict.fromkeys(("size", "img_size", "input_size", "resize"), "image_size= is the side of the images"),
+    **dict.fromkeys(
+        ("distributed", "num_replicas", "num_shards"), "rank= and world_size= divide the images among processes"
+    ),
+    "shard_id": "rank= is the number of this process",
+    "num_aug_repeats": "repeats= is the number of times that a sample occurs",
+    "download": "leave it out: the data must be in root=",
+}
+
+
+def explains_unknown(function: _Function) -> _Function:
+    """Decorate a function so that its TypeError for an unknown keyword says what to write in its place."""
+    own = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in own:
+                raise TypeError(f"{function.__name__}() has no argument {shown(name)}{_remedy(name, list(own))}")
+        return function(*args, **options)
+
+    return cast(_Function, checked)
+
+
+def _remedy(name: str, own: list[str]) -> str:
+    if name in _OTHER_WORDS:
+        return f": {_OTHER_WORDS[name]}"
+    similar = difflib.get_close_matches(name.lower(), own, n=1)
+    return f". Did you mean {similar[0]!r}?" if similar else ""

@@ -3,10 +3,23 @@
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
-from .arguments import INT32_MAX, flag, numbers, pair, path, refuse, require, require_one, share, whole
+from .arguments import (
+    INT32_MAX,
+    explains_unknown,
+    flag,
+    numbers,
+    pair,
+    path,
+    refuse,
+    require,
+    require_one,
+    share,
+    whole,
+)
 from .datasets import Dataset
 from .geometry import (
     CROP_RATIO,
@@ -21,6 +34,7 @@ from .geometry import (
 from .graph.pipeline import MAX_PIXELS, Recipe
 from .loader import ImageLoader
 from .options import LoaderOptions
+from .order.samplers import Sampler, Weights, choose_order
 from .policies.base import Policy
 from .policies.registry import find_policy
 from .sources import find_dataset
@@ -29,8 +43,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MAX_HINT = 65_535  # JPEG's
 _MAX_THREADS = 1024
+_MAX_VIEWS = 32  # the graph grows with each
 
 
+@explains_unknown
 def image_loader(
     root: str | os.PathLike[str] | Dataset,
     *,
@@ -38,6 +54,10 @@ def image_loader(
     image_size: int | tuple[int, int] = 224,
     train: bool = True,
     images: int | None = None,
+    shuffle: bool | None = None,
+    sampler: Sampler | None = None,
+    weights: Weights | None = None,
+    repeats: int = 1,
     drop_last: bool = False,
     policy: str | os.PathLike[str] | Policy | None = None,
     device: str | torch.device = "auto",
@@ -59,6 +79,7 @@ def image_loader(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     with_matrices: bool = False,
+    views: int = 1,
     on_bad_file: str = "raise",
     max_bad_share: float = 0.1,
     max_pixels: int = MAX_PIXELS,
@@ -82,6 +103,19 @@ def image_loader(
             if it is not 32. `ImageLoader.set_image_size` changes it between epochs.
         train: Training, or else validation.
         images: Number of images to use, the first of each class (`Dataset.first`); None: all.
+        shuffle: Whether each epoch has a new random order, or that of the data set. None: in training, it has.
+        sampler: The samples of an epoch in their order: integers from 0 to the number of images − 1, at least one. A
+            function of the epoch that returns an iterable of them; an iterable with `set_epoch`, read for each epoch;
+            or another iterable, such as a list or a torch `Sampler`, read once. It must be a function of the epoch: a
+            state has a hash of the epoch's indices, and is refused where they are others. It returns the samples of
+            all ranks.
+        weights: One number of at least 0 for each image. An epoch draws as many samples as there are images, with
+            replacement, each in proportion to its weight, like torch's `WeightedRandomSampler`. "balanced": all classes
+            alike. Excludes `sampler`.
+        repeats: How often each sample occurs in succession (repeated augmentation). An epoch keeps its length, and so
+            has the first part of its order only, like timm's `RepeatAugSampler` with `selected_round=0`. Rank r takes
+            every `world_size`-th sample of a global batch, so that the copies are on different ranks. Excludes
+            `sampler`.
         drop_last: Leave out the last global batch of an epoch where it has fewer than `world_size * batch_size` images:
             batch normalisation cannot train on a batch of one. In training other images are left out in each epoch.
         policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
@@ -115,6 +149,9 @@ def image_loader(
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
         with_matrices: Also return the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
             AugMix).
+        views: Number of augmented images of each clean one, from 1 to 32; 2 or more need a policy. They have the same
+            crop and mirroring; each has its own draw of the policy. `Batch.augmented` and `Batch.matrices` are then
+            tuples.
         on_bad_file: What happens if a file cannot be decoded: "raise" an error that names it, or "replace" it by
             another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
             logger "pipelines" warns of each file once.
@@ -129,8 +166,13 @@ def image_loader(
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
         ValueError: An argument is out of its range.
+        TypeError: There is no such argument. For those of other loaders, the error names ours.
     """
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
+    require("shuffle", shuffle, "None, True or False", shuffle is None or isinstance(shuffle, bool | np.bool_))
+    legal = "None or False with a sampler or weights, which make the order"
+    require("shuffle", shuffle, legal, not shuffle or (sampler is None and weights is None))
+    repeats = whole("repeats", repeats, 1, INT32_MAX)
     with_matrices = flag("with_matrices", with_matrices)
     policy = _find_policy(policy)
     batch_size = whole("batch_size", batch_size, 1, INT32_MAX)
@@ -156,6 +198,8 @@ def image_loader(
     require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     if with_matrices and policy is not None and policy.chains > 1:
         raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
+    views = whole("views", views, 1, _MAX_VIEWS)
+    require("views", views, "1 without a policy", views == 1 or policy is not None)
     require_one("on_bad_file", on_bad_file, ("raise", "replace"))
     max_bad_share = share("max_bad_share", max_bad_share)
     max_pixels = whole("max_pixels", max_pixels, 1, 2**62, "an integer from 1 to 2**62")
@@ -172,6 +216,8 @@ def image_loader(
     if train:
         val_resize = crop_pct = None
     check_fits(size, val_resize)
+    shuffle = train if shuffle is None else bool(shuffle)
+    order = choose_order(dataset, shuffle=shuffle, sampler=sampler, weights=weights, repeats=repeats, seed=seed)
     recipe = Recipe(
         reads=dataset.reader.feed,
         device="gpu" if chosen.type == "cuda" else "cpu",
@@ -195,11 +241,13 @@ def image_loader(
         max_pixels=max_pixels,
         hw_decoder_load=hw_decoder_load,
         decode_size_hint=decode_size_hint,
+        views=views,
     )
     options = LoaderOptions(
         batch_size=batch_size,
         drop_last=drop_last,
         train=train,
+        order=order,
         policy=policy,
         device=chosen,
         seed=seed,

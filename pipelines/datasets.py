@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -119,8 +120,8 @@ class Dataset:
         place[by_class] = np.arange(len(self)) - np.repeat(counts.cumsum() - counts, counts)
         return self.take(np.sort(np.lexsort((self.labels, place))[:count]))
 
-    def take(self, chosen: np.ndarray) -> "Dataset":
-        """Return some of the images.
+    def take(self, chosen: np.ndarray | Sequence[int] | Sequence[bool]) -> "Dataset":
+        """Return some of the images, as a data set with a digest of its own.
 
         Args:
             chosen: Their places, (m,) integers from 0 to n − 1, in the order to be; or (n,) bool: which of them.

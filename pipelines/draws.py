@@ -5,8 +5,6 @@ before, the number of processes, prefetching or the device. Jumping to another e
 resuming are therefore just a change of (e, p).
 """
 
-from functools import lru_cache
-
 import numpy as np
 
 # Streams of one epoch. The numbers are part of what a seed means: append, never reorder.
@@ -17,36 +15,54 @@ JITTER_FACTORS = ("brightness", "contrast", "saturation")
 VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 4  # attempts, position (y, x), horizontal and vertical flip
 
 
-def _philox(seed: int, epoch: int, stream: int) -> np.random.Philox:
-    part, stream = divmod(stream, 4)  # four streams by their keys; the next four far away in the counters of these
-    return np.random.Philox(counter=[0, 0, 0, part], key=np.array([seed, 4 * epoch + stream], dtype=np.uint64))
+def _philox(seed: int, epoch: int, stream: int, view: int = 0) -> np.random.Philox:
+    # Four streams by their keys; the next four, and the further views of each, far away in the counters of these.
+    part, stream = divmod(stream, 4)
+    return np.random.Philox(counter=[0, 0, view, part], key=np.array([seed, 4 * epoch + stream], dtype=np.uint64))
 
 
-@lru_cache(maxsize=4)  # of this epoch and the next, for two loaders
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of the samples in an epoch: a permutation of 0 … count − 1, (count,) int64, read-only."""
-    order = np.random.Generator(_philox(seed, epoch, ORDER)).permutation(count)
-    order.flags.writeable = False
-    return order
+    """Return the order of the samples in an epoch: a permutation of 0 … count − 1, (count,) int64."""
+    return np.random.Generator(_philox(seed, epoch, ORDER)).permutation(count)
 
 
-def uniforms(seed: int, epoch: int, stream: int, start: int, count: int, width: int) -> np.ndarray:
-    """Return `width` numbers in [0, 1) for each position start … start + count − 1: (count, width) float64."""
+def epoch_choice(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return n samples in an epoch, each drawn independently in proportion to `weights`, (n,) float64: (n,) int64.
+
+    Those at a position are a function of (seed, epoch, position) and the weights. One of weight 0 is never drawn.
+    """
+    edges = np.cumsum(weights)
+    numbers = np.random.Generator(_philox(seed, epoch, ORDER)).random(len(weights))
+    return np.searchsorted(edges, numbers * edges[-1], side="right")
+
+
+def uniforms(
+    seed: int, epoch: int, stream: int, start: int, count: int, width: int, *, step: int = 1, view: int = 0
+) -> np.ndarray:
+    """Return `width` numbers in [0, 1) for each position start, start + step, …: (count, width) float64.
+
+    They are others for each view of an image.
+    """
     blocks = -(-width // 4)  # one step of the counter gives four numbers
-    source = _philox(seed, epoch, stream).advance(start * blocks)
-    return np.random.Generator(source).random((count, 4 * blocks))[:, :width]
+    source = _philox(seed, epoch, stream, view).advance(start * blocks)
+    # Drawn for the positions between them too, which is cheaper than a generator for each.
+    return np.random.Generator(source).random((count * step, 4 * blocks))[::step, :width]
 
 
-def shard(batch: int, count: int, batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return the first position and the number of samples of one rank's part of a global batch.
+def shard(batch: int, count: int, batch_size: int, rank: int, world_size: int, *, interleaved: bool = False) -> range:
+    """Return the positions of one rank's part of a global batch.
 
-    The global batch is `world_size * batch_size` positions, of which each rank takes one block. The last,
-    shorter one is divided as evenly as possible, so that no sample is used twice or left out.
+    The global batch is `world_size * batch_size` positions. Each rank takes one block, or, interleaved, every
+    `world_size`-th. The last, shorter one is divided as evenly as possible, so that no sample is used twice or left
+    out.
     """
     start = batch * world_size * batch_size
     size = min(world_size * batch_size, count - start)
+    if interleaved:
+        return range(start + min(rank, size), start + size, world_size)
     each, more = divmod(size, world_size)
-    return start + rank * each + min(rank, more), each + (rank < more)
+    first = start + rank * each + min(rank, more)
+    return range(first, first + each + (rank < more))
 
 
 def random_resized_windows(

@@ -10,6 +10,7 @@ from .datasets import Dataset
 from .geometry import in_short
 from .graph.pipeline import Recipe
 from .options import LoaderOptions
+from .policies.base import PolicyDraw
 from .policies.operations import compose, mirrored
 
 PADDING = 4  # pixels, of pad-and-crop
@@ -29,12 +30,13 @@ class Inputs:
     recipe: Recipe
     options: LoaderOptions
 
-    def __call__(self, epoch: int, start: int, indices: np.ndarray) -> dict[str, Any]:
-        """Return the arrays for the samples `indices`, (B,) int64, at the positions from `start` on of an epoch."""
+    def __call__(self, epoch: int, positions: range, indices: np.ndarray) -> dict[str, Any]:
+        """Return the arrays for the samples `indices`, (B,) int64, at these positions of an epoch."""
         recipe, options, count = self.recipe, self.options, len(indices)
 
-        def uniforms(stream: int, width: int) -> np.ndarray:
-            return draws.uniforms(options.seed, epoch, stream, start, count, width)
+        def uniforms(stream: int, width: int, view: int = 0) -> np.ndarray:
+            start, step = positions.start, positions.step
+            return draws.uniforms(options.seed, epoch, stream, start, count, width, step=step, view=view)
 
         arrays: dict[str, Any] = {
             "index": indices,
@@ -53,21 +55,30 @@ class Inputs:
             numbers = uniforms(draws.JITTER, len(draws.JITTER_FACTORS))
             arrays |= draws.jitter_factors(numbers, recipe.color_jitter)
         if options.policy is not None:
-            drawn = options.policy.draw(uniforms(draws.POLICY, options.policy.uniforms), recipe.image_size)
-            # The pipeline turns images upside down first, but mirrors them left to right last, once for both outputs.
-            # Seen in the mirror, the drawn geometry then acts on the mirrored image, as if that flip had come first
-            # too; the other operations do not see it.
-            matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size[1])
-            for stage in range(recipe.chains * recipe.stages):
-                arrays[f"operation{stage}"] = drawn.operations[:, stage]
-                arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
-                arrays[f"kernel{stage}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
-                arrays[f"matrix{stage}"] = matrices[:, stage]
-                arrays[f"window{stage}"] = arrays[f"factors{stage}"] = drawn.parameters[:, stage, :4]
-            if drawn.weights is not None:
-                arrays["weights"] = drawn.weights
-            if recipe.with_matrices:
-                arrays["total_matrix"] = compose(drawn.matrices)
+            for view in range(recipe.views):
+                drawn = options.policy.draw(uniforms(draws.POLICY, options.policy.uniforms, view), recipe.image_size)
+                arrays |= self._of_policy(drawn, arrays["flip"], view)
+        return arrays
+
+    def _of_policy(self, drawn: PolicyDraw, flip: np.ndarray, view: int) -> dict[str, Any]:
+        recipe, count = self.recipe, len(flip)
+        # The pipeline turns images upside down first, but mirrors them left to right last, once for all outputs.
+        # Seen in the mirror, the drawn geometry then acts on the mirrored image, as if that flip had come first too;
+        # the other operations do not see it.
+        matrices = mirrored(drawn.matrices, flip, recipe.image_size[1])
+        arrays: dict[str, Any] = {}
+        stages = recipe.chains * recipe.stages
+        for stage in range(stages):
+            at = view * stages + stage
+            arrays[f"operation{at}"] = drawn.operations[:, stage]
+            arrays[f"amount{at}"] = drawn.parameters[:, stage, 0]
+            arrays[f"kernel{at}"] = drawn.parameters[:, stage].reshape(count, 3, 3)
+            arrays[f"matrix{at}"] = matrices[:, stage]
+            arrays[f"window{at}"] = arrays[f"factors{at}"] = drawn.parameters[:, stage, :4]
+        if drawn.weights is not None:
+            arrays[f"weights{view}"] = drawn.weights
+        if recipe.with_matrices:
+            arrays[f"total_matrix{view}"] = compose(drawn.matrices)
         return arrays
 
     def configuration(self) -> dict[str, Any]:
@@ -89,6 +100,7 @@ class Inputs:
             "horizontal_flip": self.options.horizontal_flip,
             "vertical_flip": self.options.vertical_flip,
             "train": self.options.train,
+            "order": self.options.order.description,
             "seed": self.options.seed,
             "batch_size": self.options.batch_size,
             "drop_last": self.options.drop_last,

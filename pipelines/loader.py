@@ -1,143 +1,71 @@
 """Batches for training and validation, with the interface of a torch DataLoader."""
 
 import os
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
-from . import draws
 from .arguments import refuse, require, shown, whole
-from .bad_files.probe import Probe, contiguous
+from .bad_files.probe import Probe
 from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
+from .feed import Source, weakly
 from .forks import abandoned_in_children
 from .geometry import Size, check_fits, image_size_of, in_short
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
 from .options import LoaderOptions
-from .readers.base import DataError
+from .order.schedule import Schedule
 
 _LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # batches made ahead
-# What a state from before these options means.
-_ADDED = {"drop_last": False, "horizontal_flip": 0.5, "vertical_flip": 0.0, "resize_interpolation": "bilinear"}
+
+# tuple[torch.Tensor, ...], if there are 2 or more views. Any, so that with one view no type checker asks which it is.
+_Views: TypeAlias = Any
 
 
 class Batch(NamedTuple):
     """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
 
-    A named tuple, which frameworks such as Lightning move and cast like any collection.
+    A named tuple, which frameworks such as Lightning move and cast like any collection. It does not unpack into two:
+    `ImageLoader.pairs` returns (inputs, labels).
 
     Attributes:
         images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
-        augmented: The same crops and flips after the policy, like `images`; None without a policy.
+        augmented: The same crops and flips after the policy, like `images`; None without a policy. With 2 or more
+            `views`, a tuple of such tensors, each with its own draw of the policy.
         labels: (B,) int64.
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
-            `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5.
+            `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5. A tuple if `augmented` is one.
         replaced: The places in the data set of the samples that could not be decoded and were replaced
             (`on_bad_file="replace"`). All of the above describes the samples that replace them.
     """
 
     images: torch.Tensor
-    augmented: torch.Tensor | None
+    augmented: torch.Tensor | _Views | None
     labels: torch.Tensor
     indices: torch.Tensor
-    matrices: torch.Tensor | None = None
+    matrices: torch.Tensor | _Views | None = None
     replaced: tuple[int, ...] = ()
 
 
-class _Made(NamedTuple):
-    """A batch that the pipeline has taken: its (epoch, batch), and what `Substitutes.choose` took and returned."""
-
-    place: tuple[int, int]
-    start: int
-    indices: np.ndarray
-    replaced: tuple[int, ...]
-
-
-class _Schedule:
-    """Which samples are in which batch of this process."""
-
-    def __init__(self, options: LoaderOptions, count: int) -> None:
-        self._options = options
-        self._count = count
-        global_batch = options.world_size * options.batch_size
-        if options.drop_last:
-            self.batches = self.global_batches = count // global_batch
-            self.samples = self.batches * options.batch_size
-        else:
-            self.global_batches = -(-count // global_batch)
-            _, last = self.shard(self.global_batches - 1)
-            self.batches = self.global_batches - (last == 0)
-            self.samples = (self.global_batches - 1) * options.batch_size + last
-
-    def shard(self, batch: int) -> tuple[int, int]:
-        options = self._options
-        return draws.shard(batch, self._count, options.batch_size, options.rank, options.world_size)
-
-    def order(self, epoch: int, batch: int) -> tuple[int, np.ndarray]:
-        """Return the first position in the epoch, and the samples that the order has from there on."""
-        start, size = self.shard(batch)
-        if not self._options.train:
-            return start, np.arange(start, start + size)
-        return start, draws.epoch_order(self._count, self._options.seed, epoch)[start : start + size]
-
-
-class _Source:
-    """Feeds the pipeline batch after batch, on into the next epoch, so that prefetching never stops.
-
-    The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet returned. Nothing here
-    refers to the loader or its pipeline, so that both are freed with the last reference to the loader.
-    """
-
-    def __init__(self, schedule: _Schedule, inputs: Inputs, substitutes: Substitutes) -> None:
-        self._schedule = schedule
-        self._inputs = inputs
-        self._substitutes = substitutes
-        self.next = (0, 0)
-        self.made: deque[_Made] = deque()
-
-    def __call__(self) -> tuple[Any, ...]:
-        epoch, batch = self.next
-        start, order = self._schedule.order(epoch, batch)
-        indices, replaced = self._substitutes.choose(epoch, start, order)
-        arrays = self._inputs(epoch, start, indices)
-        self.made.append(_Made(self.next, start, indices, replaced))
-        self.next = (epoch, batch + 1) if batch + 1 < self._schedule.batches else (epoch + 1, 0)
-        return tuple(contiguous(arrays[name]) for name in self._inputs.recipe.inputs)
-
-
-def _weakly(source: _Source) -> Callable[[], tuple[Any, ...]]:
-    """Return a function that calls `source` without keeping it, as DALI keeps the function beyond the pipeline."""
-    reference = weakref.ref(source)
-
-    def call() -> tuple[Any, ...]:
-        alive = reference()
-        if alive is None:
-            raise RuntimeError("the loader of this pipeline no longer exists")
-        return alive()
-
-    return call
-
-
 def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
-    return probe(inputs(epoch, position, np.array([index])))
+    return probe(inputs(epoch, range(position, position + 1), np.array([index])))
 
 
 class ImageLoader:
     """Iterates over a data set in batches; see `image_loader`.
 
     Each `iter()` is one epoch: the first is epoch 0, then one more each time, also after a `break`, unless
-    `set_epoch` or `load_state_dict` says otherwise. `len()` is the number of this rank's batches. It is the
-    same on all ranks unless the last global batch has fewer samples than there are ranks; then the last ranks
-    have one batch less. With `drop_last` it is the same on all ranks, and all batches have `batch_size` images.
+    `set_epoch` or `load_state_dict` says otherwise. `len()` is the number of this rank's batches in the current epoch,
+    which matters if those of a `sampler` differ in length. It is the same on all ranks unless the last global batch has
+    fewer samples than there are ranks; then the last ranks have one batch less. With `drop_last` it is the same on all
+    ranks, and all batches have `batch_size` images.
 
     Attributes:
         dataset: The images and labels (`Dataset`).
@@ -156,22 +84,17 @@ class ImageLoader:
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
         self._labels = torch.from_numpy(dataset.labels).to(options.device)
-        if len(dataset) < options.world_size:  # raised on all ranks, so that none waits for the others
-            raise DataError(
-                f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images for "
-                f"{options.world_size} processes. Start at most as many as there are images."
-            )
-        schedule = _Schedule(options, len(dataset))
-        if not schedule.batches:
-            raise DataError(
-                f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images, less "
-                f"than one global batch of {options.world_size} × {options.batch_size}, which drop_last drops. Lower "
-                "the batch size, or keep the last batch."
-            )
-        self._length = schedule.batches
-        self._global_batches = schedule.global_batches
-        self._schedule = schedule
-        self._substitutes = Substitutes(dataset, options, samples=schedule.samples, max_pixels=recipe.max_pixels)
+        self._schedule = Schedule(
+            options.order,
+            batch_size=options.batch_size,
+            rank=options.rank,
+            world_size=options.world_size,
+            drop_last=options.drop_last,
+            root=dataset.root,
+            kind="training" if options.train else "validation",
+        )
+        self._schedule.batches(0)  # raises if there are too few samples
+        self._substitutes = Substitutes(dataset, options, max_pixels=recipe.max_pixels)
         self._next_recipe = recipe  # of the next epoch
         self._use(recipe)
         self._epoch = self._batch = 0  # of the next batch to be returned
@@ -186,10 +109,14 @@ class ImageLoader:
         self.recipe = recipe
         self._inputs = Inputs(self.dataset, recipe, self.options)
         self._substitutes.probe = partial(_decodes, Probe(recipe, self.device.index), self._inputs)
-        self._source = _Source(self._schedule, self._inputs, self._substitutes)
+        self._source = Source(self._schedule, self._inputs, self._substitutes)
 
     def __len__(self) -> int:
-        return self._length
+        return self._schedule.batches(self._epoch)
+
+    def pairs(self) -> "Pairs":
+        """Return this loader as pairs, for loops such as `for inputs, labels in loader.pairs()`."""
+        return Pairs(self)
 
     @property
     def bad_files(self) -> dict[int, str]:
@@ -197,9 +124,9 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # Frameworks that count the batches stop after the last one and never ask for the end: the epoch is over then.
-        over = self._batch >= self._length and not self._end_meant
-        if self._batch and (over or not self._restored):
+        if self._batch and not (self._restored and (self._end_meant or self._batch < len(self))):
             self._go_to(self._epoch + 1)
+        len(self)  # raises if a sampler does
         self._restored = self._end_meant = False
         self._iteration += 1
         return self._iterate(self._iteration)
@@ -210,10 +137,10 @@ class ImageLoader:
                 raise RuntimeError(
                     "this iteration is over: iter(), set_epoch() or load_state_dict() was called on its loader"
                 )
-            if self._batch >= self._length:
+            if self._batch >= len(self):
                 break
             batch = self._take(self._epoch, self._batch)
-            self._substitutes.count(len(batch.replaced))
+            self._substitutes.count(len(batch.replaced), self._schedule.samples(self._epoch))
             self._batch += 1
             yield batch
         self._go_to(self._epoch + 1)
@@ -277,12 +204,14 @@ class ImageLoader:
         """Return where the user is, and a description of the loader, in JSON types.
 
         "epoch" and "batch" are those of the next batch. Batches made ahead and not yet returned do not count.
-        "image_size" is that of the next epoch.
+        "image_size" is that of the next epoch. "indices" is a hash of what a `sampler` returns for the epoch, None
+        without one.
         """
         return {
             "epoch": self._epoch,
             "batch": self._batch,
             "image_size": in_short(self._next_recipe.image_size),
+            "indices": self._schedule.digest(self._epoch),
             "bad_files": self._substitutes.state_dict(),
             "configuration": self._inputs.configuration(),
         }
@@ -297,12 +226,13 @@ class ImageLoader:
                 `max_bad_share` is then that rank's, until the epoch ends.
 
         Raises:
-            ValueError: `state` is from a loader with another data set, seed, batch size or the like; or is no state.
+            ValueError: `state` is from a loader with another data set, seed, batch size or the like, or with a sampler
+                that returned other indices for this epoch; or is no state.
         """
         self._check_form(state)
-        given = _ADDED | state["configuration"]
-        size = image_size_of(given.get("image_size", self.image_size), "image_size of the state's configuration")
-        next_size = image_size_of(state.get("image_size", size), "image_size of the state")
+        given = state["configuration"]
+        size = image_size_of(given["image_size"], "image_size of the state's configuration")
+        next_size = image_size_of(state["image_size"], "image_size of the state")
         recipe, next_recipe = self._sized(size), self._sized(next_size)
         own = Inputs(self.dataset, recipe, self.options).configuration()
         differing = [
@@ -313,8 +243,16 @@ class ImageLoader:
         if differing:
             raise ValueError("the state is of another loader. " + "; ".join(differing))
         epoch = whole("epoch of the state", state["epoch"], 0, _LAST_EPOCH, "an integer from 0 to 2**61")
-        batch = whole("batch of the state", state["batch"], 0, self._global_batches)
-        self._check_bad_files(state["bad_files"])
+        batch = whole("batch of the state", state["batch"], 0)
+        if batch:
+            whole("batch of the state", batch, 0, self._schedule.global_batches(epoch))
+        indices = self._schedule.digest(epoch)
+        if state["indices"] not in (None, indices):
+            raise ValueError(
+                f"the state is of another sampler: {shown(state['indices'])} in epoch {epoch} of the state, "
+                f"{shown(indices)} here"
+            )
+        self._substitutes.check_state(state["bad_files"])
         self._next_recipe = recipe
         self._resize()
         self._next_recipe = next_recipe
@@ -327,21 +265,12 @@ class ImageLoader:
         legal = "what state_dict() of a loader returned"
         if not isinstance(state, dict):
             refuse("state", state, legal)
-        for key in ("epoch", "batch", "bad_files", "configuration"):
+        for key in ("epoch", "batch", "image_size", "indices", "bad_files", "configuration"):
             require("state", state, f"{legal}, with '{key}'", key in state)
         configuration = state["configuration"]
         is_mapping = isinstance(configuration, dict) and all(isinstance(key, str) for key in configuration)
         require("configuration of the state", configuration, "a dictionary", is_mapping)
-
-    def _check_bad_files(self, state: object) -> None:
-        legal = "{'known': [[place, reason], …], 'replaced': count}"
-        if not (isinstance(state, dict) and isinstance(state.get("known"), list)):
-            refuse("bad_files of the state", state, legal)
-        whole("replaced of the state's bad_files", state.get("replaced"), 0)
-        for item in state["known"]:
-            is_item = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], str)
-            require("bad_files of the state", item, legal, is_item)
-            whole("place of a bad file of the state", item[0], 0, len(self.dataset) - 1)
+        require("configuration of the state", configuration, "one with 'image_size'", "image_size" in configuration)
 
     def _take(self, epoch: int, batch: int) -> Batch:
         """Run the pipeline until it returns the requested batch."""
@@ -374,7 +303,7 @@ class ImageLoader:
                     raise failure
                 made = source.made[0]
                 # The failure of a batch that nobody requests any more does not matter.
-                if made.place == wanted and not self._substitutes.find(epoch, made.start, made.indices):
+                if made.place == wanted and not self._substitutes.find(epoch, made.positions, made.indices):
                     raise failure
             finally:
                 del failure  # its traceback holds this frame, and so the loader: a circle
@@ -385,8 +314,9 @@ class ImageLoader:
         self._process = os.getpid()
         pipeline = image_pipeline(
             self.recipe,
-            _weakly(self._source),
-            batch_size=min(self.batch_size, len(self.dataset)),
+            weakly(self._source),
+            # The most that there are in a batch. An epoch of a sampler has any number of samples.
+            batch_size=self.batch_size if self.options.order.is_given else min(self.batch_size, len(self.dataset)),
             num_threads=self.options.num_threads,
             device_id=self.device.index,
             prefetch_queue_depth=PREFETCH,
@@ -397,12 +327,46 @@ class ImageLoader:
         with self.device:
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
         images, indices, *others = tensors
-        augmented = others.pop(0) if self.recipe.chains else None
+        views = self.recipe.views if self.recipe.chains else 0
+        augmented = tuple(view.permute(0, 3, 1, 2) for view in others[:views])
+        matrices = tuple(others[views:])
         return Batch(
             images=images.permute(0, 3, 1, 2),
-            augmented=None if augmented is None else augmented.permute(0, 3, 1, 2),
+            augmented=augmented if views > 1 else augmented[0] if augmented else None,
             labels=self._labels[indices],
             indices=indices,
-            matrices=others.pop(0) if others else None,
+            matrices=matrices if views > 1 and matrices else matrices[0] if matrices else None,
             replaced=replaced,
         )
+
+
+class Pairs:
+    """A loader whose batches are pairs: (inputs, labels).
+
+    The inputs are `Batch.augmented` where there is a policy, else `Batch.images`. It iterates over its loader, so
+    epochs, breaks and states are those of the loader, and only one of the two iterates at a time.
+
+    Attributes:
+        loader: The loader.
+    """
+
+    def __init__(self, loader: ImageLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor | _Views, torch.Tensor]]:
+        return ((batch.images if batch.augmented is None else batch.augmented, batch.labels) for batch in self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """See `ImageLoader.set_epoch`."""
+        self.loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `ImageLoader.state_dict`."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `ImageLoader.load_state_dict`."""
+        self.loader.load_state_dict(state)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .order.orders import Order
 from .policies.base import Policy
 
 
@@ -17,6 +18,7 @@ class LoaderOptions:
 
     batch_size: int
     train: bool
+    order: Order
     policy: Policy | None
     device: torch.device
     drop_last: bool

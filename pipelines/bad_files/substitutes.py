@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import draws
+from ..arguments import refuse, require, whole
 from ..datasets import Dataset
 from ..names import printable
 from ..options import LoaderOptions
@@ -29,7 +30,6 @@ class Substitutes:
     Args:
         dataset: The images.
         options: Of the loader. In validation, the candidates are the same in every epoch.
-        samples: Number of this process's samples in an epoch.
         max_pixels: Of an image that may be decoded.
 
     Attributes:
@@ -40,16 +40,15 @@ class Substitutes:
 
     probe: Callable[[int, int, int], bool]
 
-    def __init__(self, dataset: Dataset, options: LoaderOptions, *, samples: int, max_pixels: int) -> None:
+    def __init__(self, dataset: Dataset, options: LoaderOptions, *, max_pixels: int) -> None:
         self._dataset = dataset
         self._options = options
-        self._samples = samples
         self._max_pixels = max_pixels
         self.known: dict[int, str] = {}
         self.replaced = 0
 
-    def choose(self, epoch: int, start: int, indices: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Return the samples to use from position `start` on, where the order has `indices`, and which are replaced.
+    def choose(self, epoch: int, positions: range, indices: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Return the samples to use at positions where the order has `indices`, and which are replaced.
 
         Raises:
             DataError: None of a position's candidates can be decoded.
@@ -57,9 +56,9 @@ class Substitutes:
         if not self.known:
             return indices, ()
         chosen, replaced = indices.copy(), []
-        for place, index in enumerate(indices.tolist()):
+        for place, (position, index) in enumerate(zip(positions, indices.tolist(), strict=True)):
             if index in self.known:
-                chosen[place] = self._choose_one(epoch, start + place, index)
+                chosen[place] = self._choose_one(epoch, position, index)
                 if chosen[place] != index:
                     replaced.append(index)
         return chosen, tuple(replaced)
@@ -75,7 +74,7 @@ class Substitutes:
             f"none of {CANDIDATES} samples tried in place of '{self._name(index)}' can be decoded. " + self._summary()
         )
 
-    def find(self, epoch: int, start: int, indices: np.ndarray) -> bool:
+    def find(self, epoch: int, positions: range, indices: np.ndarray) -> bool:
         """Find the bad files among the samples of a batch that the pipeline failed on, and remember them.
 
         Returns:
@@ -85,23 +84,23 @@ class Substitutes:
             DataError: There is one, and bad files are not replaced.
         """
         found = False
-        for position, index in enumerate(indices.tolist(), start=start):
+        for position, index in zip(positions, indices.tolist(), strict=True):
             if not self.probe(epoch, position, index):
                 found = True
                 self._note(index)
         return found
 
-    def count(self, replaced: int) -> None:
-        """Count the samples replaced in a batch that is returned.
+    def count(self, replaced: int, samples: int) -> None:
+        """Count the samples replaced in a batch that is returned, of this process's `samples` in the epoch.
 
         Raises:
             DataError: More samples of the epoch are replaced than `max_bad_share` allows.
         """
         self.replaced += replaced
         share = self._options.max_bad_share
-        if replaced and self.replaced > share * self._samples:
+        if replaced and self.replaced > share * samples:
             raise DataError(
-                f"{self.replaced} of this process's {self._samples} samples of an epoch cannot be decoded so far, more "
+                f"{self.replaced} of this process's {samples} samples of an epoch cannot be decoded so far, more "
                 f"than the share that may be replaced, max_bad_share={share:g}. " + self._summary()
             )
 
@@ -125,6 +124,17 @@ class Substitutes:
     def state_dict(self) -> dict[str, Any]:
         """Return the known bad files and the count, in JSON types."""
         return {"known": [list(item) for item in self.known.items()], "replaced": self.replaced}
+
+    def check_state(self, state: object) -> None:
+        """Raise ValueError if `state` is not what `state_dict` of such a loader returned."""
+        legal = "{'known': [[place, reason], …], 'replaced': count}"
+        if not (isinstance(state, dict) and isinstance(state.get("known"), list)):
+            refuse("bad_files of the state", state, legal)
+        whole("replaced of the state's bad_files", state.get("replaced"), 0)
+        for item in state["known"]:
+            is_item = isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[1], str)
+            require("bad_files of the state", item, legal, is_item)
+            whole("place of a bad file of the state", item[0], 0, len(self._dataset) - 1)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

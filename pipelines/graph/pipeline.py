@@ -46,6 +46,7 @@ class Recipe:
         val_resize, crop_pct: Of "center", see `image_loader`; one of them or both are None.
         resize_interpolation: "bilinear" or "bicubic", of resizes.
         vertical_flip: Whether some images are turned upside down.
+        views: Number of augmented images of each clean one, with a policy.
     """
 
     reads: str
@@ -65,6 +66,7 @@ class Recipe:
     max_pixels: int = MAX_PIXELS
     hw_decoder_load: float = 0.65
     decode_size_hint: tuple[int, int] | None = None
+    views: int = 1
     stored: Size | None = None
     val_resize: int | None = None
     crop_pct: float | None = None
@@ -98,10 +100,11 @@ class Recipe:
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
         names += ["vertical_flip"] if self.vertical_flip else []
         names += JITTER_FACTORS if self.color_jitter else ()
-        for stage in range(self.chains * self.stages):
+        for stage in range(self.views * self.chains * self.stages):
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
-        names += ["weights"] if self.chains > 1 else []
-        return (*names, "total_matrix") if self.with_matrices else tuple(names)
+        names += [f"weights{view}" for view in range(self.views)] if self.chains > 1 else []
+        names += [f"total_matrix{view}" for view in range(self.views)] if self.with_matrices else []
+        return tuple(names)
 
 
 def random_resized_window(
@@ -233,10 +236,13 @@ def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
     )
 
 
-def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> DataNode:
-    """Return the result of one chain, uint8, or the weighted sum of several and the view itself, float in 0 … 255."""
+def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode], number: int) -> DataNode:
+    """Return augmented images, the `number`-th of each.
+
+    That is the result of one chain, uint8, or the weighted sum of several and the view itself, float in 0 … 255.
+    """
     chains = []
-    for chain in range(recipe.chains):
+    for chain in range(number * recipe.chains, (number + 1) * recipe.chains):
         data = view
         for stage in range(chain * recipe.stages, (chain + 1) * recipe.stages):
             parameters = {name: given[f"{name}{stage}"] for name in recipe.parameters}
@@ -244,15 +250,16 @@ def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> Data
         chains.append(data)
     if recipe.chains == 1:
         return chains[0]
-    mixture = view * beside(given["weights"][0], view)
+    weights = given[f"weights{number}"]
+    mixture = view * beside(weights[0], view)
     for place, data in enumerate(chains, start=1):
-        mixture += data * beside(given["weights"][place], data)
+        mixture += data * beside(weights[place], data)
     return mixture
 
 
 @pipeline_def(enable_conditionals=True)
 def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
-    """Return images, indices, then, if the recipe has them, augmented images and matrices."""
+    """Return images, indices, then, if the recipe has them, augmented images and matrices, of each view."""
     names = recipe.inputs
     layouts = ["HWC" if name == "image" and recipe.reads == "pixels" else "" for name in names]
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
@@ -264,9 +271,10 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
         view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
     if recipe.chains:
-        outputs.append(_normalise(recipe, _augment(recipe, view, given), given["flip"]))
+        for number in range(recipe.views):
+            outputs.append(_normalise(recipe, _augment(recipe, view, given, number), given["flip"]))
     if recipe.with_matrices:
-        outputs.append(given["total_matrix"])
+        outputs += [given[f"total_matrix{number}"] for number in range(recipe.views)]
     if recipe.device == "gpu":
         outputs = [output.gpu() for output in outputs]
     return tuple(outputs)

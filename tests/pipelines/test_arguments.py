@@ -1,5 +1,6 @@
 """Every argument at the boundary: an error that names it, the legal values and the value; or the right result."""
 
+import inspect
 import json
 import os
 import re
@@ -98,6 +99,14 @@ LOADER: dict[str, list[Any]] = {
     ],
     "train": NO_FLAGS,
     "images": _integers(1, 2**31 - 1)[1:],
+    "shuffle": [*NO_FLAGS[1:], "False"],
+    "sampler": [3, 1.5, True, "12", b"12", {1: 2}, {1, 2}, [], [100], [-1], [1.0], np.ones(100, bool), object(), list],
+    "weights": [
+        0, 1.5, True, "x", "", b"x" * 100, {}, {1}, [], [1] * 99, [1] * 101, [0] * 100, [-1] + [1] * 99, ["1"] * 100,
+        [NAN] + [1] * 99, [INF] + [1] * 99, [HUGE] * 100, [None] * 100, [[1]] * 100, np.ones((100, 1)), [1j] * 100,
+        np.ones(100, bool), [True] * 100, torch.ones(99), torch.tensor([NAN] * 100), list, iter([1] * 100), object(),
+    ],
+    "repeats": _integers(1, 2**31 - 1),
     "drop_last": NO_FLAGS,
     "policy": [
         0, 3, True, b"randaugment", "", "fancy", "x.yaml\0", "none.yaml", ["randaugment"], {}, object(), np.ones(3),
@@ -122,6 +131,7 @@ LOADER: dict[str, list[Any]] = {
     "mean": NO_CHANNELS,
     "std": [*NO_CHANNELS, (0, 0.5, 0.5), (1e-320, 0.5, 0.5)],
     "with_matrices": [*NO_FLAGS, True],
+    "views": [*_integers(1, 32), 2],
     "on_bad_file": [*NO_TEXTS, "skip"],
     "max_bad_share": [*NO_NUMBERS, -0.1, 1.1],
     "max_pixels": _integers(1, 2**62),
@@ -146,7 +156,7 @@ def _refused(call: Callable[[], object], name: str, value: object) -> None:
 
 
 def test_the_table_has_every_argument() -> None:
-    assert set(LOADER) == set(image_loader.__kwdefaults__ or ()) | {"root", "batch_size"}
+    assert set(LOADER) == set(inspect.signature(image_loader).parameters)
 
 
 @pytest.mark.parametrize("name", LOADER)
@@ -159,6 +169,7 @@ def test_arguments_of_image_loader(cifar: Path, name: str) -> None:
 def test_numbers_of_numpy_are_numbers(cifar: Path) -> None:
     options: dict[str, Any] = {
         "batch_size": np.int32(8), "image_size": np.uint8(32), "train": np.True_, "images": np.int64(50),
+        "shuffle": np.True_, "repeats": np.int8(2), "views": np.int64(2),
         "drop_last": np.False_, "policy": RandAugment(np.int64(2), np.uint8(9)),  # type: ignore[arg-type]
         "seed": np.uint64(2**64 - 1), "rank": np.int8(1), "world_size": np.int16(2), "num_threads": np.int64(1),
         "crop_scale": np.array([0.5, 1.0]), "crop_ratio": np.array([1, 2]), "horizontal_flip": np.float32(0.25),
@@ -379,6 +390,7 @@ def test_states_that_are_none(loader: ImageLoader) -> None:
     wrong: list[tuple[tuple[str, ...], list[Any]]] = [
         (("epoch",), [None, "0", 1.5, -1, True, [], 2**62]),
         (("batch",), [None, "0", 1.5, -1, 5, True, []]),
+        (("indices",), ["x", 3, [], True]),
         (("bad_files",), [None, [], {}, 3]),
         (("bad_files", "known"), [None, {}, "ab", [1], [[1]], [[1, 2]], [["a", "b"]], [[-1, "b"]], [[100, "b"]]]),
         (("bad_files", "replaced"), [None, -1, "0", 1.5]),

@@ -40,18 +40,26 @@ def test_each_epoch_is_shuffled_anew() -> None:
     assert abs(np.corrcoef(orders[0], np.arange(2000))[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size", "world_size"), [(100, 8, 1), (101, 7, 3), (64, 8, 4), (9, 4, 4), (65, 16, 4)]
-)
-def test_shards_cover_every_position_once(count: int, batch_size: int, world_size: int) -> None:
-    positions: list[int] = []
-    for batch in range(math.ceil(count / (batch_size * world_size))):
-        parts = [draws.shard(batch, count, batch_size, rank, world_size) for rank in range(world_size)]
-        sizes = [size for _, size in parts]
-        assert max(sizes) - min(sizes) <= 1
-        assert max(sizes) <= batch_size
-        positions += [start + i for start, size in parts for i in range(size)]
-    assert positions == list(range(count))
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_positions_some_steps_apart_are_those_of_the_big_draw(step: int) -> None:
+    whole = draws.uniforms(5, 2, draws.JITTER, 0, 100, 3)
+    part = draws.uniforms(5, 2, draws.JITTER, 11, 9, 3, step=step)
+    np.testing.assert_array_equal(part, whole[11::step][:9])
+
+
+def test_each_view_has_numbers_of_its_own_and_the_first_those_of_one() -> None:
+    alone = draws.uniforms(5, 2, draws.POLICY, 30, 1000, 3)
+    views = [draws.uniforms(5, 2, draws.POLICY, 30, 1000, 3, view=view) for view in range(4)]
+    np.testing.assert_array_equal(views[0], alone)
+    others = [draws.uniforms(5, 2, stream, 30, 1000, 3) for stream in range(5) if stream != draws.POLICY]
+    columns = np.concatenate([*views, *others], axis=1)
+    assert stats.kstest(columns.ravel(), "uniform").pvalue > 1e-3
+    assert np.abs(np.corrcoef(columns.T) - np.eye(24)).max() < 0.15
+    for view in range(1, 4):
+        np.testing.assert_array_equal(draws.uniforms(5, 2, draws.POLICY, 77, 5, 3, view=view), views[view][47:52])
+    # A generator of its own, from what numpy documents of Philox: four numbers for each step of the counter.
+    own = np.random.Generator(np.random.Philox(counter=[30, 0, 2, 0], key=[5, 4 * 2 + draws.POLICY]))
+    np.testing.assert_array_equal(own.random((1000, 4))[:, :3], views[2])
 
 
 def _windows(height: int, width: int, count: int, scale: tuple[float, float]) -> np.ndarray:

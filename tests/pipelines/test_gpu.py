@@ -8,7 +8,7 @@ import pytest
 import torch
 from nvidia.dali.data_node import DataNode
 
-from pipelines import POLICIES, ImageLoader, Policy, SubPolicies, image_loader
+from pipelines import POLICIES, AugMix, ImageLoader, Policy, RandAugment, SubPolicies, image_loader
 from pipelines.graph import pipeline as graph
 from pipelines.graph.pipeline import image_pipeline
 
@@ -34,6 +34,12 @@ def test_the_graph_for_the_gpu_can_be_put_together(
         with_matrices=policy not in (None, "augmix"),
     )  # fmt: skip
     assert [node.device for node in outputs] == ["gpu"] * (2 if policy is None else 3 if policy == "augmix" else 4)
+
+
+@pytest.mark.parametrize(("policy", "with_matrices"), [(RandAugment(n=1), True), (AugMix(width=2, depth=1), False)])
+def test_the_graph_for_the_gpu_of_several_views(cifar: Path, policy: Policy, with_matrices: bool) -> None:
+    outputs = _outputs(cifar, policy=policy, views=3, with_matrices=with_matrices)
+    assert [node.device for node in outputs] == ["gpu"] * (8 if with_matrices else 5)
 
 
 def test_sharpness_kernels_are_taken_to_the_gpu(cifar: Path) -> None:
@@ -116,6 +122,22 @@ def test_gpu_batches_are_the_cpus(layout: str, policy: str | Policy, request: py
         # Normalised units. Another decoder; and an equalized or posterized pixel may leap.
         assert (one.images - other.images.cpu()).abs().mean() < 0.05
         assert (one.augmented - other.augmented.cpu()).abs().mean() < 0.15
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("policy", ["randaugment", "augmix"])
+def test_views_of_the_gpu_are_the_cpus(folders: Path, policy: str) -> None:
+    options: dict[str, Any] = {"batch_size": 8, "image_size": 64, "policy": policy, "views": 3, "repeats": 2}
+    loaders = [image_loader(folders, device=device, **options) for device in ("cpu", "cuda")]
+    alone = image_loader(folders, device="cuda", **(options | {"views": 1}))
+    for one, other, first in zip(*loaders, alone, strict=True):
+        assert torch.equal(one.indices, other.indices.cpu())
+        assert torch.equal(other.augmented[0], first.augmented)
+        assert torch.equal(other.images, first.images)
+        for mine, theirs in zip(one.augmented, other.augmented, strict=True):
+            assert theirs.is_cuda
+            assert (mine - theirs.cpu()).abs().mean() < 0.15
+        assert (other.augmented[0] != other.augmented[1]).flatten(1).any(1).float().mean() > 0.3
 
 
 @pytest.mark.gpu

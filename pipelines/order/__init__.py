@@ -1,0 +1,1 @@
+"""Which samples an epoch has, in which order, and in which batches of which process."""
