@@ -1,6 +1,7 @@
 """`image_loader`, which checks its arguments and builds the loader."""
 
 import os
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -9,7 +10,9 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
 from .arguments import INT32_MAX, flag, is_sequence, numbers, path, refuse, require, require_one, share, span, whole
 from .datasets import Dataset
-from .graph.pipeline import MAX_PIXELS, Recipe
+from .graph.pipeline import DTYPES, MAX_PIXELS, Recipe
+from .graph.transform import GraphTransform
+from .graph.trial import place
 from .loader import ImageLoader
 from .options import LoaderOptions
 from .policies.base import Policy
@@ -35,6 +38,8 @@ def image_loader(
     images: int | None = None,
     drop_last: bool = False,
     policy: str | os.PathLike[str] | Policy | None = None,
+    before_policy: GraphTransform | Sequence[GraphTransform] = (),
+    after_policy: GraphTransform | Sequence[GraphTransform] = (),
     device: str | torch.device = "auto",
     seed: int = 0,
     rank: int = 0,
@@ -74,13 +79,19 @@ def image_loader(
             batch normalisation cannot train on a batch of one. In training other images are left out in each epoch.
         policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
             sub-policies, see `SubPolicies.from_file`.
+        before_policy: Your own transforms of the clean image, and so of the augmented one: a `GraphTransform`, or
+            several, applied one after the other. They come after crop and `color_jitter`. As `policy`, they act in
+            validation too.
+        after_policy: The same, of the augmented image alone, after `policy`. Without a policy the augmented image is
+            the clean one, transformed. AugMix's sum is rounded to whole numbers first.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
             "cuda:N".
         seed: Of all random numbers, from 0 to 2⁶⁴ − 1. The same on all ranks.
         rank, world_size: This process's share of each global batch, and the number of shares. The batches of the
             ranks together are those of one process with `world_size * batch_size`.
         num_threads: Of DALI's CPU work; by default the CPU cores this process may use.
-        dtype: Of the images: "float32" or "float16", or torch's.
+        dtype: Of the images: "float32", "float16", "bfloat16" (float32, rounded) or "uint8", or torch's. "uint8" is
+            the pixels from 0 to 255 (AugMix's sum is rounded), for `ImageLoader.normalize`.
         interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
             default for them, and the policies were published with it (AugMix and SimCLR with linear). On the CPU,
             linear takes several times as long.
@@ -120,9 +131,9 @@ def image_loader(
     rank = whole("rank", rank, 0, world_size - 1, f"an integer from 0 to world_size - 1 = {world_size - 1}")
     threads = f"None or an integer from 1 to {_MAX_THREADS}"
     num_threads = None if num_threads is None else whole("num_threads", num_threads, 1, _MAX_THREADS, threads)
-    require("dtype", dtype, "float32 or float16, or torch's", isinstance(dtype, str | torch.dtype))
+    require("dtype", dtype, f"one of {', '.join(DTYPES)}, or torch's", isinstance(dtype, str | torch.dtype))
     dtype = str(dtype).removeprefix("torch.")
-    require_one("dtype", dtype, ("float32", "float16"))
+    require_one("dtype", dtype, DTYPES)
     require_one("interpolation", interpolation, ("nearest", "linear"))
     require_one("crop", crop, CROPS)
     crop_scale = span("crop_scale", crop_scale, "two numbers, 0 < least <= greatest <= 1", least=_LEAST, most=1)
@@ -145,9 +156,13 @@ def image_loader(
     if images is not None:
         dataset = dataset.first(images)
     crop, resize_to = _choose_crop(dataset, crop, train, image_size)
+    graph_device = "gpu" if chosen.type == "cuda" else "cpu"
+    trial: dict[str, Any] = {
+        "image_size": (image_size, image_size), "device": graph_device, "device_id": chosen.index,
+    }  # fmt: skip
     recipe = Recipe(
         reads=dataset.reader.feed,
-        device="gpu" if chosen.type == "cuda" else "cpu",
+        device=graph_device,
         image_size=image_size,
         crop=crop,
         resize_to=resize_to,
@@ -164,6 +179,8 @@ def image_loader(
         max_pixels=max_pixels,
         hw_decoder_load=hw_decoder_load,
         decode_size_hint=decode_size_hint,
+        before_policy=place("before_policy", before_policy, **trial),
+        after_policy=place("after_policy", after_policy, **trial),
     )
     options = LoaderOptions(
         batch_size=batch_size,

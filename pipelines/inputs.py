@@ -7,14 +7,17 @@ import numpy as np
 
 from . import draws
 from .datasets import Dataset
+from .graph import transform
 from .graph.pipeline import Recipe
 from .options import LoaderOptions
 from .policies.operations import compose, mirrored
 
 PADDING = 4  # pixels, of pad-and-crop
-# Fields of a recipe that are not in `configuration`: they do not change the pixels, or follow from the policy.
+# Fields of a recipe that are not in `configuration` as they are: they do not change the pixels, follow from the policy,
+# or are there by their `repr`.
 _LEFT_OUT = {
     "device", "operations", "chains", "stages", "with_matrices", "max_pixels", "hw_decoder_load", "decode_size_hint",
+    "before_policy", "after_policy",
 }  # fmt: skip
 
 
@@ -63,6 +66,9 @@ class Inputs:
                 arrays["weights"] = drawn.weights
             if recipe.with_matrices:
                 arrays["total_matrix"] = compose(drawn.matrices)
+        for placed, stream in ((recipe.before_policy, draws.BEFORE_POLICY), (recipe.after_policy, draws.AFTER_POLICY)):
+            if placed:
+                arrays |= transform.draw(placed, uniforms(stream, transform.width(placed)))
         return arrays
 
     def configuration(self) -> dict[str, Any]:
@@ -78,6 +84,8 @@ class Inputs:
             "dataset": self.dataset.digest,
             "samples": len(self.dataset),
             "policy": repr(self.options.policy),
+            "before_policy": [repr(placed.transform) for placed in self.recipe.before_policy],
+            "after_policy": [repr(placed.transform) for placed in self.recipe.after_policy],
             "crop_scale": list(self.options.crop_scale),
             "train": self.options.train,
             "seed": self.options.seed,

@@ -17,13 +17,14 @@ from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
 from .forks import abandoned_in_children
 from .graph.pipeline import Recipe, image_pipeline
+from .graph.trial import check_sizes, explained
 from .inputs import Inputs
 from .options import LoaderOptions
 from .readers.base import DataError
 
 _LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # batches made ahead
-_ADDED = {"drop_last": False}  # what a state from before these options means
+_ADDED = {"drop_last": False, "before_policy": [], "after_policy": []}  # what a state from before these options means
 
 
 class Batch(NamedTuple):
@@ -32,8 +33,9 @@ class Batch(NamedTuple):
     A named tuple, which frameworks such as Lightning move and cast like any collection.
 
     Attributes:
-        images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
-        augmented: The same crops and flips after the policy, like `images`; None without a policy.
+        images: (B, 3, H, W), channels-last in memory: the clean images. Floating point, normalised; or uint8 from 0 to
+            255.
+        augmented: The same crops and flips after the policy and `after_policy`, like `images`; None without either.
         labels: (B,) int64.
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
@@ -154,6 +156,10 @@ class ImageLoader:
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
         self._labels = torch.from_numpy(dataset.labels).to(options.device)
+        self._dtype = getattr(torch, recipe.dtype)
+        mean, std = (255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (self.mean, self.std))
+        # On the device already, so that `normalize` does not wait for a copy.
+        self._mean, self._scale = (values.to(options.device, torch.float32) for values in (mean, 1 / std))
         if len(dataset) < options.world_size:  # raised on all ranks, so that none waits for the others
             raise DataError(
                 f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images for "
@@ -187,6 +193,29 @@ class ImageLoader:
     @property
     def bad_files(self) -> dict[int, str]:
         return self._substitutes.known
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what `dtype="float32"` would have returned for images of `dtype="uint8"`.
+
+        The two differ by float32's rounding, 1e-5 with the default `mean` and `std`; AugMix's, whose sum is rounded in
+        uint8, by half a pixel value more. Nothing waits for the device, while torchvision's Normalize copies mean and
+        standard deviation to it in each call.
+
+        Args:
+            images: (B, 3, H, W) uint8, on the loader's device; any, not only the loader's own.
+
+        Returns:
+            (B, 3, H, W) float32, (pixel / 255 − mean) / std, in the memory format of `images`.
+
+        Raises:
+            ValueError: `images` is no such tensor.
+        """
+        legal = f"a uint8 tensor (B, 3, H, W) on {self.device}"
+        is_tensor = isinstance(images, torch.Tensor) and images.dtype == torch.uint8
+        require("images", images, legal, is_tensor and images.ndim == 4 and images.shape[1] == 3)
+        if images.device != self.device:
+            raise ValueError(f"images must be {legal}, got one on {images.device}")
+        return torch.sub(images, self._mean).mul_(self._scale)
 
     def __iter__(self) -> Iterator[Batch]:
         # Frameworks that count the batches stop after the last one and never ask for the end: the epoch is over then.
@@ -324,11 +353,11 @@ class ImageLoader:
                 continue
             try:
                 if not source.made:
-                    raise failure
+                    raise explained(failure, self.recipe.transforms)
                 made = source.made[0]
                 # The failure of a batch that nobody requests any more does not matter.
                 if made.place == wanted and not self._substitutes.find(epoch, made.start, made.indices):
-                    raise failure
+                    raise explained(failure, self.recipe.transforms)
             finally:
                 del failure  # its traceback holds this frame, and so the loader: a circle
 
@@ -347,13 +376,16 @@ class ImageLoader:
         self._pipeline = abandoned_in_children(pipeline)
 
     def _batch_of(self, outputs: tuple, replaced: tuple[int, ...]) -> Batch:
+        if self.recipe.transforms:
+            for output in (outputs[0], outputs[2]) if self.recipe.augments else (outputs[0],):
+                check_sizes(self.recipe.transforms, output, (self.recipe.image_size, self.recipe.image_size))
         with self.device:
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
         images, indices, *others = tensors
-        augmented = others.pop(0) if self.recipe.chains else None
+        augmented = others.pop(0) if self.recipe.augments else None
         return Batch(
-            images=images.permute(0, 3, 1, 2),
-            augmented=None if augmented is None else augmented.permute(0, 3, 1, 2),
+            images=images.to(self._dtype).permute(0, 3, 1, 2),
+            augmented=None if augmented is None else augmented.to(self._dtype).permute(0, 3, 1, 2),
             labels=self._labels[indices],
             indices=indices,
             matrices=others.pop(0) if others else None,

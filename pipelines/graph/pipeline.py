@@ -20,6 +20,11 @@ from ..decoding import MAX_PIXELS
 from ..draws import CROP_ATTEMPTS, JITTER_FACTORS
 from .operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES, beside
 from .resize import resize_on_cpu
+from .transform import Placed
+
+# Of the outputs. DALI has no bfloat16: the loader rounds float32 to it.
+_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.FLOAT, "uint8": types.UINT8}
+DTYPES = tuple(_TYPES)
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,10 @@ class Recipe:
         interpolation: "nearest" or "linear", of the geometric operations.
         with_matrices: Whether the policy's geometry is returned too.
         mean, std: Of the channels, in [0, 1] units.
-        dtype: Of the output: "float32" or "float16".
+        dtype: Of the output, one of `DTYPES`; "uint8" is not normalised.
         max_pixels: Of an encoded image, width times height; a larger one is an error.
         hw_decoder_load, decode_size_hint: See `image_loader`; they have no effect on the CPU.
+        before_policy, after_policy: The user's transforms.
     """
 
     reads: str
@@ -63,6 +69,18 @@ class Recipe:
     max_pixels: int = MAX_PIXELS
     hw_decoder_load: float = 0.65
     decode_size_hint: tuple[int, int] | None = None
+    before_policy: tuple[Placed, ...] = ()
+    after_policy: tuple[Placed, ...] = ()
+
+    @property
+    def augments(self) -> bool:
+        """Whether there is an augmented image beside the clean one."""
+        return self.chains > 0 or len(self.after_policy) > 0
+
+    @property
+    def transforms(self) -> tuple[Placed, ...]:
+        """All of the user's transforms."""
+        return self.before_policy + self.after_policy
 
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
@@ -85,6 +103,8 @@ class Recipe:
         for stage in range(self.chains * self.stages):
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
         names += ["weights"] if self.chains > 1 else []
+        for placed in self.transforms:
+            names += placed.inputs
         return (*names, "total_matrix") if self.with_matrices else tuple(names)
 
 
@@ -193,17 +213,32 @@ def _decoding(recipe: Recipe) -> dict[str, Any]:
 
 
 def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
+    normalised = recipe.dtype != "uint8"
     return fn.crop_mirror_normalize(
         images,
         mirror=flip,
-        mean=[255 * value for value in recipe.mean],
-        std=[255 * value for value in recipe.std],
-        dtype=types.FLOAT16 if recipe.dtype == "float16" else types.FLOAT,
+        mean=[255 * value if normalised else 0 for value in recipe.mean],
+        std=[255 * value if normalised else 1 for value in recipe.std],
+        dtype=_TYPES[recipe.dtype],
         output_layout="HWC",
     )
 
 
 def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> DataNode:
+    augmented = _apply_policy(recipe, view, given) if recipe.chains else view
+    if recipe.chains > 1 and recipe.after_policy:
+        augmented = fn.cast(augmented, dtype=types.UINT8)  # to the nearest whole number
+    return _transform(recipe, recipe.after_policy, augmented, given)
+
+
+def _transform(recipe: Recipe, placed: tuple[Placed, ...], images: DataNode, given: dict[str, DataNode]) -> DataNode:
+    for each in placed:
+        images = each.apply(images, given, recipe.device, (recipe.image_size, recipe.image_size))
+        images = fn.reshape(images, layout="HWC")  # operators in Python lose it
+    return images
+
+
+def _apply_policy(recipe: Recipe, view: DataNode, given: dict[str, DataNode]) -> DataNode:
     """Return the result of one chain, uint8, or the weighted sum of several and the view itself, float in 0 … 255."""
     chains = []
     for chain in range(recipe.chains):
@@ -230,8 +265,9 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     view = _view(recipe, _decoded(recipe, given), given)
     if recipe.color_jitter:
         view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
+    view = _transform(recipe, recipe.before_policy, view, given)
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
-    if recipe.chains:
+    if recipe.augments:
         outputs.append(_normalise(recipe, _augment(recipe, view, given), given["flip"]))
     if recipe.with_matrices:
         outputs.append(given["total_matrix"])
