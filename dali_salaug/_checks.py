@@ -45,6 +45,11 @@ def check_whole_number(name: str, value: object, low: int, *, of: str = "") -> N
 
 
 def check_images(name: str, images: object) -> Tensor:
+    if isinstance(images, Tensor) and images.dtype == torch.uint8:
+        raise ValueError(
+            f"{name} must be floating point and normalised; got {_describe(images)}. Normalise the pixels first, for "
+            "example by the normalize of pipelines.ImageLoader"
+        )
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"{name} must be a floating-point tensor (B, C, H, W); got {_describe(images)}")
     return images

@@ -2,6 +2,7 @@
 
 from .build import image_loader
 from .datasets import Dataset
+from .graph.transform import GraphBatch, GraphTransform
 from .loader import Batch, ImageLoader
 from .policies.augmix import AugMix
 from .policies.base import Policy
@@ -14,6 +15,7 @@ from .readers.base import DataError
 from .sources import find_dataset
 
 __all__ = [
-    "POLICIES", "Affine", "AugMix", "AutoAugment", "Batch", "DataError", "Dataset", "ImageLoader", "Policy",
-    "RandAugment", "SimCLR", "SubPolicies", "TrivialAugment", "find_dataset", "find_policy", "image_loader",
+    "POLICIES", "Affine", "AugMix", "AutoAugment", "Batch", "DataError", "Dataset", "GraphBatch", "GraphTransform",
+    "ImageLoader", "Policy", "RandAugment", "SimCLR", "SubPolicies", "TrivialAugment", "find_dataset", "find_policy",
+    "image_loader",
 ]  # fmt: skip

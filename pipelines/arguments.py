@@ -33,7 +33,7 @@ def shown(value: object) -> str:
     if isinstance(value, Real):
         value = _plain(value)
     try:
-        text = _short.repr(value)
+        text = _short.repr(value).replace("\n", " ")  # of an array in a list
     except Exception:  # a foreign __repr__, or an integer of more digits than Python writes
         text = f"an object of type {type(value).__name__}"
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."

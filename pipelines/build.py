@@ -1,6 +1,7 @@
 """`image_loader`, which checks its arguments and builds the loader."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ from .geometry import (
     image_size_of,
     stored_size,
 )
-from .graph.pipeline import MAX_PIXELS, Recipe
+from .graph.pipeline import DTYPES, MAX_PIXELS, Recipe
+from .graph.transform import GraphTransform
+from .graph.trial import place
 from .loader import ImageLoader
 from .options import LoaderOptions
 from .order.samplers import Sampler, Weights, choose_order
@@ -60,6 +63,8 @@ def image_loader(
     repeats: int = 1,
     drop_last: bool = False,
     policy: str | os.PathLike[str] | Policy | None = None,
+    before_policy: GraphTransform | Sequence[GraphTransform] = (),
+    after_policy: GraphTransform | Sequence[GraphTransform] = (),
     device: str | torch.device = "auto",
     seed: int = 0,
     rank: int = 0,
@@ -120,13 +125,19 @@ def image_loader(
             batch normalisation cannot train on a batch of one. In training other images are left out in each epoch.
         policy: None, a name in `POLICIES`, a policy object such as `RandAugment(n=2, m=9)`, or a file of
             sub-policies, see `SubPolicies.from_file`.
+        before_policy: Your own transforms of the clean image, and so of the augmented one: a `GraphTransform`, or
+            several, applied one after the other. They come after crop and `color_jitter`. As `policy`, they act in
+            validation too.
+        after_policy: The same, of the augmented image alone, after `policy`. Without a policy the augmented image is
+            the clean one, transformed. AugMix's sum is rounded to whole numbers first.
         device: "auto" (the current GPU where DALI and torch both have one, else the CPU), "cpu", "cuda" or
             "cuda:N".
         seed: Of all random numbers, from 0 to 2⁶⁴ − 1. The same on all ranks.
         rank, world_size: This process's share of each global batch, and the number of shares. The batches of the
             ranks together are those of one process with `world_size * batch_size`.
         num_threads: Of DALI's CPU work; by default the CPU cores this process may use.
-        dtype: Of the images: "float32" or "float16", or torch's.
+        dtype: Of the images: "float32", "float16", "bfloat16" (float32, rounded) or "uint8", or torch's. "uint8" is
+            the pixels from 0 to 255 (AugMix's sum is rounded), for `ImageLoader.normalize`.
         interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
             default for them, and the policies were published with it (AugMix and SimCLR with linear). On the CPU,
             linear takes several times as long.
@@ -185,9 +196,9 @@ def image_loader(
     rank = whole("rank", rank, 0, world_size - 1, f"an integer from 0 to world_size - 1 = {world_size - 1}")
     threads = f"None or an integer from 1 to {_MAX_THREADS}"
     num_threads = None if num_threads is None else whole("num_threads", num_threads, 1, _MAX_THREADS, threads)
-    require("dtype", dtype, "float32 or float16, or torch's", isinstance(dtype, str | torch.dtype))
+    require("dtype", dtype, f"one of {', '.join(DTYPES)}, or torch's", isinstance(dtype, str | torch.dtype))
     dtype = str(dtype).removeprefix("torch.")
-    require_one("dtype", dtype, ("float32", "float16"))
+    require_one("dtype", dtype, DTYPES)
     require_one("interpolation", interpolation, ("nearest", "linear"))
     crop_scale, crop_ratio = check_crop(crop, crop_scale, crop_ratio, resize_interpolation)
     horizontal_flip = share("horizontal_flip", horizontal_flip)
@@ -218,9 +229,11 @@ def image_loader(
     check_fits(size, val_resize)
     shuffle = train if shuffle is None else bool(shuffle)
     order = choose_order(dataset, shuffle=shuffle, sampler=sampler, weights=weights, repeats=repeats, seed=seed)
+    graph_device = "gpu" if chosen.type == "cuda" else "cpu"
+    trial: dict[str, Any] = {"image_size": size, "device": graph_device, "device_id": chosen.index}
     recipe = Recipe(
         reads=dataset.reader.feed,
-        device="gpu" if chosen.type == "cuda" else "cpu",
+        device=graph_device,
         image_size=size,
         crop=choose_crop(dataset, crop, train=train, resized=val_resize is not None or crop_pct is not None),
         stored=stored_size(dataset),
@@ -242,6 +255,8 @@ def image_loader(
         hw_decoder_load=hw_decoder_load,
         decode_size_hint=decode_size_hint,
         views=views,
+        before_policy=place("before_policy", before_policy, **trial),
+        after_policy=place("after_policy", after_policy, **trial),
     )
     options = LoaderOptions(
         batch_size=batch_size,

@@ -8,7 +8,7 @@ resuming are therefore just a change of (e, p).
 import numpy as np
 
 # Streams of one epoch. The numbers are part of what a seed means: append, never reorder.
-ORDER, VIEW, POLICY, JITTER, SUBSTITUTE = range(5)
+ORDER, VIEW, POLICY, JITTER, SUBSTITUTE, BEFORE_POLICY, AFTER_POLICY = range(7)
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 JITTER_FACTORS = ("brightness", "contrast", "saturation")

@@ -8,17 +8,18 @@ import numpy as np
 from . import draws
 from .datasets import Dataset
 from .geometry import in_short
+from .graph import transform
 from .graph.pipeline import Recipe
 from .options import LoaderOptions
 from .policies.base import PolicyDraw
 from .policies.operations import compose, mirrored
 
 PADDING = 4  # pixels, of pad-and-crop
-# Fields of a recipe that are not in `configuration`: they do not change the pixels, follow from the policy, or
-# are in `resize_to`.
+# Fields of a recipe that are not in `configuration` as they are: they do not change the pixels, follow from the policy,
+# are in `resize_to`, or are there by their `repr`.
 _LEFT_OUT = {
     "device", "operations", "chains", "stages", "with_matrices", "max_pixels", "hw_decoder_load", "decode_size_hint",
-    "stored", "val_resize", "crop_pct", "vertical_flip",
+    "stored", "val_resize", "crop_pct", "vertical_flip", "before_policy", "after_policy",
 }  # fmt: skip
 
 
@@ -58,6 +59,13 @@ class Inputs:
             for view in range(recipe.views):
                 drawn = options.policy.draw(uniforms(draws.POLICY, options.policy.uniforms, view), recipe.image_size)
                 arrays |= self._of_policy(drawn, arrays["flip"], view)
+        if recipe.before_policy:
+            numbers = uniforms(draws.BEFORE_POLICY, transform.width(recipe.before_policy))
+            arrays |= transform.draw(recipe.before_policy, numbers)
+        if recipe.after_policy:
+            for view in range(recipe.views):
+                numbers = uniforms(draws.AFTER_POLICY, transform.width(recipe.after_policy), view)
+                arrays |= transform.draw(recipe.after_policy, numbers, view)
         return arrays
 
     def _of_policy(self, drawn: PolicyDraw, flip: np.ndarray, view: int) -> dict[str, Any]:
@@ -96,6 +104,8 @@ class Inputs:
             "dataset": self.dataset.digest,
             "samples": len(self.dataset),
             "policy": repr(self.options.policy),
+            "before_policy": [repr(placed.transform) for placed in self.recipe.before_policy],
+            "after_policy": [repr(placed.transform) for placed in self.recipe.after_policy],
             "crop_scale": list(self.options.crop_scale),
             "horizontal_flip": self.options.horizontal_flip,
             "vertical_flip": self.options.vertical_flip,

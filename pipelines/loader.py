@@ -17,6 +17,7 @@ from .feed import Source, weakly
 from .forks import abandoned_in_children
 from .geometry import Size, check_fits, image_size_of, in_short
 from .graph.pipeline import Recipe, image_pipeline
+from .graph.trial import check_sizes, explained
 from .inputs import Inputs
 from .options import LoaderOptions
 from .order.schedule import Schedule
@@ -35,9 +36,10 @@ class Batch(NamedTuple):
     `ImageLoader.pairs` returns (inputs, labels).
 
     Attributes:
-        images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
-        augmented: The same crops and flips after the policy, like `images`; None without a policy. With 2 or more
-            `views`, a tuple of such tensors, each with its own draw of the policy.
+        images: (B, 3, H, W), channels-last in memory: the clean images. Floating point, normalised; or uint8 from 0 to
+            255.
+        augmented: The same crops and flips after the policy and `after_policy`, like `images`; None without either.
+            With 2 or more `views`, a tuple of such tensors, each with its own draws.
         labels: (B,) int64.
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
@@ -84,6 +86,10 @@ class ImageLoader:
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
         self._labels = torch.from_numpy(dataset.labels).to(options.device)
+        self._dtype = getattr(torch, recipe.dtype)
+        mean, std = (255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (self.mean, self.std))
+        # On the device already, so that `normalize` does not wait for a copy.
+        self._mean, self._scale = (values.to(options.device, torch.float32) for values in (mean, 1 / std))
         self._schedule = Schedule(
             options.order,
             batch_size=options.batch_size,
@@ -121,6 +127,29 @@ class ImageLoader:
     @property
     def bad_files(self) -> dict[int, str]:
         return self._substitutes.known
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what `dtype="float32"` would have returned for images of `dtype="uint8"`.
+
+        The two differ by float32's rounding, 1e-5 with the default `mean` and `std`; AugMix's, whose sum is rounded in
+        uint8, by half a pixel value more. Nothing waits for the device, while torchvision's Normalize copies mean and
+        standard deviation to it in each call.
+
+        Args:
+            images: (B, 3, H, W) uint8, on the loader's device; any, not only the loader's own.
+
+        Returns:
+            (B, 3, H, W) float32, (pixel / 255 − mean) / std, in the memory format of `images`.
+
+        Raises:
+            ValueError: `images` is no such tensor.
+        """
+        legal = f"a uint8 tensor (B, 3, H, W) on {self.device}"
+        is_tensor = isinstance(images, torch.Tensor) and images.dtype == torch.uint8
+        require("images", images, legal, is_tensor and images.ndim == 4 and images.shape[1] == 3)
+        if images.device != self.device:
+            raise ValueError(f"images must be {legal}, got one on {images.device}")
+        return torch.sub(images, self._mean).mul_(self._scale)
 
     def __iter__(self) -> Iterator[Batch]:
         # Frameworks that count the batches stop after the last one and never ask for the end: the epoch is over then.
@@ -300,11 +329,11 @@ class ImageLoader:
                 continue
             try:
                 if not source.made:
-                    raise failure
+                    raise explained(failure, self.recipe.transforms)
                 made = source.made[0]
                 # The failure of a batch that nobody requests any more does not matter.
                 if made.place == wanted and not self._substitutes.find(epoch, made.positions, made.indices):
-                    raise failure
+                    raise explained(failure, self.recipe.transforms)
             finally:
                 del failure  # its traceback holds this frame, and so the loader: a circle
 
@@ -324,14 +353,18 @@ class ImageLoader:
         self._pipeline = abandoned_in_children(pipeline)
 
     def _batch_of(self, outputs: tuple, replaced: tuple[int, ...]) -> Batch:
+        if self.recipe.transforms:
+            views = self.recipe.views if self.recipe.augments else 0
+            for output in (outputs[0], *outputs[2 : 2 + views]):
+                check_sizes(self.recipe.transforms, output, self.recipe.image_size)
         with self.device:
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
         images, indices, *others = tensors
-        views = self.recipe.views if self.recipe.chains else 0
-        augmented = tuple(view.permute(0, 3, 1, 2) for view in others[:views])
+        views = self.recipe.views if self.recipe.augments else 0
+        augmented = tuple(view.to(self._dtype).permute(0, 3, 1, 2) for view in others[:views])
         matrices = tuple(others[views:])
         return Batch(
-            images=images.permute(0, 3, 1, 2),
+            images=images.to(self._dtype).permute(0, 3, 1, 2),
             augmented=augmented if views > 1 else augmented[0] if augmented else None,
             labels=self._labels[indices],
             indices=indices,

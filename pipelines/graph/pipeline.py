@@ -21,6 +21,11 @@ from ..draws import CROP_ATTEMPTS, JITTER_FACTORS
 from ..geometry import Size, before_center_crop
 from .operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES, beside
 from .resize import resize_on_cpu
+from .transform import Placed
+
+# Of the outputs. DALI has no bfloat16: the loader rounds float32 to it.
+_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16, "bfloat16": types.FLOAT, "uint8": types.UINT8}
+DTYPES = tuple(_TYPES)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Recipe:
         interpolation: "nearest" or "linear", of the geometric operations.
         with_matrices: Whether the policy's geometry is returned too.
         mean, std: Of the channels, in [0, 1] units.
-        dtype: Of the output: "float32" or "float16".
+        dtype: Of the output, one of `DTYPES`; "uint8" is not normalised.
         max_pixels: Of an encoded image, width times height; a larger one is an error.
         hw_decoder_load, decode_size_hint: See `image_loader`; they have no effect on the CPU.
         stored: Height and width of the images in memory; None for files.
@@ -47,6 +52,7 @@ class Recipe:
         resize_interpolation: "bilinear" or "bicubic", of resizes.
         vertical_flip: Whether some images are turned upside down.
         views: Number of augmented images of each clean one, with a policy.
+        before_policy, after_policy: The user's transforms.
     """
 
     reads: str
@@ -72,6 +78,8 @@ class Recipe:
     crop_pct: float | None = None
     resize_interpolation: str = "bilinear"
     vertical_flip: bool = False
+    before_policy: tuple[Placed, ...] = ()
+    after_policy: tuple[Placed, ...] = ()
 
     @property
     def resize_to(self) -> Size | None:
@@ -80,6 +88,16 @@ class Recipe:
         if self.crop == "center":
             return before_center_crop(self.image_size, self.val_resize, self.crop_pct)
         return None if self.crop == "random_resized" or self.stored == self.image_size else self.image_size
+
+    @property
+    def augments(self) -> bool:
+        """Whether there is an augmented image beside the clean one."""
+        return self.chains > 0 or len(self.after_policy) > 0
+
+    @property
+    def transforms(self) -> tuple[Placed, ...]:
+        """All of the user's transforms."""
+        return self.before_policy + self.after_policy
 
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
@@ -103,6 +121,11 @@ class Recipe:
         for stage in range(self.views * self.chains * self.stages):
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
         names += [f"weights{view}" for view in range(self.views)] if self.chains > 1 else []
+        for placed in self.before_policy:
+            names += placed.inputs()
+        for view in range(self.views):
+            for placed in self.after_policy:
+                names += placed.inputs(view)
         names += [f"total_matrix{view}" for view in range(self.views)] if self.with_matrices else []
         return tuple(names)
 
@@ -226,17 +249,34 @@ def _decoding(recipe: Recipe) -> dict[str, Any]:
 
 
 def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
+    normalised = recipe.dtype != "uint8"
     return fn.crop_mirror_normalize(
         images,
         mirror=flip,
-        mean=[255 * value for value in recipe.mean],
-        std=[255 * value for value in recipe.std],
-        dtype=types.FLOAT16 if recipe.dtype == "float16" else types.FLOAT,
+        mean=[255 * value if normalised else 0 for value in recipe.mean],
+        std=[255 * value if normalised else 1 for value in recipe.std],
+        dtype=_TYPES[recipe.dtype],
         output_layout="HWC",
     )
 
 
 def _augment(recipe: Recipe, view: DataNode, given: dict[str, DataNode], number: int) -> DataNode:
+    augmented = _apply_policy(recipe, view, given, number) if recipe.chains else view
+    if recipe.chains > 1 and recipe.after_policy:
+        augmented = fn.cast(augmented, dtype=types.UINT8)  # to the nearest whole number
+    return _transform(recipe, recipe.after_policy, augmented, given, number)
+
+
+def _transform(
+    recipe: Recipe, placed: tuple[Placed, ...], images: DataNode, given: dict[str, DataNode], number: int = 0
+) -> DataNode:
+    for each in placed:
+        images = each.apply(images, given, recipe.device, recipe.image_size, number)
+        images = fn.reshape(images, layout="HWC")  # operators in Python lose it
+    return images
+
+
+def _apply_policy(recipe: Recipe, view: DataNode, given: dict[str, DataNode], number: int) -> DataNode:
     """Return augmented images, the `number`-th of each.
 
     That is the result of one chain, uint8, or the weighted sum of several and the view itself, float in 0 … 255.
@@ -269,8 +309,9 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
         view = fn.flip(view, horizontal=0, vertical=given["vertical_flip"])
     if recipe.color_jitter:
         view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
+    view = _transform(recipe, recipe.before_policy, view, given)
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
-    if recipe.chains:
+    if recipe.augments:
         for number in range(recipe.views):
             outputs.append(_normalise(recipe, _augment(recipe, view, given, number), given["flip"]))
     if recipe.with_matrices:

@@ -1,4 +1,4 @@
-"""A map of reduced precision chooses as the float32 map does: of a network trained until it is confident."""
+"""Reduced precision: a map chooses as the float32 map does, and the stage takes a loader's bfloat16 images."""
 
 import copy
 import math
@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dali_salaug import saliency_map, selective_cut, selective_paste
+from dali_salaug import METHODS, SaliencyStage, saliency_map, selective_cut, selective_paste
+from dali_salaug.saliency.maps import METHODS as MAPS
 from train.data.shapes import SHAPES, render
 from train.models.registry import small
 
@@ -98,3 +99,52 @@ def test_nearly_all_regions_are_ones_that_the_float32_map_allows(trained, weight
             _, boxes = selective_paste(images, images, saliency, LENGTH, tau=TAU, generator=generator)
         found = [allowed(m, box, method) for m, box in zip(exact, boxes.tolist(), strict=True)]
         assert np.mean(found) >= least
+
+
+def _in_bfloat16(count, side):
+    """Clean and augmented images as a loader returns them."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, count, 3, side, side, generator=generator).bfloat16()
+    return [each.contiguous(memory_format=torch.channels_last) for each in images]
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if entry.policy in (None, "randaugment")])
+def test_every_method_takes_bfloat16_images_with_a_bfloat16_model_or_autocast(small_net, name, weights):
+    entry = METHODS[name]
+    options = {"saliency": entry.saliency, "target": entry.target, "scale": entry.scale, "warmup_epochs": 0}
+    images, augmented = _in_bfloat16(4, 16)
+    labels = torch.tensor([0, 1, 2, 3])
+    method = entry.build(5, region_size=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weights == torch.float32):
+        trace = SaliencyStage(method, **options).trace(small_net.to(weights), images, labels, augmented)
+    assert trace.inputs.dtype == torch.bfloat16
+    assert trace.inputs.is_contiguous(memory_format=torch.channels_last)
+    assert trace.targets.dtype == (labels.dtype if trace.targets.ndim == 1 else torch.float32)
+    # The same draw applied to the same images in float32. Rounding is by a part in 2⁸, twice in a mix of two.
+    expected = method.apply(images.float(), trace.drawn, augmented.float())
+    torch.testing.assert_close(trace.inputs.float(), expected, rtol=2**-8, atol=2**-7)
+
+
+@pytest.mark.parametrize("saliency", MAPS)
+def test_every_map_of_bfloat16_images_is_float32(small_net, saliency):
+    images, _ = _in_bfloat16(4, 16)
+    generator = torch.Generator().manual_seed(0)
+    found = saliency_map(small_net.bfloat16(), images, torch.tensor([0, 1, 2, 3]), method=saliency, generator=generator)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert (found.amax((1, 2)) > found.amin((1, 2))).all()
+
+
+def test_pixels_that_are_not_normalised_are_refused(small_net):
+    pixels = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 3])
+    said = (
+        r"must be floating point and normalised; got uint8 \(4, 3, 16, 16\) on cpu\. Normalise .*pipelines.ImageLoader"
+    )
+    with pytest.raises(ValueError, match="^images " + said):
+        SaliencyStage(METHODS["keep_cutout"].build(5))(small_net, pixels, labels)
+    with pytest.raises(ValueError, match="^images " + said):
+        saliency_map(small_net, pixels, labels)
+    with pytest.raises(ValueError, match=r"augmented must be like images .*; got uint8"):
+        SaliencyStage(METHODS["randaugment"].build(5))(small_net, pixels.float(), labels, pixels)

@@ -22,6 +22,7 @@ from pipelines import (
     AutoAugment,
     DataError,
     Dataset,
+    GraphTransform,
     ImageLoader,
     RandAugment,
     SimCLR,
@@ -112,12 +113,16 @@ LOADER: dict[str, list[Any]] = {
         0, 3, True, b"randaugment", "", "fancy", "x.yaml\0", "none.yaml", ["randaugment"], {}, object(), np.ones(3),
         RandAugment, AugMix, TrivialAugment, AutoAugment, SubPolicies, Affine, SimCLR, RandAugment().draw,
     ],
+    **{
+        name: [None, 0, "blur", b"", {}, object(), np.ones(3), GraphTransform, len, [None], [RandAugment()], ("a", "b")]
+        for name in ("before_policy", "after_policy")
+    },
     "device": [None, 0, True, "", "tpu", "gpu", "cuda:-1", "cuda:x", "meta", "cpu:x", ["cpu"], b"cpu", np.ones(3)],
     "seed": _integers(0, 2**64 - 1),
     "rank": [*_integers(0, 0), 7],
     "world_size": _integers(1, 2**31 - 1),
     "num_threads": _integers(1, 1024)[1:],
-    "dtype": [*NO_TEXTS, "float64", torch.float64, torch.bfloat16, np.float64],
+    "dtype": [*NO_TEXTS, "float64", "int8", "bfloat", torch.float64, torch.int8, np.float64, np.uint8],
     "interpolation": NO_TEXTS,
     "crop": [*NO_TEXTS, "none", "center"],
     "crop_scale": NO_PAIRS,

@@ -24,7 +24,7 @@ def test_slices_agree_with_one_big_draw(width: int) -> None:
 
 
 def test_streams_epochs_and_seeds_are_unlike() -> None:
-    keys = [(seed, epoch, stream) for seed in (0, 1, 2**64 - 1) for epoch in range(3) for stream in range(3)]
+    keys = [(seed, epoch, stream) for seed in (0, 1, 2**64 - 1) for epoch in range(3) for stream in range(7)]
     seen = {draws.uniforms(*key, 0, 4, 4).tobytes() for key in keys}
     assert len(seen) == len(keys)
     numbers = draws.uniforms(0, 0, draws.VIEW, 0, 5000, 8)

@@ -4,15 +4,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
-from pipelines import POLICIES, AugMix, ImageLoader, Policy, RandAugment, SubPolicies, image_loader
+from pipelines import (
+    POLICIES,
+    AugMix,
+    GraphBatch,
+    GraphTransform,
+    ImageLoader,
+    Policy,
+    RandAugment,
+    SubPolicies,
+    image_loader,
+)
 from pipelines.graph import pipeline as graph
 from pipelines.graph.pipeline import image_pipeline
 
 CUTOUT = SubPolicies([[["Cutout", 0.9, 0.8], ["ShearX", 0.5, 0.8]], [["Cutout", 0.9, 0.3]]])
+
+
+class _Darker(GraphTransform):
+    """Some images, by a named argument on the host and by arithmetic on the device."""
+
+    uniforms = 2
+
+    def __repr__(self) -> str:
+        return "_Darker()"
+
+    def draw(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        bits = 255 - 2 ** (3 * numbers[:, 1])
+        return {"applied": numbers[:, 0] < 0.5, "factor": numbers[:, 1], "bits": bits.astype(np.uint8)}
+
+    def __call__(self, images: DataNode, batch: GraphBatch) -> DataNode:
+        if batch["applied"]:
+            images = fn.brightness(images, brightness=batch["factor"])
+        return images & batch.on_device("bits")
 
 
 def _outputs(root: Path, **options: Any) -> tuple[DataNode, ...]:
@@ -102,6 +132,40 @@ def test_each_crop_for_the_gpu_can_be_put_together(layout: str, options: dict, r
     assert [node.device for node in outputs] == ["gpu", "gpu"]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "made"), [("float16", types.FLOAT16), ("bfloat16", types.FLOAT), ("uint8", types.UINT8)]
+)
+def test_types_and_transforms_for_the_gpu_can_be_put_together(cifar: Path, dtype: str, made: Any) -> None:
+    options: dict[str, Any] = {"before_policy": [_Darker(), _Darker()], "after_policy": _Darker(), "dtype": dtype}
+    for policy in (None, "flips"):
+        images, _, augmented = _outputs(cifar, policy=policy, **options)
+        assert (images.device, augmented.device) == ("gpu", "gpu")
+        assert {images.dtype, augmented.dtype} <= {made, None}  # None: known when it is built
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "uint8"])
+@pytest.mark.parametrize("policy", [None, "augmix"])
+def test_gpu_batches_of_each_type_with_transforms_are_the_cpus(cifar: Path, dtype: str, policy: str | None) -> None:
+    options: dict[str, Any] = {
+        "batch_size": 8, "image_size": 32, "policy": policy, "dtype": dtype, "before_policy": _Darker(),
+        "after_policy": [_Darker(), _Darker()],
+    }  # fmt: skip
+    loaders = [image_loader(cifar, device=device, **options) for device in ("cpu", "cuda")]
+    full = image_loader(cifar, device="cuda", **(options | {"dtype": "float32"}))
+    for one, other, normalised in zip(*loaders, full, strict=True):
+        for name in ("images", "augmented"):
+            images, expected = getattr(other, name), getattr(normalised, name)
+            assert images.is_cuda
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            difference = (getattr(one, name).float() - images.cpu().float()).abs()
+            assert difference.mean() < (1 if dtype == "uint8" else 0.05)
+            if dtype == "bfloat16":
+                assert torch.equal(images, expected.bfloat16())
+            else:
+                assert (loaders[1].normalize(images) - expected).abs().max() < 1e-5
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", ["folders", "cifar"])
 @pytest.mark.parametrize("policy", [*POLICIES, CUTOUT], ids=str)
@@ -173,8 +237,9 @@ def test_gpu_reads_and_resumes(folders: Path, train: bool) -> None:
 
 
 @pytest.mark.gpu
-def test_held_gpu_batches_are_never_overwritten(cifar: Path) -> None:
-    loader = image_loader(cifar, batch_size=5, image_size=32, policy="randaugment", device="cuda")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
+def test_held_gpu_batches_are_never_overwritten(cifar: Path, dtype: str) -> None:
+    loader = image_loader(cifar, batch_size=5, image_size=32, policy="randaugment", device="cuda", dtype=dtype)
     held = list(loader)
     copies = [(batch.images.clone(), batch.augmented.clone()) for batch in held]
     for _ in range(3):

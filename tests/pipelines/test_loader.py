@@ -231,6 +231,7 @@ def test_restoring_in_the_middle_and_then_choosing_another_epoch(cifar: Path) ->
         ({"world_size": 2}, "world_size: 1 in the state, 2 here"),
         ({"train": False}, "train: True in the state, False here"),
         ({"crop_scale": (0.5, 1.0)}, "crop_scale: .* in the state, .*0.5, 1.0.* here"),
+        ({"dtype": "uint8"}, "dtype: 'float32' in the state, 'uint8' here"),
     ],
 )
 def test_a_state_of_another_configuration_is_refused(folders: Path, changes: dict, named: str) -> None:
@@ -327,7 +328,7 @@ def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
         ({"hw_decoder_load": 1.5}, "hw_decoder_load must be from 0 to 1, got 1.5"),
         ({"decode_size_hint": (640, 0)}, r"decode_size_hint must be None or \(width, height\), .* got \(640, 0\)"),
         ({"decode_size_hint": (640,)}, r"decode_size_hint must be None or \(width, height\), .* got \(640,\)"),
-        ({"dtype": "bfloat16"}, "dtype must be one of float32, float16, got 'bfloat16'"),
+        ({"dtype": "float64"}, "dtype must be one of float32, float16, bfloat16, uint8, got 'float64'"),
         ({"interpolation": "cubic"}, "interpolation must be one of nearest, linear, got 'cubic'"),
         ({"crop": "center"}, "crop must be one of auto, random_resized, pad, got 'center'"),
         ({"crop_scale": (0.0, 1.0)}, "crop_scale must be two numbers, 0 < least"),
