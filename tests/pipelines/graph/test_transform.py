@@ -76,7 +76,7 @@ def _epoch(loader: ImageLoader, name: str = "images") -> np.ndarray:
     """Images in the order of an epoch, as they are before mirroring: (COUNT, SIDE, SIDE, 3)."""
     loader.set_epoch(1)
     images = torch.cat([getattr(batch, name) for batch in loader]).permute(0, 2, 3, 1).numpy()
-    flips = draws.flips(_numbers(draws.VIEW, 1, draws.VIEW_UNIFORMS))
+    flips = draws.flips(_numbers(draws.VIEW, 1, draws.VIEW_UNIFORMS), (0.5, 0))[0]
     return np.where(flips[:, None, None, None] == 1, images[:, :, ::-1], images)
 
 
