@@ -18,6 +18,7 @@ from .datasets import Dataset
 from .forks import abandoned_in_children
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
+from .labels import LabelTable
 from .options import LoaderOptions
 from .readers.base import DataError
 
@@ -34,7 +35,8 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, 3, H, W) float32 or float16, normalised, channels-last in memory: the clean images.
         augmented: The same crops and flips after the policy, like `images`; None without a policy.
-        labels: (B,) int64.
+        labels: As the data set has them: class indices, (B,) int64; rows, (B, K) float32; numbers, (B,) float32; or a
+            dictionary of tensors (B, ...).
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5.
@@ -44,7 +46,7 @@ class Batch(NamedTuple):
 
     images: torch.Tensor
     augmented: torch.Tensor | None
-    labels: torch.Tensor
+    labels: Any  # a tensor, in nearly all data sets: a union would trouble the type checkers of all users
     indices: torch.Tensor
     matrices: torch.Tensor | None = None
     replaced: tuple[int, ...] = ()
@@ -153,7 +155,7 @@ class ImageLoader:
         self.device = options.device
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
-        self._labels = torch.from_numpy(dataset.labels).to(options.device)
+        self._labels = LabelTable(dataset.labels, options.device)
         if len(dataset) < options.world_size:  # raised on all ranks, so that none waits for the others
             raise DataError(
                 f"'{dataset.root}' has {len(dataset)} {'training' if options.train else 'validation'} images for "
@@ -320,7 +322,7 @@ class ImageLoader:
                 # After a break or a jump, what had been made ahead comes out first.
                 made = source.made.popleft()
                 if made.place == wanted:
-                    return self._batch_of(outputs, made.replaced)
+                    return self._batch_of(outputs, made)
                 continue
             try:
                 if not source.made:
@@ -346,7 +348,7 @@ class ImageLoader:
         )
         self._pipeline = abandoned_in_children(pipeline)
 
-    def _batch_of(self, outputs: tuple, replaced: tuple[int, ...]) -> Batch:
+    def _batch_of(self, outputs: tuple, made: _Made) -> Batch:
         with self.device:
             tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
         images, indices, *others = tensors
@@ -354,8 +356,8 @@ class ImageLoader:
         return Batch(
             images=images.permute(0, 3, 1, 2),
             augmented=None if augmented is None else augmented.permute(0, 3, 1, 2),
-            labels=self._labels[indices],
+            labels=self._labels(indices, made.indices),
             indices=indices,
             matrices=others.pop(0) if others else None,
-            replaced=replaced,
+            replaced=made.replaced,
         )

@@ -59,7 +59,7 @@ def test_each_kind_is_listed_with_its_reason(folder: Path, tmp_path: Path, capfd
         f"undecodable  {folder}/val/b/empty.jpg: the file is empty",
         f"undecodable  {folder}/val/b/page.jpg: it is no image of a known format, it begins with b'<!DOCTYPE html><'",
         f"undecodable  {folder}/val/b/truncated.jpg: its JPEG data is damaged or cut short",
-        f"unsupported  {folder}/val/b/animation.jpg: it is a GIF image, a format that is not supported",
+        f"unsupported  {folder}/val/b/an_icon.jpg: it is an icon image, a format that is not supported",
         f"damaged      {folder}/train/a/zeros.jpg: Corrupt JPEG data: premature end of data segment",
     ):
         assert line in lines
@@ -190,7 +190,7 @@ def test_bad_files_are_called_bad(
         },
         "unsupported": {
             "float.tif": _bytes(Image.new("F", (40, 40)), "TIFF"),
-            "animation.png": _bytes(photo, "GIF"),
+            "icon.png": _bytes(photo, "ICO"),
         },
         "undecodable": {"cut.jp2": _bytes(photo, "JPEG2000")[:9000], "cut.png": png[: len(png) // 2], "empty.bmp": b""},
         "not checked": {"large.png": _bytes(Image.new("1", (20_000, 15_000)), "PNG")},
@@ -228,7 +228,7 @@ def test_a_tiff_file_with_a_jpegs_name(
     (tmp_path / "a" / "tiff.jpg").write_bytes(_bytes(make_photo(40, 30).convert("LA"), "TIFF"))
     assert program(["check-data", str(tmp_path)]) == 1
     assert "unsupported" in (output := capfd.readouterr().out)
-    assert "under the name of a JPEG file, and would be decoded wrongly: rename it" in output
+    assert "under the name of a JPEG file, and is not decoded correctly: rename it" in output
 
 
 def test_crops_that_fail_although_the_whole_image_decodes(
