@@ -109,6 +109,21 @@ def test_good_files_and_those_that_cannot_be_checked(
     assert "Exit status" in capsys.readouterr().out
 
 
+def test_files_left_out_by_their_suffix_are_counted(
+    tmp_path: Path, make_photo: Callable[..., Image.Image], capfd: pytest.CaptureFixture
+) -> None:
+    for name in ("train/a/0.gif", "val/a/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        make_photo(20, 20).save(tmp_path / name)
+    for name in ("train/a/1.svg", "val/a/1.svg", "val/a/2.psd", "val/a/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert program(["check-data", str(tmp_path), "--json", str(tmp_path / "bad.json")]) == 0
+    output = capfd.readouterr().out.splitlines()
+    assert output[0].startswith("3 files left out because of the suffix: 2 .svg, 1 .psd. Images have the suffix .jpg,")
+    assert output[1:] == ["2 files: 0 undecodable, 0 damaged"]
+    assert json.loads((tmp_path / "bad.json").read_text())["left_out"] == {".svg": 2, ".psd": 1}
+
+
 def test_real_images(real_data: Callable[[str], Path], capsys: pytest.CaptureFixture) -> None:
     assert program(["check-data", str(real_data("imagenet-samples"))]) == 0
     assert "500 files: 0 undecodable, 0 damaged" in capsys.readouterr().out
