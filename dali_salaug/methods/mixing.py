@@ -92,7 +92,8 @@ class MixingMethod(Method[PairT]):
             labels: class indices, (B,), int64; or rows of any kind, (B, K), floating point, which are mixed linearly:
                 soft targets, several labels as zeros and ones, or regression targets, with ``num_classes`` their
                 number.
-            drawn, image_size: as for :meth:`~dali_salaug.methods.base.Method.targets`.
+            drawn: as for :meth:`apply`.
+            image_size: (H, W).
 
         Raises:
             ValueError: for labels of another form, outside [0, K), or not finite.
