@@ -73,21 +73,52 @@ def check_saliency(saliency: object, images: Tensor) -> Tensor:
     return saliency  # type: ignore[return-value]
 
 
-def check_labels(labels: object, images: Tensor) -> Tensor:
+def check_class_indices(labels: object, images: Tensor) -> Tensor:
     fits = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and labels.dtype == torch.int64
     if not fits or labels.device != images.device:  # type: ignore[attr-defined]
         raise ValueError(f"labels must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(labels)}")
     return labels  # type: ignore[return-value]
 
 
-def check_label_range(labels: Tensor, num_classes: int) -> None:
-    """Refuse labels outside [0, num_classes): at once on the CPU; on a GPU by an assertion on the device, unwaited."""
-    legal = f"labels must be in [0, {num_classes}), the classes that there are"
+def check_labels(labels: object, images: Tensor) -> Tensor:
+    """Require class indices, or floating-point labels of any shape, one for each image."""
+    fits = isinstance(labels, Tensor) and labels.shape[:1] == images.shape[:1] and labels.device == images.device
+    if not fits or not (labels.is_floating_point() or (labels.ndim, labels.dtype) == (1, torch.int64)):  # type: ignore[attr-defined]
+        raise ValueError(
+            f"labels must be an int64 tensor ({len(images)},), or a floating-point tensor ({len(images)}, ...), on "
+            f"{images.device}; got {_describe(labels)}"
+        )
+    return labels  # type: ignore[return-value]
+
+
+def check_label_dictionary(labels: dict[str, Tensor], images: Tensor) -> None:
+    for name, entry in labels.items():
+        fits = isinstance(entry, Tensor) and entry.shape[:1] == images.shape[:1]
+        if not fits or entry.device != images.device:
+            raise ValueError(
+                f"labels[{name!r}] must be a tensor ({len(images)}, ...) on {images.device}; got {_describe(entry)}"
+            )
+
+
+def check_label_form(labels: Tensor, num_classes: int, *, otherwise: str) -> None:
+    """Require class indices (B,) or rows (B, num_classes); ``otherwise`` names what to do with labels of other forms.
+
+    Range and finiteness are checked too: at once on the CPU; on a GPU by an assertion on the device, unwaited.
+    """
+    if labels.is_floating_point():
+        if labels.ndim != 2 or labels.shape[1] != num_classes:
+            raise ValueError(
+                f"labels must be class indices, int64 (B,), or rows (B, {num_classes}), floating point; "
+                f"got {_describe(labels)}. {otherwise}"
+            )
+        legal, fits = "labels must be finite", labels.isfinite()
+    else:
+        legal = f"labels must be in [0, {num_classes}), the classes that there are"
+        fits = (labels >= 0) & (labels < num_classes)
     try:
-        torch._assert_async(((labels >= 0) & (labels < num_classes)).all(), legal)
+        torch._assert_async(fits.all(), legal)
     except RuntimeError:
-        outside = labels[(labels < 0) | (labels >= num_classes)]
-        raise ValueError(f"{legal}; got {int(outside[0])}") from None
+        raise ValueError(f"{legal}; got {labels[~fits][0].item()}") from None
 
 
 def check_matrices(matrices: object, images: Tensor) -> Tensor:

@@ -1,22 +1,31 @@
 """The stage between a loader and a model: saliency of the live model, the method's draw, the compositing."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ._checks import check_choice, check_images, check_labels, check_like_images, check_whole_number
+from ._checks import (
+    check_choice,
+    check_images,
+    check_label_dictionary,
+    check_labels,
+    check_like_images,
+    check_whole_number,
+)
 from .methods.base import BoxDraw, Draw, Method
 from .methods.hybridmix import HybridMixDraw
 from .saliency.maps import METHODS, check_saliency_options, saliency_map
+
+LabelsT = TypeVar("LabelsT", Tensor, dict[str, Tensor])
 
 
 class StageTrace(NamedTuple):
     """The results of one pass through the stage, for pictures and measurements."""
 
     inputs: Tensor  # (B, C, H, W), the network's inputs
-    targets: Tensor  # (B,), int64; or (B, K), floating point, from a method that mixes labels
+    targets: Any  # the labels, a tensor or a dictionary; (B, K), floating point, from a method that mixes labels
     saliency: Tensor | None  # (B, h, w), float32; None where the method uses none, or in warm-up
     drawn: Draw  # of the method's own type; an empty Draw in warm-up
 
@@ -93,14 +102,17 @@ class SaliencyStage:
         self._generator_state: Tensor | None = None  # restored; the first call determines the device
 
     def __call__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, model: nn.Module, images: Tensor, labels: LabelsT, augmented: Tensor | None = None
+    ) -> tuple[Tensor, LabelsT]:
         """Return the inputs and targets of one training step.
 
         Args:
             model: the live model, in any wrapper. It is only observed, see :func:`saliency_map`.
             images: the clean images (B, C, H, W), floating point, normalised; not written to.
-            labels: (B,), int64, on the images' device.
+            labels: on the images' device: class indices (B,), int64; or rows (B, K), floating point: soft targets, or
+                several labels as zeros and ones. Where the method leaves the labels and the map does without them
+                (``target="max"``, or no map), they may be floating point of any shape (B, ...), as in regression, or a
+                dictionary of tensors (B, ...).
             augmented: an augmented copy of the same crops, like ``images``, for methods that use one.
 
         Returns:
@@ -113,10 +125,14 @@ class SaliencyStage:
         trace = self.trace(model, images, labels, augmented)
         return trace.inputs, trace.targets
 
-    def trace(self, model: nn.Module, images: Tensor, labels: Tensor, augmented: Tensor | None = None) -> StageTrace:
+    def trace(self, model: nn.Module, images: Tensor, labels: LabelsT, augmented: Tensor | None = None) -> StageTrace:
         """Do the same as a call, and return the saliency map and the draw as well as inputs and targets."""
         images = check_images("images", images)
-        labels = check_labels(labels, images)
+        if isinstance(labels, dict):
+            check_label_dictionary(labels, images)
+            self._check_labels_unused(labels)
+        else:
+            labels = check_labels(labels, images)
         if self.method.uses_augmented:
             if augmented is None:
                 raise ValueError(
@@ -130,13 +146,28 @@ class SaliencyStage:
         saliency = None
         if self.method.uses_saliency:
             options = self._saliency_options
+            known = None if isinstance(labels, dict) else labels
             with record_function("saliency"):
-                saliency = saliency_map(model, images, labels, head=self.head, generator=generator, **options)
+                saliency = saliency_map(model, images, known, head=self.head, generator=generator, **options)
         with torch.no_grad(), record_function("compositing"):
             drawn = self.method.draw(images, saliency, generator)
             inputs = self.method.apply(images, drawn, augmented)
-            targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
+            targets: Tensor | dict[str, Tensor] = labels
+            if not isinstance(labels, dict):
+                targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
         return StageTrace(inputs, targets, saliency, drawn)
+
+    def _check_labels_unused(self, labels: dict[str, Tensor]) -> None:
+        """Refuse a dictionary where the method or the map needs one tensor."""
+        options = self._saliency_options
+        if self.method.mixes_labels:
+            user = f"{self.method!r}, which mixes them"
+        elif self.method.uses_saliency and options["method"] != "fine_grained" and options["target"] != "max":
+            user = f"saliency target {options['target']!r} (target 'max' does without)"
+        else:
+            return
+        example = f", such as batch.labels[{next(iter(labels))!r}]" if labels else ""
+        raise ValueError(f"labels must be one tensor for {user}{example}; got a dictionary of {list(labels)}")
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, counted from 0, for ``warmup_epochs``."""

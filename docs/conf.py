@@ -37,7 +37,7 @@ napoleon_use_ivar = True  # the attributes of a NamedTuple are members already
 
 # -n is strict about our own names; an inventory of other projects' would have to be fetched.
 nitpick_ignore_regex = [(r"py:.*", r"(?!(dali_salaug|pipelines|train)\b).*")]
-nitpick_ignore_regex += [(r"py:.*", r"dali_salaug\.methods\.\w+\.\w+T")]  # type variables have no entry
+nitpick_ignore_regex += [(r"py:.*", r"dali_salaug\.(methods\.\w+|stage)\.\w+T")]  # type variables have no entry
 
 html_theme = "furo"
 html_title = f"dali_salaug {release}"

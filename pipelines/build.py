@@ -35,11 +35,13 @@ from .geometry import (
 from .graph.pipeline import DTYPES, MAX_PIXELS, Recipe
 from .graph.transform import GraphTransform
 from .graph.trial import place
+from .image_folders import is_folder
 from .loader import ImageLoader
 from .options import LoaderOptions
 from .order.samplers import Sampler, Weights, choose_order
 from .policies.base import Policy
 from .policies.registry import find_policy
+from .readers.hugging_face import is_hugging_face
 from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,7 +53,7 @@ _MAX_VIEWS = 32  # the graph grows with each
 
 @explains_unknown
 def image_loader(
-    root: str | os.PathLike[str] | Dataset,
+    root: str | os.PathLike[str] | Dataset | torch.utils.data.Dataset,
     *,
     batch_size: int,
     image_size: int | tuple[int, int] = 224,
@@ -102,7 +104,8 @@ def image_loader(
     makes small differences in the pixels.
 
     Args:
-        root: Folder of the data, see `find_dataset` for the layouts; or a `Dataset`.
+        root: Folder of the data, see `find_dataset` for the layouts; a `Dataset`; or an `ImageFolder` of torchvision,
+            see `Dataset.from_torchvision`.
         batch_size: Images per batch and process. The last batch of an epoch may be smaller, see `drop_last`.
         image_size: Of the returned images, in pixels: a side of squares, or (height, width). CIFAR images are resized
             if it is not 32. `ImageLoader.set_image_size` changes it between epochs.
@@ -216,10 +219,9 @@ def image_loader(
     max_pixels = whole("max_pixels", max_pixels, 1, 2**62, "an integer from 1 to 2**62")
     hw_decoder_load = share("hw_decoder_load", hw_decoder_load)
     decode_size_hint = _size_hint(decode_size_hint)
-    if not isinstance(root, Dataset):
-        root = path("root", root, "a folder, an s3:// address or a Dataset")
+    given = _given(root)
     chosen = _choose_device(device)
-    dataset = root if isinstance(root, Dataset) else find_dataset(root, train)
+    dataset = given if isinstance(given, Dataset) else find_dataset(given, train)
     if train:
         dataset.require_labels()
     if images is not None:
@@ -276,6 +278,20 @@ def image_loader(
         max_bad_share=max_bad_share,
     )
     return ImageLoader(dataset, recipe, options)
+
+
+def _given(root: object) -> str | Dataset:
+    """Return a path or a data set."""
+    if isinstance(root, Dataset):
+        return root
+    if is_folder(root):
+        return Dataset.from_torchvision(root)  # type: ignore[arg-type] # it is one
+    legal = "a folder, an s3:// address, a Dataset or an ImageFolder"
+    if is_hugging_face(root):
+        legal += "; Dataset.from_hugging_face makes a Dataset of Hugging Face's"
+    elif isinstance(root, list | tuple):
+        legal += "; Dataset.from_samples makes a Dataset of a list"
+    return path("root", root, legal)
 
 
 def _find_policy(policy: object) -> Policy | None:

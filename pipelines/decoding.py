@@ -2,35 +2,23 @@
 
 DALI's decoders return wrong pixels without an error, or end the process, for some forms of the formats that they name.
 The header decides: DALI receives the forms that it is known to decode correctly, and of every other form a PPM file of
-the pixels that Pillow decodes. JPEG files, by their names, go to DALI without being looked at.
+the pixels that Pillow decodes; of an animation, the first frame's. JPEG files, by their names, go to DALI without being
+looked at.
 """
 
 import contextlib
 import io
 import re
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
+
+from .formats import JPEG, article, format_of, other_format_of
 
 MAX_PIXELS = 178_956_970  # of an image, unless the user sets another limit; Pillow's
-_JPEG = b"\xff\xd8\xff"
-_JPEG_NAMES = (".jpg", ".jpeg")
-# The first bytes of the formats that are decoded.
-_BEGINNINGS = {
-    _JPEG: "JPEG", b"\x89PNG": "PNG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF",
-    b"MM\0+": "TIFF", b"RIFF": "WebP", b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000", b"P1": "PBM",
-    b"P2": "PGM", b"P3": "PPM", b"P4": "PBM", b"P5": "PGM", b"P6": "PPM",
-}  # fmt: skip
 _PLUGINS = {"JPEG 2000": "JPEG2000", "WebP": "WEBP", "PBM": "PPM", "PGM": "PPM"}  # Pillow's names, where they differ
-# Image formats that are not decoded, by where their first bytes begin.
-_OTHERS = {
-    (0, b"GIF8"): "GIF", (4, b"ftypavif"): "AVIF", (4, b"ftypheic"): "HEIC", (4, b"ftypmif1"): "HEIF",
-    (4, b"JXL "): "JPEG XL", (0, b"\xff\x0a"): "JPEG XL", (0, b"8BPS"): "Photoshop", (0, b"\0\0\1\0"): "icon",
-    (0, b"P7\n"): "PAM", (0, b"Pf\n"): "PFM", (0, b"PF\n"): "PFM",
-}  # fmt: skip
 
 
 class DecodingError(Exception):
@@ -69,19 +57,6 @@ def size_of(content: bytes) -> tuple[int, int]:
         return 0, 0
 
 
-def is_jpeg_name(name: str) -> bool:
-    """Return whether a file is a JPEG file by its name."""
-    return name.lower().endswith(_JPEG_NAMES)
-
-
-def format_of(content: bytes) -> str | None:
-    """Return the name of the format of an image, if it is one that is decoded."""
-    for start, name in _BEGINNINGS.items():
-        if content.startswith(start):
-            return name if name != "WebP" or content[8:12] == b"WEBP" else None
-    return None
-
-
 def for_dali(content: bytes, max_pixels: int) -> bytes:
     """Return an image as DALI decodes it correctly: `content` itself, or a PPM file of its pixels.
 
@@ -93,7 +68,7 @@ def for_dali(content: bytes, max_pixels: int) -> bytes:
     Raises:
         DecodingError: It is damaged, too large, or in a form that is not supported.
     """
-    if content.startswith(_JPEG):
+    if content.startswith(JPEG):
         return content
     form = format_of(content)
     if form is None:
@@ -111,10 +86,9 @@ def for_dali(content: bytes, max_pixels: int) -> bytes:
 def _unknown(content: bytes) -> DecodingError:
     if not content:
         return DecodingError("the file is empty")
-    for (start, beginning), name in _OTHERS.items():
-        if content.startswith(beginning, start):
-            article = "an" if name[0] in "AHIi" else "a"
-            return DecodingError(f"it is {article} {name} image, a format that is not supported", unsupported=True)
+    name = other_format_of(content)
+    if name is not None:
+        return DecodingError(f"it is {article(name)} image, a format that is not supported", unsupported=True)
     return DecodingError(f"it is no image of a known format, it begins with {content[:16]!r}")
 
 
@@ -218,8 +192,7 @@ def open_image(content: bytes) -> Image.Image:
         raise _unknown(content)
     if form == "PNG":
         content = without_metadata(content)
-    Image.init()
-    opener: Any = Image.OPEN[_PLUGINS.get(form, form)][0]
+    opener = _opener(form)
     try:
         return opener(io.BytesIO(content), "")
     except Exception as error:  # of many types
@@ -227,6 +200,28 @@ def open_image(content: bytes) -> Image.Image:
         if (form == "TIFF" and _tiff_tags(content)) or _says_unsupported(error):
             raise _unsupported(form, error) from error
         raise damaged(content) from error
+
+
+def _opener(form: str) -> Callable[..., Image.Image]:
+    """Return Pillow's plugin for a format.
+
+    Raises:
+        DecodingError: It is not installed.
+    """
+    if form == "HEIC":
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise _not_installed(form, "pip install pillow-heif") from None
+        return HeifImageFile
+    Image.init()
+    if form == "AVIF" and ("AVIF" not in Image.OPEN or not features.check("avif")):
+        raise _not_installed(form, "Pillow decodes it from version 11.3 on")
+    return Image.OPEN[_PLUGINS.get(form, form)][0]
+
+
+def _not_installed(form: str, remedy: str) -> DecodingError:
+    return DecodingError(f"it is {article(form)} image, which is not decoded here: {remedy}", unsupported=True)
 
 
 def _says_unsupported(error: Exception) -> bool:

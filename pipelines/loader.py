@@ -13,12 +13,13 @@ from .arguments import refuse, require, shown, whole
 from .bad_files.probe import Probe
 from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
-from .feed import Source, weakly
+from .feed import Made, Source, weakly
 from .forks import abandoned_in_children
 from .geometry import Size, check_fits, image_size_of, in_short
 from .graph.pipeline import Recipe, image_pipeline
 from .graph.trial import check_sizes, explained
 from .inputs import Inputs
+from .labels import LabelTable
 from .options import LoaderOptions
 from .order.schedule import Schedule
 
@@ -40,7 +41,8 @@ class Batch(NamedTuple):
             255.
         augmented: The same crops and flips after the policy and `after_policy`, like `images`; None without either.
             With 2 or more `views`, a tuple of such tensors, each with its own draws.
-        labels: (B,) int64.
+        labels: As the data set has them: class indices, (B,) int64; rows, (B, K) float32; numbers, (B,) float32; or a
+            dictionary of tensors (B, ...).
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5. A tuple if `augmented` is one.
@@ -50,7 +52,7 @@ class Batch(NamedTuple):
 
     images: torch.Tensor
     augmented: torch.Tensor | _Views | None
-    labels: torch.Tensor
+    labels: Any  # a tensor, in nearly all data sets: a union would trouble the type checkers of all users
     indices: torch.Tensor
     matrices: torch.Tensor | _Views | None = None
     replaced: tuple[int, ...] = ()
@@ -85,7 +87,7 @@ class ImageLoader:
         self.device = options.device
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
-        self._labels = torch.from_numpy(dataset.labels).to(options.device)
+        self._labels = LabelTable(dataset.labels, options.device)
         self._dtype = getattr(torch, recipe.dtype)
         mean, std = (255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (self.mean, self.std))
         # On the device already, so that `normalize` does not wait for a copy.
@@ -325,7 +327,7 @@ class ImageLoader:
                 # After a break or a jump, what had been made ahead comes out first.
                 made = source.made.popleft()
                 if made.place == wanted:
-                    return self._batch_of(outputs, made.replaced)
+                    return self._batch_of(outputs, made)
                 continue
             try:
                 if not source.made:
@@ -352,7 +354,7 @@ class ImageLoader:
         )
         self._pipeline = abandoned_in_children(pipeline)
 
-    def _batch_of(self, outputs: tuple, replaced: tuple[int, ...]) -> Batch:
+    def _batch_of(self, outputs: tuple, made: Made) -> Batch:
         if self.recipe.transforms:
             views = self.recipe.views if self.recipe.augments else 0
             for output in (outputs[0], *outputs[2 : 2 + views]):
@@ -366,10 +368,10 @@ class ImageLoader:
         return Batch(
             images=images.to(self._dtype).permute(0, 3, 1, 2),
             augmented=augmented if views > 1 else augmented[0] if augmented else None,
-            labels=self._labels[indices],
+            labels=self._labels(indices, made.indices),
             indices=indices,
             matrices=matrices if views > 1 and matrices else matrices[0] if matrices else None,
-            replaced=replaced,
+            replaced=made.replaced,
         )
 
 

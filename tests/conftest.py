@@ -49,7 +49,7 @@ def _spoiled(photo: Image.Image) -> dict[str, bytes]:
         "text.jpg": b"this is not an image\n" * 20,
         "page.jpg": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
         "header.jpg": b"\xff\xd8\xff\xe0" + b"\0" * 300,
-        "animation.jpg": _encoded(photo, "GIF"),
+        "an_icon.jpg": _encoded(photo, "ICO"),
         "empty.jpg": b"",
     }
 

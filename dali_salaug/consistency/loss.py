@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._checks import check_images, check_labels, check_like_images, check_matrices, check_number
+from .._checks import check_class_indices, check_images, check_like_images, check_matrices, check_number
 from .._tensors import at_least_float32
 from ..methods.base import Draw, Method
 from ..saliency.maps import logits_of, reduced
@@ -127,7 +127,7 @@ class SaliencyConsistency:
         """
         images = check_images("images", images)
         transformed = check_like_images("transformed", transformed, images)
-        labels = check_labels(labels, images)
+        labels = check_class_indices(labels, images)
         _check_transformation(images, matrices, method, drawn)
         in_one_pass = self.gamma > 0 and self.scale == 1
         if self.gamma > 0:

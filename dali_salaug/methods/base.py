@@ -97,11 +97,16 @@ class Method(ABC, Generic[DrawT]):
             augmented: an augmented copy, like ``images``; None where the method uses none.
         """
 
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether the labels of several images are mixed; otherwise they may be of any kind."""
+        return type(self).targets is not Method.targets
+
     def targets(self, labels: Tensor, drawn: DrawT, image_size: tuple[int, int]) -> Tensor:
-        """Make the targets: the labels (B,), int64, or, where the method mixes them, (B, K), floating point.
+        """Make the targets: the labels themselves, or, where the method mixes them, (B, K), floating point.
 
         Args:
-            labels: (B,), int64.
+            labels: (B,), int64, or of another kind, see :class:`SaliencyStage`.
             drawn: as for :meth:`apply`.
             image_size: (H, W).
         """

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .._checks import check_choice, check_label_range, check_number, check_whole_number
-from .._tensors import known_to_host
+from .._checks import check_choice, check_label_form, check_number, check_whole_number
+from .._tensors import at_least_float32, known_to_host
 from ..compositing import box_areas, replace_boxes
 from .base import BoxDraw, Draw, Method
 
@@ -86,12 +86,29 @@ class MixingMethod(Method[PairT]):
         """Return the weights of the image's own label and of its partner's, (B, 2)."""
 
     def targets(self, labels: Tensor, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
-        """Return each label's weight, (B, K), float32."""
-        check_label_range(labels, self.num_classes)
-        own, other = self._weights(drawn, image_size).float().split(1, 1)
-        # Not one_hot(), which reads its smallest label back to check it.
-        one_hot = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
-        return own * one_hot + other * one_hot.index_select(0, drawn.partners)
+        """Return each label's weight, (B, K), float32.
+
+        Args:
+            labels: class indices, (B,), int64; or rows of any kind, (B, K), floating point, which are mixed linearly:
+                soft targets, several labels as zeros and ones, or regression targets, with ``num_classes`` their
+                number.
+            drawn: as for :meth:`apply`.
+            image_size: (H, W).
+
+        Raises:
+            ValueError: for labels of another form, outside [0, K), or not finite.
+        """
+        check_label_form(
+            labels,
+            self.num_classes,
+            otherwise="num_classes must be the number of columns; one number for each image is labels[:, None]",
+        )
+        if labels.is_floating_point():
+            rows = at_least_float32(labels)
+        else:  # not one_hot(), which reads its smallest label back to check it
+            rows = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
+        own, other = self._weights(drawn, image_size).to(rows.dtype).split(1, 1)
+        return own * rows + other * rows.index_select(0, drawn.partners)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_classes}, alpha={self.alpha:g}, partners={self.partners!r})"

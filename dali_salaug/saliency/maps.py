@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._checks import check_choice, check_images, check_label_range, check_labels, check_number, check_whole_number
+from .._checks import check_choice, check_images, check_label_form, check_labels, check_number, check_whole_number
 from .._tensors import at_least_float32
 from .fine_grained import fine_grained_map
 from .grad_cam import grad_cam_map
@@ -70,11 +70,14 @@ def saliency_map(
             must take smaller images too, as networks that end in global average pooling do. Not used, and may be
             None, for "fine_grained".
         images: (B, C, H, W), floating point, normalised as for training.
-        labels: (B,), int64, in [0, K); not needed for target "max" and method "fine_grained".
+        labels: (B,), int64, in [0, K); or the classes' shares y, (B, K), floating point, such as soft targets or the
+            zeros and ones of several labels. Not needed for target "max" and method "fine_grained".
         method: one of the table.
-        target: the scalar: "label", the logit of the true class; "max", the largest logit; "loss", the
-            cross-entropy with the true label, with a minus sign before it, so that the methods to which signs
-            matter ("guided", "deconvnet", "grad_cam") show what speaks for the label. Not used by "fine_grained".
+        target: the scalar: "label", the logit of the true class, or Σ y_k · logit_k, which is the same for a one-hot
+            row; "max", the largest logit; "loss", the cross-entropy with the true label or the shares, with a minus
+            sign before it, so that the methods to which signs matter ("guided", "deconvnet", "grad_cam") show what
+            speaks for the label. Not used by "fine_grained". For labels that are no classes, as in regression, take
+            "max".
         scale: side of the map over side of the image, in (0, 1]; sides are rounded to whole pixels.
         head: a module that computes the logits instead of ``model``, for example an early classification head.
         samples: for "smoothgrad", the number of noisy copies, 1 or more.
@@ -217,10 +220,12 @@ def _scalar(logits: Tensor, labels: Tensor | None, target: str) -> Tensor:
     logits = at_least_float32(logits)
     if labels is None:  # target "max"
         return logits.max(1).values.sum()
-    check_label_range(labels, logits.shape[1])
-    if target == "label":
-        return logits.gather(1, labels[:, None]).sum()
-    return -F.cross_entropy(logits, labels, reduction="sum")
+    check_label_form(labels, logits.shape[1], otherwise="For labels that are no classes, give target='max'")
+    if labels.is_floating_point():
+        labels = labels.detach().to(logits.dtype)
+    if target == "loss":
+        return -F.cross_entropy(logits, labels, reduction="sum")
+    return (labels * logits).sum() if labels.ndim == 2 else logits.gather(1, labels[:, None]).sum()
 
 
 def _check_logits(logits: object, batch: int) -> None:

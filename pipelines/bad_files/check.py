@@ -12,8 +12,8 @@ from nvidia.dali import Pipeline, fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 
 from ..datasets import Dataset
-from ..decoding import DecodingError, for_dali, format_of, size_of
-from .probe import undecodable, unreadable
+from ..decoding import DecodingError, for_dali, size_of
+from .probe import misnamed, undecodable, unreadable
 from .strict import complaint
 
 CHUNK = 64  # files that a thread checks at a time
@@ -72,11 +72,7 @@ def _check(dataset: Dataset, index: int, damaged: bool) -> BadFile | None:
     try:
         fed = for_dali(content, LARGEST)
         if fed is not content and dataset.reader.feed == "paths":
-            raise DecodingError(
-                f"it is a {format_of(content)} file under the name of a JPEG file, and would be decoded wrongly: "
-                "rename it",
-                unsupported=True,
-            )
+            raise misnamed(content)
         if not _runs(_decode, fed):
             raise undecodable(content)
         if not _runs(_decode_crop, fed):

@@ -11,8 +11,9 @@ import numpy as np
 from nvidia.dali import Pipeline
 
 from ..datasets import Dataset
-from ..decoding import DecodingError, TooLarge, check_size, decode, for_dali, format_of
+from ..decoding import DecodingError, TooLarge, check_size, decode, for_dali
 from ..forks import abandoned_in_children
+from ..formats import article, format_of
 from ..graph.pipeline import Recipe, view_inputs, view_pipeline
 from ..names import printable
 from ..readers.base import DataError
@@ -29,7 +30,8 @@ def reason(dataset: Dataset, index: int, max_pixels: int) -> DecodingError:
         return unreadable(error)
     try:
         check_size(content, max_pixels)
-        for_dali(content, max_pixels)
+        if for_dali(content, max_pixels) is not content and dataset.reader.feed == "paths":
+            return misnamed(content)
     except DecodingError as error:
         return _without_frames(error)
     return undecodable(content)
@@ -38,6 +40,14 @@ def reason(dataset: Dataset, index: int, max_pixels: int) -> DecodingError:
 def unreadable(error: OSError) -> DecodingError:
     """Return why a file cannot be read."""
     return DecodingError(error.strerror or str(error))
+
+
+def misnamed(content: bytes) -> DecodingError:
+    """Return the error for a file that Pillow has to decode, and that goes to DALI because of its name."""
+    form = article(format_of(content) or "unknown")
+    return DecodingError(
+        f"it is {form} file under the name of a JPEG file, and is not decoded correctly: rename it", unsupported=True
+    )
 
 
 def undecodable(content: bytes) -> DecodingError:
@@ -65,6 +75,8 @@ def fault(dataset: Dataset, index: int, why: DecodingError) -> DataError:
         remedy = "Convert the image to RGB of 8 bits, as JPEG or PNG"
     elif dataset.reader.kind == "files":
         remedy = "Delete or replace the file (a stopped run can be resumed only if it is replaced)"
+    elif not dataset.reader.files:
+        remedy = "Replace or leave out the sample (a stopped run can be resumed only if it is replaced)"
     else:
         remedy = (
             "Fetch or make the file that it is in again (a stopped run can be resumed only if all images keep their "

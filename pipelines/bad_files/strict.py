@@ -4,7 +4,8 @@ import re
 import zlib
 from typing import Any
 
-from ..decoding import DecodingError, chunks, decode, format_of
+from ..decoding import DecodingError, chunks, decode
+from ..formats import format_of
 
 _PADDING = 8  # bytes before the end marker of a JPEG file that are no sign of damage, whatever they are
 _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")

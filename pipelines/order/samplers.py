@@ -137,8 +137,9 @@ def _checked_weights(weights: Weights, dataset: Dataset) -> np.ndarray:
     """Return weights as (n,) float64, the largest of which is 1."""
     if isinstance(weights, str) and weights == "balanced":
         dataset.require_labels()
-        counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-        return counts[counts > 0].min() / counts[dataset.labels]
+        labels = dataset.class_indices
+        counts = np.bincount(labels, minlength=len(dataset.classes))
+        return counts[counts > 0].min() / counts[labels]
     legal = f"None, 'balanced' or {len(dataset)} finite numbers of at least 0, not all of them 0"
     if isinstance(weights, torch.Tensor):
         weights = weights.detach().cpu().double().numpy() if weights.dtype.is_floating_point else weights.cpu().numpy()

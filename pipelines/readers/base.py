@@ -27,10 +27,10 @@ class Reader(ABC):
     """Images in a fixed order, and how each of them is read. A reader can be pickled.
 
     Attributes:
-        kind: What the images are: "files", "records" (in larger files) or "pixels" (decoded already).
+        kind: What the images are: "files", "records" (in larger files, or in memory) or "pixels" (decoded already).
         feed: What the DALI pipeline receives for each image: "paths", "contents" (encoded) or "pixels".
         files: Paths or s3:// addresses. Kind "files": one for each image, in order. Kind "records": the larger files
-            that hold the images. Kind "pixels": none.
+            that hold the images; none where they are in memory. Kind "pixels": none.
         index_file: Where the list of what the larger files hold is stored; None where there is no such list, or where
             it could not be stored.
     """

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..decoding import MAX_PIXELS, is_jpeg_name
+from ..decoding import MAX_PIXELS
+from ..formats import is_jpeg_name
 from . import s3
 from .base import READ_THREADS, Reader, reading_threads
 from .untrusted import is_regular, read_bytes

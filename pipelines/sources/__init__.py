@@ -2,11 +2,13 @@
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from ..datasets import Dataset
+from ..formats import IMAGE_SUFFIXES
 from ..names import printable
 from ..readers.base import DataError
 from ..readers.s3 import is_address
@@ -39,7 +41,8 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     leave (`@eaDir`, `__MACOSX`, `lost+found` and the like), files without an image suffix (`IMAGE_SUFFIXES`, in any
     case) and links to folders inside a class are ignored.
 
-    The logger "pipelines" warns of a data set of one class, and of classes that have no validation images.
+    The logger "pipelines" warns of a data set of one class, of classes that have no validation images, and, once, of
+    files that are left out because of their suffix (`Dataset.left_out`).
 
     Args:
         root: Folder of the data.
@@ -100,9 +103,11 @@ def _warn(dataset: Dataset, train: bool) -> None:
             printable(dataset.root),
             printable(dataset.classes[0]),
         )
+    if dataset.left_out:
+        _warn_once(f"'{printable(dataset.root)}': {left_out(dataset.left_out)}")
     if train:
         return
-    lacking = np.setdiff1d(np.arange(len(dataset.classes)), dataset.labels)
+    lacking = np.setdiff1d(np.arange(len(dataset.classes)), dataset.class_indices)
     if len(lacking):
         names = ", ".join(printable(dataset.classes[label]) for label in lacking[:_SHOWN]) + ", …" * (
             len(lacking) > _SHOWN
@@ -114,3 +119,20 @@ def _warn(dataset: Dataset, train: bool) -> None:
             len(dataset.classes),
             names,
         )
+
+
+@cache  # the same files may be listed for training and for validation
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)
+
+
+def left_out(counts: dict[str, int]) -> str:
+    """Return a sentence on the files that are left out because of their suffix, by the counts per suffix."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count} {printable(suffix) or 'without one'}" for suffix, count in ordered[:_SHOWN]]
+    shown += ["…"] * (len(counts) > _SHOWN)
+    total = sum(counts.values())
+    return (
+        f"{total} file{'s' * (total > 1)} left out because of the suffix: {', '.join(shown)}. Images have the suffix "
+        f"{', '.join(IMAGE_SUFFIXES)}."
+    )

@@ -1,17 +1,19 @@
 """Class folders: the layouts of ImageNet and TinyImageNet, and class folders alone."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ..datasets import IMAGE_SUFFIXES, Dataset
+from ..datasets import Dataset
+from ..formats import IMAGE_SUFFIXES
 from ..readers.base import DataError
 from ..readers.files import files_reader
 from ..readers.untrusted import read_lines
 from . import imagenet
-from .names import TRAIN, VAL, find_split, is_folder, is_left_out, says_any, subfolders
+from .names import TRAIN, VAL, find_split, is_folder, is_left_out, note_left_out, says_any, subfolders
 
 _ANNOTATIONS = "val_annotations.txt"
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -56,16 +58,17 @@ def read_split(top: Path, base: Path, train: bool) -> Dataset:
         )
     if os.path.lexists(val_folder / _ANNOTATIONS):
         return _read_annotations(top, val_folder, classes)
-    if not subfolders(val_folder) and (files := sorted(_image_files(str(val_folder)))):
+    left_out: Counter[str] = Counter()
+    if not subfolders(val_folder) and (files := sorted(_image_files(str(val_folder), left_out))):
         names = imagenet.validation_classes(top, base, files)
         check_known(set(names), classes, val_folder)
-        return _of_files(top, classes, names, files)
+        return _of_files(top, classes, names, files, left_out)
     return _read_classes(top, val_folder, classes)
 
 
 def has_images(top: Path) -> bool:
     """Return whether there are class folders in `top`, with an image in one of them."""
-    return any(True for name in subfolders(top) for _ in _image_files(str(top / name)))
+    return any(True for name in subfolders(top) for _ in _image_files(str(top / name), Counter()))
 
 
 def read_all(top: Path) -> Dataset:
@@ -83,7 +86,8 @@ def read_all(top: Path) -> Dataset:
     return _read_classes(top, top, classes)
 
 
-def _image_files(folder: str) -> Iterator[str]:
+def _image_files(folder: str, left_out: Counter[str]) -> Iterator[str]:
+    """Yield the paths of the images below a folder; count the files that are left out because of their suffix."""
     folders = [folder]
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -92,8 +96,12 @@ def _image_files(folder: str) -> Iterator[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not is_folder(entry):
+                elif is_folder(entry):
+                    continue
+                elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                     yield entry.path
+                else:
+                    note_left_out(entry.name, left_out)
 
 
 def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
@@ -103,8 +111,9 @@ def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
     check_known(set(present), classes, folder)
     paths: list[str] = []
     names: list[str] = []
+    left_out: Counter[str] = Counter()
     for name in present:
-        files = sorted(_image_files(str(folder / name)))
+        files = sorted(_image_files(str(folder / name), left_out))
         if not files:
             raise DataError(
                 f"class folder '{folder / name}' holds no images ({' '.join(IMAGE_SUFFIXES)}). "
@@ -112,7 +121,7 @@ def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
             )
         paths += files
         names += [name] * len(files)
-    return _of_files(top, classes, names, paths)
+    return _of_files(top, classes, names, paths, left_out)
 
 
 def _read_annotations(top: Path, val_folder: Path, classes: list[str]) -> Dataset:
@@ -126,10 +135,12 @@ def _read_annotations(top: Path, val_folder: Path, classes: list[str]) -> Datase
     return _of_files(top, classes, [row[1] for row in rows], [str(val_folder / "images" / row[0]) for row in rows])
 
 
-def _of_files(top: Path, classes: list[str], names: list[str], paths: list[str]) -> Dataset:
+def _of_files(
+    top: Path, classes: list[str], names: list[str], paths: list[str], left_out: dict[str, int] | None = None
+) -> Dataset:
     number = {name: label for label, name in enumerate(classes)}
     labels = np.array([number[name] for name in names], dtype=np.int64)
-    return Dataset(classes, labels, str(top), files_reader(paths))
+    return Dataset(classes, labels, str(top), files_reader(paths), left_out=dict(left_out or {}))
 
 
 def check_known(present: set[str], classes: list[str], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +27,12 @@ _JUNK = {
     "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__", "lost+found",
     "system volume information",
 }  # fmt: skip
+
+# Suffixes of files that are beside images because they describe them.
+_COMPANIONS = {
+    ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".md", ".html", ".htm", ".yaml", ".yml", ".ini", ".db", ".log",
+}  # fmt: skip
+_LONGEST = 12  # characters of a suffix
 
 
 def is_left_out(name: str) -> bool:
@@ -63,6 +70,13 @@ def split_folder(names: Iterable[str], split: str, top: str | os.PathLike[str]) 
     if len(found) > 1:
         raise DataError(f"'{os.fspath(top)}' has {len(found)} folders for '{split}': {', '.join(found)}. Keep one.")
     return found[0] if found else None
+
+
+def note_left_out(name: str, left_out: Counter[str]) -> None:
+    """Count a file by its suffix, "" where it has none, unless it only describes images, such as text."""
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix not in _COMPANIONS:
+        left_out[suffix if len(suffix) <= _LONGEST else ""] += 1
 
 
 def is_folder(entry: os.DirEntry) -> bool:

@@ -1,19 +1,20 @@
 """Class folders in a store that speaks S3."""
 
 import os
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ..datasets import IMAGE_SUFFIXES, Dataset
+from ..datasets import Dataset
+from ..formats import IMAGE_SUFFIXES
 from ..readers.base import DataError, StoreError
 from ..readers.files import files_reader
 from ..readers.s3 import SCHEME, client, split
 from .folders import check_known
-from .names import TRAIN, VAL, is_left_out, split_folder
+from .names import TRAIN, VAL, is_left_out, note_left_out, split_folder
 
 
 def find(root: str | os.PathLike[str], train: bool) -> Dataset:
@@ -27,7 +28,7 @@ def find(root: str | os.PathLike[str], train: bool) -> Dataset:
     prefix = f"{prefix.rstrip('/')}/".lstrip("/")
     store, errors = client()
     try:
-        keys = list(_image_keys(store, top, bucket, prefix))
+        keys, others = _keys(store, top, bucket, prefix)
     except errors as error:
         raise StoreError(f"cannot list '{top}': {error}") from error
     wanted, depth, folder = keys, 0, None
@@ -45,7 +46,12 @@ def find(root: str | os.PathLike[str], train: bool) -> Dataset:
         sought = f"{top}/{folder or VAL}" if depth else top
         raise DataError(f"'{sought}' holds no images ({' '.join(IMAGE_SUFFIXES)}) in class folders.")
     labels = np.array([label for label, _ in placed], dtype=np.int64)
-    return Dataset(classes, labels, top, files_reader([f"{SCHEME}{bucket}/{prefix}{key}" for _, key in placed]))
+    left_out: Counter[str] = Counter()
+    for parts in map(_parts, others):
+        if len(parts) > depth + 1 and (not depth or parts[0] == folder):
+            note_left_out(parts[-1], left_out)
+    reader = files_reader([f"{SCHEME}{bucket}/{prefix}{key}" for _, key in placed])
+    return Dataset(classes, labels, top, reader, left_out=dict(left_out))
 
 
 def _classes(keys: list[str], depth: int) -> list[str]:
@@ -57,12 +63,15 @@ def _parts(key: str) -> list[str]:
     return [part for part in key.split("/") if part]
 
 
-def _image_keys(store: Any, top: str, bucket: str, prefix: str) -> Iterator[str]:
-    """Yield the keys of all images that are not hidden, without the prefix."""
+def _keys(store: Any, top: str, bucket: str, prefix: str) -> tuple[list[str], list[str]]:
+    """Return the keys of all images, and of all other files, that are not hidden, without the prefix."""
+    images: list[str] = []
+    others: list[str] = []
     with tqdm(desc=f"listing {top}", unit="file", leave=False, disable=None) as bar:
         for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", ()):
                 key = entry["Key"][len(prefix) :]
-                if key.lower().endswith(IMAGE_SUFFIXES) and not any(map(is_left_out, _parts(key))):
-                    yield key
+                if not any(map(is_left_out, _parts(key))) and not key.endswith("/"):
+                    (images if key.lower().endswith(IMAGE_SUFFIXES) else others).append(key)
             bar.update(page["KeyCount"])
+    return images, others

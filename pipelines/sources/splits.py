@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets import Dataset
+from ..labels import most_classes
 from ..readers.base import DataError
 from ..readers.records import Index, Records
 from ..readers.untrusted import read_lines
@@ -15,8 +16,6 @@ from .index import COLUMNS, Split, load_or_make
 from .names import TRAIN, VAL, find_split, is_left_out, says
 
 CLASSES = "classes.txt"
-_FEW = 1000  # unnamed classes that a data set of any size may have,
-_PER_IMAGE = 100  # and those that it may have for each image: more are no classes, but damage
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def read_classes(top: Path, of: Path, labels: np.ndarray, classes: list[str] | N
     least, greatest = int(labels.min()), int(labels.max())
     classes = classes if classes is not None else _listed_classes(top)
     if classes is None:
-        limit = _FEW + _PER_IMAGE * len(labels)
+        limit = most_classes(len(labels))
         if greatest >= limit:
             raise DataError(
                 f"'{of}' has the label {greatest}, and {len(labels)} images: labels of so few images must be below "

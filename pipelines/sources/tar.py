@@ -7,7 +7,7 @@ from io import FileIO
 
 import numpy as np
 
-from ..datasets import IMAGE_SUFFIXES
+from ..formats import IMAGE_SUFFIXES
 from ..readers.base import DataError
 from ..readers.records import TAR_BLOCK, TarMembers
 from ..readers.untrusted import open_regular

@@ -106,7 +106,7 @@ def batches(dataset: Dataset, boxes: dict, size: int, limit: int) -> Iterator[tu
             kept.append(
                 (
                     torch.from_numpy(pixels.copy()).permute(2, 0, 1),
-                    torch.tensor(dataset.labels[i]),
+                    torch.tensor(dataset.class_indices[i]),
                     torch.from_numpy(box),
                 )
             )

@@ -71,7 +71,7 @@ def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> Res
     }  # fmt: skip
     if chosen.get("method", trained.config.method) != trained.config.method:
         options |= dict.fromkeys(OF_THE_METHOD)
-    if "saliency_target" not in chosen and (dataset.labels == UNKNOWN).any():
+    if "saliency_target" not in chosen and (dataset.class_indices == UNKNOWN).any():
         options["saliency_target"] = "max"
     config = Config(**options | chosen)
     check(config)

@@ -30,7 +30,7 @@ class TorchvisionImages(TorchDataset):
         from torchvision.transforms import v2
 
         dataset, recipe = loader.dataset, loader.recipe
-        self.reader, self.labels = dataset.reader, dataset.labels.tolist()
+        self.reader, self.labels = dataset.reader, dataset.class_indices.tolist()
         self.form = form
         if recipe.crop == "random_resized":
             crop: list[Any] = [v2.RandomResizedCrop(size, antialias=True)]

@@ -70,7 +70,7 @@ def make_loader(
         changes: arguments of `pipelines.image_loader` in place of the configuration's.
 
     Raises:
-        DataError: the data cannot be found or used.
+        DataError: the data cannot be found or used, or its labels are not class indices.
     """
     root = data_folder(config) if dataset is None else dataset
     options: dict[str, Any] = {
@@ -97,7 +97,9 @@ def make_loader(
     if train:
         options["images"] = config.train_images
         options["with_matrices"] = config.consistency is not None and config.policy is not None
-    return image_loader(root, train=train, **(options | changes))
+    loader = image_loader(root, train=train, **(options | changes))
+    loader.dataset.require_class_indices()
+    return loader
 
 
 def empty_batch(loader: ImageLoader) -> Batch:

@@ -19,6 +19,7 @@ from pipelines.bad_files.check import DAMAGED, NOT_CHECKED, UNDECODABLE, UNSUPPO
 from pipelines.bad_files.probe import native_errors_hidden
 from pipelines.build import usable_cores
 from pipelines.names import printable
+from pipelines.sources import left_out
 from train.cli.parser import check_writable
 from train.engine.files import write_json
 from train.errors import UserError
@@ -110,11 +111,19 @@ def run(options: argparse.Namespace) -> int:
         return 0
     bad = check(datasets, threads=options.workers or usable_cores(), damaged=not options.fast)
     write_lists(bad, lines=options.list, zeros=options.list0)
+    others = sum((Counter(dataset.left_out) for dataset in datasets), Counter())
     if options.json is not None:
-        content = {"data": str(options.data), "files": total, "bad": [file._asdict() for file in bad]}
+        content = {
+            "data": str(options.data),
+            "files": total,
+            "left_out": others,
+            "bad": [file._asdict() for file in bad],
+        }
         write_json(options.json, content)
     kinds = Counter(file.kind for file in bad)
     shown = [UNDECODABLE] if options.fast else [UNDECODABLE, DAMAGED]
     shown += [kind for kind in (UNSUPPORTED, NOT_CHECKED) if kinds[kind]]
+    if others:
+        print(left_out(others))
     print(f"{total} files: " + ", ".join(f"{kinds[kind]} {kind}" for kind in shown))
     return 1 if kinds.total() > kinds[NOT_CHECKED] else 0

@@ -125,7 +125,7 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
 
 def _objects_in_view(dataset: Dataset, table: dict[str, Any], side: int) -> Iterator[tuple[int, Tensor]]:
     """Yield the index and the object's box of the first image of each class, then of the second, and so on."""
-    for index in of_different_classes(dataset.labels, len(dataset)).tolist():
+    for index in of_different_classes(dataset.class_indices, len(dataset)).tolist():
         path = dataset.name(index)
         name = path.removeprefix(f"{dataset.root}/")
         if name in table:

@@ -16,7 +16,7 @@ import torch
 
 from dali_salaug import METHODS
 from pipelines import Dataset, find_dataset
-from pipelines.datasets import IMAGE_SUFFIXES
+from pipelines.formats import IMAGE_SUFFIXES
 from pipelines.readers.files import Files
 from pipelines.readers.s3 import is_address
 from train.analysis.trained import OF_THE_METHOD, UNKNOWN, Trained, configure, load_best, loader_of
@@ -60,7 +60,7 @@ def find_images(paths: Sequence[Path], classes: list[str]) -> Dataset:
     """
     parts = [_find(path) for path in paths]
     number = {name: label for label, name in enumerate(classes)}
-    labels = np.array([number.get(part.classes[label], UNKNOWN) for part in parts for label in part.labels])
+    labels = np.array([number.get(part.classes[label], UNKNOWN) for part in parts for label in part.class_indices])
     if len(parts) == 1:
         return dataclasses.replace(parts[0], classes=classes, labels=labels, unlabelled=True)
     if any(part.reader.kind != "files" for part in parts):
@@ -104,7 +104,7 @@ def make_sheet(trained: Trained, config: ResolvedConfig, dataset: Dataset, *, co
     if mixes and len(dataset) == 1:
         raise UserError(f"--method {config.method} mixes two images; got one, {dataset.name(0)}")
     wanted = max(count, MIXED) if mixes else count
-    chosen = np.arange(len(dataset)) if len(dataset) <= count else of_different_classes(dataset.labels, wanted)
+    chosen = np.arange(len(dataset)) if len(dataset) <= count else of_different_classes(dataset.class_indices, wanted)
     batch = next(iter(loader_of(trained, config, dataset.take(chosen), batch_size=len(chosen), seed=seed)))
     model, unknown = trained.model.eval(), batch.labels == UNKNOWN
     with torch.no_grad():

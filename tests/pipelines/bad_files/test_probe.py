@@ -30,7 +30,7 @@ REASONS = {
     "text.jpg": "it is no image of a known format, it begins with b'this is not an i'",
     "page.jpg": "it is no image of a known format, it begins with b'<!DOCTYPE html><'",
     "header.jpg": "its JPEG data is damaged or cut short",
-    "animation.jpg": "it is a GIF image, a format that is not supported",
+    "an_icon.jpg": "it is an icon image, a format that is not supported",
     "empty.jpg": "the file is empty",
 }
 
@@ -51,7 +51,7 @@ def test_a_bad_file_is_named_and_the_loader_lives_on(
         list(loader)
     message = str(caught.value)
     assert message.startswith(f"cannot decode image '{bad}': {REASONS[name]}")
-    assert ("Convert the image" if name == "animation.jpg" else "Delete or replace the file") in message
+    assert ("Convert the image" if name == "an_icon.jpg" else "Delete or replace the file") in message
     assert "\n" not in message
     assert caught.value.__context__ is None  # no traceback of DALI
 

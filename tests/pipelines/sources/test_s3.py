@@ -53,7 +53,13 @@ def store(folders: Path) -> Iterator[str]:
             name = path.relative_to(folders).as_posix()
             for split in ("train", "val"):
                 client.put_object(Bucket="photos", Key=f"small/{split}/{name}", Body=path.read_bytes())
-        for name in ("small/train/ape/notes.txt", "small/train/.hidden/0.jpg", "small/0.jpg", "smaller/train/x/0.jpg"):
+        for name in (
+            "small/train/ape/notes.txt",
+            "small/train/ape/1.svg",
+            "small/train/.hidden/0.jpg",
+            "small/0.jpg",
+            "smaller/train/x/0.jpg",
+        ):
             client.put_object(Bucket="photos", Key=name, Body=b"x")
         for number, name in enumerate(ODD_NAMES):
             body = (folders / "ape" / "00.jpg").read_bytes() + b"%d" % number
@@ -73,6 +79,8 @@ def _loader(root: str | Path | Dataset, **changes: object) -> ImageLoader:
 def test_the_batches_are_those_of_the_files(store: str, folders: Path) -> None:
     loader, files = _loader(store), _loader(str(folders))
     assert loader.dataset.classes == files.dataset.classes
+    assert loader.dataset.left_out == {".svg": 1}
+    assert find_dataset(store, train=False).left_out == files.dataset.left_out == {}
     assert loader.dataset.reader.files[0] == f"{store}/train/ape/00.jpg"
     assert loader.dataset.encoded(0) == (folders / "ape/00.jpg").read_bytes()
     expected = list(files)

@@ -59,7 +59,7 @@ def test_each_kind_is_listed_with_its_reason(folder: Path, tmp_path: Path, capfd
         f"undecodable  {folder}/val/b/empty.jpg: the file is empty",
         f"undecodable  {folder}/val/b/page.jpg: it is no image of a known format, it begins with b'<!DOCTYPE html><'",
         f"undecodable  {folder}/val/b/truncated.jpg: its JPEG data is damaged or cut short",
-        f"unsupported  {folder}/val/b/animation.jpg: it is a GIF image, a format that is not supported",
+        f"unsupported  {folder}/val/b/an_icon.jpg: it is an icon image, a format that is not supported",
         f"damaged      {folder}/train/a/zeros.jpg: Corrupt JPEG data: premature end of data segment",
     ):
         assert line in lines
@@ -107,6 +107,21 @@ def test_good_files_and_those_that_cannot_be_checked(
     with pytest.raises(SystemExit):
         program(["check-data", "--help"])
     assert "Exit status" in capsys.readouterr().out
+
+
+def test_files_left_out_by_their_suffix_are_counted(
+    tmp_path: Path, make_photo: Callable[..., Image.Image], capfd: pytest.CaptureFixture
+) -> None:
+    for name in ("train/a/0.gif", "val/a/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        make_photo(20, 20).save(tmp_path / name)
+    for name in ("train/a/1.svg", "val/a/1.svg", "val/a/2.psd", "val/a/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert program(["check-data", str(tmp_path), "--json", str(tmp_path / "bad.json")]) == 0
+    output = capfd.readouterr().out.splitlines()
+    assert output[0].startswith("3 files left out because of the suffix: 2 .svg, 1 .psd. Images have the suffix .jpg,")
+    assert output[1:] == ["2 files: 0 undecodable, 0 damaged"]
+    assert json.loads((tmp_path / "bad.json").read_text())["left_out"] == {".svg": 2, ".psd": 1}
 
 
 def test_real_images(real_data: Callable[[str], Path], capsys: pytest.CaptureFixture) -> None:
@@ -190,7 +205,7 @@ def test_bad_files_are_called_bad(
         },
         "unsupported": {
             "float.tif": _bytes(Image.new("F", (40, 40)), "TIFF"),
-            "animation.png": _bytes(photo, "GIF"),
+            "icon.png": _bytes(photo, "ICO"),
         },
         "undecodable": {"cut.jp2": _bytes(photo, "JPEG2000")[:9000], "cut.png": png[: len(png) // 2], "empty.bmp": b""},
         "not checked": {"large.png": _bytes(Image.new("1", (20_000, 15_000)), "PNG")},
@@ -228,7 +243,7 @@ def test_a_tiff_file_with_a_jpegs_name(
     (tmp_path / "a" / "tiff.jpg").write_bytes(_bytes(make_photo(40, 30).convert("LA"), "TIFF"))
     assert program(["check-data", str(tmp_path)]) == 1
     assert "unsupported" in (output := capfd.readouterr().out)
-    assert "under the name of a JPEG file, and would be decoded wrongly: rename it" in output
+    assert "under the name of a JPEG file, and is not decoded correctly: rename it" in output
 
 
 def test_crops_that_fail_although_the_whole_image_decodes(
