@@ -132,5 +132,5 @@ def _with_early_head(model: nn.Module, config: ResolvedConfig, num_classes: int)
     try:
         return WithEarlyHead(model, num_classes, after, image_size=config.image_size)
     except ValueError as error:
-        reason = str(error).replace("after must", "it must", 1)
+        reason = str(error).replace("after must", "it must", 1).replace("image_size must", "--image-size must", 1)
         raise UserError(f"--early-head {config.early_head}: {reason}") from error
