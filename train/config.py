@@ -43,6 +43,10 @@ def _option(
 
 C = TypeVar("C", bound="Config")
 
+# Learning rate for 256 photographs in a step, and weight decay: of SGD as He et al. (2016) train ResNets; of AdamW as
+# DeiT (Touvron et al. 2021, table 9); of LAMB as ResNets in Wightman et al. (2021, procedure A3: 0.008 for 2048).
+_BY_OPTIMIZER = {"sgd": (0.1, 1e-4), "adamw": (2.5e-4, 0.05), "lamb": (1e-3, 0.02)}
+
 
 def _is_of(value: Any, annotation: Any) -> bool:
     """Return whether a value is of the type of an option; a whole number is a number too, but True is none."""
@@ -75,6 +79,16 @@ class Config:
         "small", "small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or timm's"
     )
     method: str = _option("keep_randaugment", "augmentation method, see below")
+    pretrained: bool = _option(
+        False, "start from the published weights of a torchvision or timm model, which are downloaded once"
+    )
+    weights: str | None = _option(
+        None,
+        "start from the weights of a run (its folder or best.pt), of an export (.safetensors), or of a state_dict"
+        " (.pt, .pth, .safetensors); with other classes the head starts anew",
+        by_data="random weights",
+    )
+    freeze_trunk: bool = _option(False, "train the head alone; the rest keeps its weights and BatchNorm statistics")
     policy: str | None = _option(
         None,
         "image-level policy in place of the method's own, where it uses one; see below, or a .yaml or .json file",
@@ -97,10 +111,34 @@ class Config:
         None,
         "side of the network's input in pixels",
         low=8,
-        by_data="48 embedded, else the first image's shorter side, at most 224",
+        by_data="that of --weights, or the only one that the model takes; else 48 embedded, else the first image's"
+        " shorter side, at most 224",
+    )
+    mean: tuple[float, float, float] | None = _option(
+        None,
+        "mean of the channels in the normalisation, for pixels in [0, 1]",
+        low=0,
+        high=1,
+        by_data="that of --pretrained or --weights, else ImageNet's",
+        names=("RED", "GREEN", "BLUE"),
+    )
+    std: tuple[float, float, float] | None = _option(
+        None,
+        "standard deviation of the channels in the normalisation, likewise",
+        low=0,
+        high=1,
+        by_data="that of --pretrained or --weights, else ImageNet's",
+        names=("RED", "GREEN", "BLUE"),
+    )
+    optimizer: str = _option(
+        "sgd", "optimizer: SGD with Nesterov momentum, AdamW, or timm's LAMB", choices=("sgd", "adamw", "lamb")
     )
     lr: float | None = _option(
-        None, "peak learning rate", low=0, by_data="0.1 per 128 images of a step, 0.1 per 256 for photographs"
+        None,
+        "peak learning rate",
+        low=0,
+        by_data="0.1 per 256 images of a step for photographs, of adamw 0.00025, of lamb 0.001; twice that for small"
+        " images; a tenth to fine-tune all layers",
     )
     lr_per_256: float | None = _option(
         None,
@@ -108,9 +146,16 @@ class Config:
         low=0,
         by_data="--lr",
     )
+    layer_decay: float = _option(
+        1.0, "learning rate of a block over that of the block after it, in (0, 1]; the head has the full one", low=0,
+        high=1,
+    )  # fmt: skip
     momentum: float = _option(0.9, "momentum of SGD (Nesterov)", low=0, high=1)
     weight_decay: float | None = _option(
-        None, "weight decay, on weights, not on biases and BatchNorm", low=0, by_data="5e-4, 1e-4 for photographs"
+        None,
+        "weight decay, on weights, not on biases and normalisation",
+        low=0,
+        by_data="5e-4, 1e-4 for photographs; of adamw 0.05, of lamb 0.02",
     )
     label_smoothing: float = _option(0.1, "share of the target spread over all classes", low=0, high=1)
     lr_steps: tuple[int, ...] | None = _option(
@@ -136,7 +181,7 @@ class Config:
         "side of the saliency map relative to that of the image, in (0, 1]",
         low=0,
         high=1,
-        by_data="the method's, 0.5 for most",
+        by_data="the method's, 0.5 for most; 1 for a model that takes one size",
     )
     saliency_target: str | None = _option(
         None, "scalar whose gradient is the saliency", choices=TARGETS, by_data="the method's, label for most"
@@ -231,7 +276,9 @@ class Config:
         low=0,
     )
 
-    def resolved(self, *, side: int, embedded: bool, cifar: bool, images: int | None = None) -> "ResolvedConfig":
+    def resolved(
+        self, *, side: int, embedded: bool, cifar: bool, images: int | None = None, model_side: int | None = None
+    ) -> "ResolvedConfig":
         """Return the configuration with every default that the data or the method decides.
 
         Args:
@@ -239,11 +286,17 @@ class Config:
             embedded: whether the data is the embedded data set.
             cifar: whether the data is CIFAR.
             images: number of training images; None: at least as many as a batch has.
+            model_side: side of the images that the model is made for; None: any.
         """
-        image_size = self.image_size or (48 if embedded else min(side, 224))
+        image_size = self.image_size or model_side or (48 if embedded else min(side, 224))
         photographs, entry = image_size > 96, METHODS[self.method]
         batch_size = self.batch_size or (32 if embedded else 128)
-        scale = self.lr_per_256 or (0.1 if photographs else 0.2)  # of the learning rate, for 256 images in a step
+        rate, weight_decay = _BY_OPTIMIZER[self.optimizer]
+        if not photographs:
+            rate, weight_decay = 2 * rate, 5e-4 if self.optimizer == "sgd" else weight_decay
+        if (self.pretrained or self.weights) and not self.freeze_trunk:
+            rate /= 10
+        scale = self.lr_per_256 or rate  # of the learning rate, for 256 images in a step
         # A stated batch size may exceed the images by far, and its learning rate then explodes; the default's does not.
         in_a_step = min(batch_size, images) if self.batch_size and images and not self.lr_per_256 else batch_size
         policy = self.policy or entry.policy
@@ -263,7 +316,7 @@ class Config:
             "epochs": self.epochs or (15 if embedded else 90 if photographs else 30),
             "lr": self.lr or scale * in_a_step / 256,
             "lr_per_256": None,
-            "weight_decay": (1e-4 if photographs else 5e-4) if self.weight_decay is None else self.weight_decay,
+            "weight_decay": weight_decay if self.weight_decay is None else self.weight_decay,
             "crop_scale": self.crop_scale or ((0.6, 1.0) if embedded else (0.08, 1.0)),
         }
         return ResolvedConfig(**stated | by_data)

@@ -8,13 +8,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .._checks import check_whole_number
+from .feature_maps import layouts
 from .observer import observing, unwrap
 
 # Where the first block ends: ResNet, PreActResNet, PyramidNet and torchvision's wide ones; CIFAR's WideResNet;
-# DenseNet; RegNet (torchvision's, timm's); timm's PreActResNet (resnetv2) and its other models made of stages. VGG has
-# no name for it: its first block ends with the first pooling.
-FIRST_BLOCKS = ("layer1", "block1", "features.denseblock1", "denseblock1", "trunk_output.block1", "s1", "stages.0")
-_PROBES = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
+# DenseNet; RegNet (torchvision's, timm's); timm's PreActResNet (resnetv2) and its other models made of stages; timm's
+# ViT and EfficientNet; its Swin; torchvision's ViT. VGG has no name for it: its first block ends with the first
+# pooling. Torchvision's Swin has none either.
+FIRST_BLOCKS = (
+    "layer1", "block1", "features.denseblock1", "denseblock1", "trunk_output.block1", "s1", "stages.0", "blocks.0",
+    "layers.0", "encoder.layers.encoder_layer_0",
+)  # fmt: skip
+_PROBES: tuple[tuple[int, int], ...] = ((64, 64), (48, 32))  # pixels; two sizes tell channels from places
+_DIMENSIONS = {"channels first": (1, (2, 3)), "channels last": (3, (1, 2)), "tokens": (2, (1,))}  # channels, positions
 
 
 class WithEarlyHead(nn.Module):
@@ -31,9 +37,11 @@ class WithEarlyHead(nn.Module):
     Args:
         model: images (B, C, H, W) to logits, not wrapped in DistributedDataParallel. Its class is not changed.
         num_classes: K, 1 or more.
-        after: the module whose output (B, channels, h, w) the head reads, by its name in ``model.named_modules()``;
-            it must run once in a forward pass. By default the end of the first block, by the names in
-            ``FIRST_BLOCKS``, or the first pooling of a VGG.
+        after: the module whose output (B, channels, h, w), (B, h, w, channels) or (B, tokens, channels) the head
+            reads, by its name in ``model.named_modules()``; it must run once in a forward pass. By default the end of
+            the first block, by the names in ``FIRST_BLOCKS``, the first pooling of a VGG, or the first stage of
+            torchvision's Swin.
+        image_size: side of the images in pixels, for a model that takes only one size, such as a vision transformer.
 
     Attributes:
         model: the network.
@@ -55,7 +63,9 @@ class WithEarlyHead(nn.Module):
         >>> torch.save(network.model.state_dict(), "resnet50.pt")
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, after: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, num_classes: int, after: str | None = None, *, image_size: int | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module) or isinstance(model, DistributedDataParallel | DataParallel):
             raise ValueError(
@@ -63,14 +73,16 @@ class WithEarlyHead(nn.Module):
                 f"(DistributedDataParallel(WithEarlyHead(model, ...))); got {type(model).__name__}"
             )
         check_whole_number("num_classes", num_classes, 1)
+        if image_size is not None:
+            check_whole_number("image_size", image_size, 1)
         network = unwrap(model)
         self.after = _first_block(network) if after is None else _checked_name(network, after)
         weight = next(network.parameters(), torch.empty(0))
-        channels = _channels(network, self.after, weight.device)
+        channels, positions = _layout(network, self.after, weight.device, image_size)
         self.model = model
         self.classifier = nn.Linear(channels, num_classes, device=weight.device, dtype=weight.dtype)
         # The hook stays, and is idle outside a training pass: torch.compile keeps the hooks that it saw first.
-        self._tap = _Tap()
+        self._tap = _Tap(positions)
         self._handle = network.get_submodule(self.after).register_forward_hook(self._tap, prepend=True)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -135,16 +147,20 @@ class _Tap:
     """A forward hook that pools its module's outputs on demand: "all", or only the "first", after which the pass ends.
 
     It pools at once, because the next layer may overwrite the output in place.
+
+    Args:
+        positions: the dimensions over which it averages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, positions: tuple[int, ...]) -> None:
+        self._positions = positions
         self.wants = "none"
         self.pooled: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
         if self.wants == "none":
             return
-        self.pooled.append(output.mean((2, 3)))
+        self.pooled.append(output.mean(self._positions))
         if self.wants == "first":
             raise _Reached
 
@@ -158,8 +174,55 @@ class _Reached(Exception):
     """Ends a forward pass that needs to run no further."""
 
 
-def _channels(model: nn.Module, after: str, device: torch.device) -> int:
-    """Return the number of channels of a module's output; the model is only observed."""
+def _layout(model: nn.Module, after: str, device: torch.device, image_size: int | None) -> tuple[int, tuple[int, ...]]:
+    """Return the channels of a module's output, and the dimensions of its positions; the model is only observed."""
+    sizes = _PROBES
+    try:
+        shapes = _output_shapes(model, after, device, sizes)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if image_size is None:
+            raise ValueError(
+                f"model must take images of any size as far as {after!r}, or image_size must be given; it does not "
+                f"take {_PROBES}: {error}"
+            ) from error
+        sizes = ((image_size, image_size),)
+        try:
+            shapes = _output_shapes(model, after, device, sizes)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(
+                f"image_size must be a size that the model takes; it does not take {image_size}×{image_size} pixels: "
+                f"{error}"
+            ) from error
+    if len(shapes) < len(sizes):
+        raise ValueError(f"after must name a module that the model's forward pass runs; it does not run {after!r}")
+    kind = _kind(shapes, sizes)
+    if kind is None:
+        seen = (f"{s or 'no tensor'} for an image of {size} pixels" for s, size in zip(shapes, sizes, strict=True))
+        raise ValueError(
+            "after must name a module that puts out a feature map (B, channels, h, w) or (B, h, w, channels), or "
+            f"tokens (B, tokens, channels); {after!r} puts out {', '.join(seen)}"
+        )
+    channel, positions = _DIMENSIONS[kind]
+    return shapes[0][channel], positions
+
+
+def _kind(shapes: list[tuple[int, ...]], sizes: tuple[tuple[int, int], ...]) -> str | None:
+    """Return the kind of layout of an output, see `Layout`, from its shape for each size; None where it has none."""
+    if len(shapes) == 1:
+        kinds = {layout.kind for layout in layouts(torch.Size(shapes[0]), sizes[0])}
+        return kinds.pop() if len(kinds) == 1 else None
+    first, second = shapes
+    if len(first) == 4 and first[1] == second[1]:
+        return "channels first"
+    if len(first) == 4 and first[3] == second[3]:
+        return "channels last"
+    return "tokens" if len(first) == 3 and first[2] == second[2] and first[1] != second[1] else None
+
+
+def _output_shapes(
+    model: nn.Module, after: str, device: torch.device, sizes: tuple[tuple[int, int], ...]
+) -> list[tuple[int, ...]]:
+    """Return the shape of a module's output for one image of each size; () of what is no tensor, none if not run."""
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
     shapes: list[tuple[int, ...]] = []
 
@@ -169,24 +232,12 @@ def _channels(model: nn.Module, after: str, device: torch.device) -> int:
 
     handle = model.get_submodule(after).register_forward_hook(look, prepend=True)
     try:
-        for size in _PROBES:
+        for size in sizes:
             with suppress(_Reached), observing(model, device) as forward:
                 forward(torch.zeros(1, in_channels, *size, device=device))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"model must take images of any size as far as {after!r}; it does not take {size} pixels: {error}"
-        ) from error
     finally:
         handle.remove()
-    if len(shapes) < len(_PROBES):
-        raise ValueError(f"after must name a module that the model's forward pass runs; it does not run {after!r}")
-    first, second = shapes
-    if len(first) != 4 or first[1] != second[1]:
-        raise ValueError(
-            f"after must name a module that puts out a feature map (B, channels, h, w); {after!r} puts out "
-            f"{first or 'no tensor'} for an image of {_PROBES[0]} pixels, {second or 'none'} for one of {_PROBES[1]}"
-        )
-    return first[1]
+    return shapes
 
 
 def _checked_name(model: nn.Module, after: str) -> str:
@@ -201,9 +252,12 @@ def _checked_name(model: nn.Module, after: str) -> str:
 
 def _first_block(model: nn.Module) -> str:
     modules = dict(model.named_modules())
-    vgg = "vgg" in type(model).__name__.lower()  # elsewhere the first pooling may end a stem
-    poolings = [name for name, module in modules.items() if isinstance(module, nn.MaxPool2d)] if vgg else []
-    for name in (*FIRST_BLOCKS, *poolings):
+    kind, own = type(model).__name__.lower(), []
+    if "vgg" in kind:  # elsewhere the first pooling may end a stem
+        own = [name for name, module in modules.items() if isinstance(module, nn.MaxPool2d)]
+    elif "swin" in kind:  # elsewhere this may be a ReLU
+        own = ["features.1"]
+    for name in (*FIRST_BLOCKS, *own):
         if name in modules:
             return name
     raise ValueError(

@@ -14,6 +14,7 @@ from train.data.loaders import make_loader
 from train.engine import checkpoint
 from train.errors import UserError
 from train.models.registry import build_model
+from train.models.sizes import map_scale
 
 OF_THE_METHOD = ("policy", "saliency", "saliency_scale", "saliency_target")  # the run's say nothing of another method
 UNKNOWN = -1  # label of an image whose class the run does not know
@@ -76,7 +77,9 @@ def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> Res
     config = Config(**options | chosen)
     check(config)
     side = trained.config.image_size
-    return config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
+    resolved = config.resolved(side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels")
+    resolved.saliency_scale = map_scale(config, resolved)
+    return resolved
 
 
 def loader_of(trained: Trained, config: ResolvedConfig, dataset: Dataset, **changes: Any) -> ImageLoader:

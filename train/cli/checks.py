@@ -1,5 +1,6 @@
 """Checks of a run's options before anything is built from them."""
 
+import importlib.util
 import types
 import typing
 from typing import Any
@@ -10,6 +11,7 @@ from train.cli.parser import OPTIONS
 from train.config import Config
 from train.engine.objective import make_consistency
 from train.errors import UserError
+from train.models.published import check_published
 from train.models.registry import check_model
 
 
@@ -33,6 +35,8 @@ def check(config: Config) -> None:
         except ValueError as error:
             raise UserError(f"--{error}") from error
     check_model(config.model)
+    check_fine_tuning(config)
+    check_optimizer(config)
     if config.saliency_scale == 0:
         raise UserError("--saliency-scale must be in (0, 1]; got 0")
     if config.early_head == "off" and config.early_weight != Config.early_weight:
@@ -56,6 +60,40 @@ def check(config: Config) -> None:
         )
     if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
         raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
+
+
+def check_fine_tuning(config: Config) -> None:
+    """Raise UserError where the options of the weights to start from are illegal, alone or with the others."""
+    if config.pretrained and config.weights is not None:
+        raise UserError(f"--pretrained and --weights exclude each other; got --pretrained --weights {config.weights}")
+    if config.pretrained:
+        check_published(config.model)
+    if config.freeze_trunk and not config.pretrained and config.weights is None:
+        raise UserError("--freeze-trunk needs weights to keep: add --pretrained or --weights")
+    if config.freeze_trunk and config.layer_decay != 1:
+        raise UserError(
+            f"--layer-decay has no effect with --freeze-trunk, which trains the head alone; got {config.layer_decay:g}"
+        )
+    if (config.mean is None) != (config.std is None):
+        one, other = ("--std", "--mean") if config.mean is None else ("--mean", "--std")
+        raise UserError(f"{one} needs {other} too, the rest of the normalisation")
+    if config.std is not None and 0 in config.std:
+        raise UserError(f"--std must be above 0; got {' '.join(f'{value:g}' for value in config.std)}")
+
+
+def check_optimizer(config: Config) -> None:
+    """Raise UserError where the options of the optimizer are illegal, alone or with the others."""
+    if config.layer_decay == 0:
+        raise UserError("--layer-decay must be in (0, 1]; got 0")
+    if config.optimizer != "sgd" and config.momentum != Config.momentum:
+        raise UserError(f"--momentum is for --optimizer sgd; got {config.momentum:g} with {config.optimizer}")
+    if config.optimizer != "lamb":
+        return
+    if importlib.util.find_spec("timm") is None:
+        raise UserError("--optimizer lamb needs timm: pip install timm")
+    if config.fused or config.on_nonfinite == "skip":
+        option = "--fused" if config.fused else "--on-nonfinite skip"
+        raise UserError(f"{option} needs an optimizer with a fused form, sgd or adamw; got --optimizer lamb")
 
 
 def check_value(name: str, value: Any) -> None:

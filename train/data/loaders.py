@@ -11,6 +11,8 @@ from train.config import Config, ResolvedConfig
 from train.data.shapes import embedded_data
 from train.distributed import ALONE, World
 from train.errors import UserError
+from train.models.published import UNKNOWN, Facts
+from train.models.sizes import map_scale, only_side
 
 
 def data_folder(config: Config) -> Path:
@@ -23,11 +25,12 @@ def absolute(data: str) -> str:
     return data if data.startswith("s3://") else os.path.abspath(data)
 
 
-def resolve_for_data(config: Config, dataset: Dataset | None = None) -> ResolvedConfig:
-    """Return the configuration with the defaults that the data decides.
+def resolve_for_data(config: Config, dataset: Dataset | None = None, facts: Facts = UNKNOWN) -> ResolvedConfig:
+    """Return the configuration with the defaults that the data, the method and the model decide.
 
     Args:
         dataset: the data, if already found.
+        facts: what is known of the weights to start from.
 
     Raises:
         UserError: the first image cannot be read.
@@ -36,9 +39,14 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None) -> Resolved
     dataset = dataset or find_dataset(data_folder(config))
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
     images = min(len(dataset), config.train_images or len(dataset))
-    return config.resolved(
-        side=side, embedded=config.data is None, cifar=dataset.reader.kind == "pixels", images=images
+    model_side = config.image_size or facts.image_size or only_side(config.model)
+    cifar = dataset.reader.kind == "pixels"
+    resolved = config.resolved(
+        side=side, embedded=config.data is None, cifar=cifar, images=images, model_side=model_side
     )
+    resolved.saliency_scale = map_scale(config, resolved)
+    resolved.mean, resolved.std = config.mean or facts.mean, config.std or facts.std
+    return resolved
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
@@ -94,6 +102,8 @@ def make_loader(
         "hw_decoder_load": config.hw_decoder_load,
         "decode_size_hint": config.decode_size_hint,
     }
+    if config.mean is not None and config.std is not None:
+        options |= {"mean": config.mean, "std": config.std}
     if train:
         options["images"] = config.train_images
         options["with_matrices"] = config.consistency is not None and config.policy is not None

@@ -60,6 +60,13 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def is_sealed(file: IO[bytes]) -> bool:
+    """Return whether a file ends in the mark of `save`; its checksum may be wrong."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SEAL))
+    return file.read(len(MARK)) == MARK
+
+
 def verify(path: Path) -> None:
     """Raise UserError as `load`, without loading the file."""
     with _opened(path) as file:

@@ -12,7 +12,10 @@ from dali_salaug import WithEarlyHead
 from train.config import ResolvedConfig
 from train.distributed import ALONE, World
 from train.engine.ema import AveragedWeights
+from train.engine.start import load_start
 from train.errors import UserError, first_line
+from train.models.layers import freeze_trunk, head_of, layers_by_depth, set_training
+from train.models.published import Source
 from train.models.registry import FIRST_BLOCK, build_model
 
 
@@ -38,6 +41,10 @@ class Network:
     def __init__(self, config: ResolvedConfig, num_classes: int, device: torch.device, world: World = ALONE) -> None:
         model = _build(config, num_classes)
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.num_classes = num_classes
+        self.frozen_trunk = config.freeze_trunk
+        if self.frozen_trunk:
+            freeze_trunk(self.model, head_of(self.model, num_classes))
         self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
         self.with_head = None if config.early_head == "off" else _with_early_head(self.model, config, num_classes)
         self.trained = self.module
@@ -60,6 +67,24 @@ class Network:
     def validated(self) -> nn.Module:
         """The model that is validated, drawn from and kept as the best: the averaged one, where there is one."""
         return self.model if self.averaged is None else self.averaged.model
+
+    def set_training(self) -> None:
+        """Set the model to training mode, but for what a frozen trunk keeps."""
+        set_training(self.model, frozen_trunk=self.frozen_trunk)
+
+    def start_from(self, source: Source, classes: list[str], name: str) -> str:
+        """Load weights into the model, and its average, before the first step; see `load_start`."""
+        sentence = load_start(self.model, classes, source, name)
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(self.model.state_dict())
+        return sentence
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Return all parameters by layer, from the first to the heads, see `layers_by_depth`."""
+        layers = layers_by_depth(self.model, head_of(self.model, self.num_classes))
+        if self.with_head is not None:
+            layers[-1] += self.with_head.classifier.parameters()
+        return layers
 
     @property
     def early(self) -> nn.Module | None:
@@ -105,7 +130,7 @@ def _build(config: ResolvedConfig, num_classes: int) -> nn.Module:
 def _with_early_head(model: nn.Module, config: ResolvedConfig, num_classes: int) -> WithEarlyHead:
     after = FIRST_BLOCK.get(config.model) if config.early_head == "auto" else config.early_head
     try:
-        return WithEarlyHead(model, num_classes, after)
+        return WithEarlyHead(model, num_classes, after, image_size=config.image_size)
     except ValueError as error:
-        reason = str(error).replace("after must", "it must", 1)
+        reason = str(error).replace("after must", "it must", 1).replace("image_size must", "--image-size must", 1)
         raise UserError(f"--early-head {config.early_head}: {reason}") from error

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,8 +18,9 @@ from train.engine.network import Network
 from train.engine.objective import make_consistency
 from train.engine.stage import make_stage
 from train.errors import UserError, first_line
+from train.models.layers import set_training
+from train.models.sizes import SIDES, takes
 
-SIDES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 448)  # that networks are made for
 MARGIN = 0.9  # share of the free memory that a step may need without a warning
 
 
@@ -68,11 +69,11 @@ def check_network(config: ResolvedConfig, network: Network, num_classes: int, im
         UserError: the network cannot take the images, or a single image that an epoch ends with.
     """
     with _untouched_random_state():
-        saved = _try(config, network, num_classes, config.image_size, 2)
+        saved = _try(config, network, num_classes)
         full, least = sizes_of_parts(config, images, world)
         if min(full, least) == 1:
             try:
-                _pass(config, _copy(network), num_classes, config.image_size, 1, make_consistency(config))
+                _pass(config, _copy(network), num_classes, 1, make_consistency(config))
             except Exception as error:
                 raise _single_image(error, config, images, world, full) from error
     at_once = min(full, math.ceil(images / world.size))
@@ -89,63 +90,72 @@ def _untouched_random_state() -> Iterator[None]:
 
 
 def _copy(network: Network) -> nn.Module:
-    return copy.deepcopy(network.module).train()
+    return set_training(copy.deepcopy(network.module), frozen_trunk=network.frozen_trunk)
 
 
-def _try(config: ResolvedConfig, network: Network, num_classes: int, side: int, count: int) -> int:
-    """Return the bytes that the backward pass of `count` images keeps; raise UserError where the network fails."""
+def _try(config: ResolvedConfig, network: Network, num_classes: int) -> int:
+    """Return the bytes that the backward pass of two images keeps; raise UserError where the network fails."""
     device = next(network.model.parameters()).device
-    consistency = make_consistency(config)
-    try:
-        saved = _pass(config, _copy(network), num_classes, side, count, None)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(error, config, device) from error
-        fitting = next((s for s in _by_distance(side) if _takes(network.model, s)), None)
+    model, side, consistency = config.model, config.image_size, make_consistency(config)
+
+    def cannot_train(error: Exception) -> str:
+        fitting = next((s for s in _by_distance(side) if takes(network.model, s)), None)
         other = f" (it takes {fitting})" if fitting else ""
-        raise UserError(
-            f"--model {config.model} cannot be trained on images of --image-size {side}: {first_line(error)}. Choose"
-            f" another --image-size{other} or another --model"
-        ) from error
-    try:
-        if consistency is not None:
-            saved = max(saved, _pass(config, _copy(network), num_classes, side, count, consistency))
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(error, config, device) from error
-        raise UserError(
-            f"--consistency cannot be computed for --model {config.model} at --image-size {side} and"
-            f" --consistency-scale {config.consistency_scale:g}: {_cause(error)}. Choose another --consistency-scale,"
-            " a GAMMA of 0, or another --model"
-        ) from error
-    try:
-        _map(config, _copy(network), num_classes, side, count)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(error, config, device) from error
+        return (
+            f"--model {model} cannot be trained on images of --image-size {side}: {first_line(error)}. Choose another"
+            f" --image-size{other} or another --model"
+        )
+
+    def no_consistency(error: Exception) -> str:
+        return (
+            f"--consistency cannot be computed for --model {model} at --image-size {side} and --consistency-scale"
+            f" {config.consistency_scale:g}: {_cause(error)}. Choose another --consistency-scale, a GAMMA of 0, or"
+            " another --model"
+        )
+
+    def no_map(error: Exception) -> str:
         larger = ", a larger --saliency-scale such as 1" if config.saliency_scale < 1 else ""
-        raise UserError(
-            f"--method {config.method} needs a saliency map, which --model {config.model} does not give at --image-size"
-            f" {side} and --saliency-scale {config.saliency_scale:g}: {_cause(error)}. Choose another --image-size"
-            f"{larger}, another --saliency, --model or --method"
-        ) from error
+        return (
+            f"--method {config.method} needs a saliency map, which --model {model} does not give at --image-size {side}"
+            f" and --saliency-scale {config.saliency_scale:g}: {_cause(error)}. Choose another --image-size{larger},"
+            " another --saliency, --model or --method"
+        )
+
+    with _explained(cannot_train, config, device):
+        saved = _pass(config, _copy(network), num_classes, 2, None)
+    if consistency is not None:
+        with _explained(no_consistency, config, device):
+            saved = max(saved, _pass(config, _copy(network), num_classes, 2, consistency))
+    with _explained(no_map, config, device):
+        _map(config, _copy(network), num_classes)
     return saved
+
+
+@contextmanager
+def _explained(explain: Callable[[Exception], str], config: ResolvedConfig, device: torch.device) -> Iterator[None]:
+    """Turn an error into a UserError with its explanation, or into that of a lack of memory."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, config, device) from error
+        raise UserError(explain(error)) from error
 
 
 def _pass(
     config: ResolvedConfig,
     module: nn.Module,
     num_classes: int,
-    side: int,
     count: int,
     consistency: SaliencyConsistency | None,
 ) -> int:
     """Take the forward and backward pass of a training step; return the bytes that are kept between the two.
 
     Args:
+        count: number of images.
         consistency: the loss, in place of cross-entropy.
     """
-    images, labels = _batch(module, num_classes, side, count)
+    images, labels = _batch(module, num_classes, config.image_size, count)
     dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
@@ -182,9 +192,9 @@ def _cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
-def _map(config: ResolvedConfig, module: nn.Module, num_classes: int, side: int, count: int) -> None:
-    """Pass images through the stage, which makes the saliency map and draws."""
-    images, labels = _batch(module, num_classes, side, count)
+def _map(config: ResolvedConfig, module: nn.Module, num_classes: int) -> None:
+    """Pass two images through the stage, which makes the saliency map and draws."""
+    images, labels = _batch(module, num_classes, config.image_size, 2)
     early = module.early if isinstance(module, WithEarlyHead) else None
     stage = make_stage(config, num_classes, 0, warmup_epochs=0, head=early)
     stage.trace(module.model if isinstance(module, WithEarlyHead) else module, images, labels, images)
@@ -200,17 +210,6 @@ def _batch(module: nn.Module, num_classes: int, side: int, count: int) -> tuple[
 def _by_distance(side: int) -> list[int]:
     """Return the usual sides of images, the closest to `side` first."""
     return sorted((other for other in SIDES if other != side), key=lambda other: abs(other - side))
-
-
-@torch.no_grad()
-def _takes(model: nn.Module, side: int) -> bool:
-    model = copy.deepcopy(model).train()  # BatchNorm may need more than one value per channel
-    device = next(model.parameters()).device
-    try:
-        model(torch.zeros(2, 3, side, side, device=device))
-    except Exception:
-        return False
-    return True
 
 
 def _cause(error: BaseException) -> str:
@@ -233,8 +232,8 @@ def _single_image(error: Exception, config: ResolvedConfig, images: int, world: 
 def _memory_warning(config: ResolvedConfig, network: Network, activations: int, images: int, world: World) -> list[str]:
     """Compare what a step of that many images needs, beyond the weights that are there already, with what is free."""
     device = next(network.model.parameters()).device
-    weights = sum(p.numel() * p.element_size() for p in network.module.parameters())
-    need = activations + 2 * weights  # gradients and momentum
+    trained = sum(p.numel() * p.element_size() for p in network.module.parameters() if p.requires_grad)
+    need = activations + (2 if config.optimizer == "sgd" else 3) * trained  # gradients and their averages
     if device.type == "cpu":
         need *= world.local_size
     free = free_memory(device)

@@ -80,7 +80,7 @@ class Run:
         checkpoint.seed_random_state(config.seed)  # all processes start from the same weights
         self.network = Network(config, len(self.classes), self.device, world)
         self.objective: Objective = make_objective(config, self.network, len(self.classes), config.seed + world.rank)
-        self.optimizer = make_optimizer(config, self.network.module)
+        self.optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
         images = len(self.train_loader.dataset)
@@ -114,7 +114,7 @@ class Run:
 
     def begin_epoch(self) -> None:
         """Prepare everything for the steps of the current epoch that are not done yet."""
-        self.model.train()
+        self.network.set_training()
         self.train_loader.set_epoch(self.epoch)
         self.objective.set_epoch(self.epoch)
 

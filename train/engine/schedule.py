@@ -4,16 +4,32 @@ import functools
 import math
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from train.config import ResolvedConfig
+from train.engine.network import Network
 
 
-def make_optimizer(config: ResolvedConfig, network: nn.Module) -> Optimizer:
-    """Build the optimizer of a configuration, for all parameters of the network."""
-    groups = parameter_groups(network, config.weight_decay)
+def make_optimizer(config: ResolvedConfig, network: Network) -> Optimizer:
+    """Build the optimizer of a configuration, for all parameters of the network that are trained."""
+    groups = []
+    layers = [list(network.module.parameters())] if config.layer_decay == 1 else network.layers()
+    for depth, parameters in enumerate(reversed(layers)):  # the first group has the full rate, which is logged
+        rate = {"lr": config.lr * config.layer_decay**depth}
+        groups += [group | rate for group in parameter_groups(parameters, config.weight_decay)]
+    if config.optimizer == "adamw":
+        return AdamW(groups, lr=config.lr, fused=config.fused)
+    if config.optimizer == "lamb":
+        from timm.optim import Lamb
+
+        # LAMB scales the gradients down to a norm of 1 itself, by default; not twice.
+        optimizer = Lamb(groups, lr=config.lr, max_grad_norm=config.clip_grad or 1.0)
+        for group in optimizer.param_groups:
+            group["step"] = torch.zeros(())  # as after its first step, so that each checkpoint has the same form
+        return optimizer
     nesterov = config.momentum > 0
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=config.fused)
 
@@ -47,11 +63,12 @@ def doubtful_options(config: ResolvedConfig, images: int) -> list[str]:
     return warnings
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups of parameters: weights with decay; biases and normalisation's scales and shifts without."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def parameter_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Return those that are trained, in up to two groups: weights with decay, biases and normalisation without."""
+    trained = [p for p in parameters if p.requires_grad]
+    decayed, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def steps_with_warmup(step: int, *, warmup: int, drops: list[int]) -> float:

@@ -29,6 +29,12 @@ def _timm_names() -> list[str]:
     return timm.list_models()
 
 
+def _has_weights(name: str) -> bool:
+    import timm
+
+    return timm.is_model_pretrained(name)
+
+
 def check_model(name: str) -> None:
     """Raise UserError, with the closest names, unless `build_model` knows the name."""
     names = [*OWN, *_torchvision_names()]
@@ -37,7 +43,8 @@ def check_model(name: str) -> None:
     timm_names = _timm_names()
     if name.startswith("timm/") and not timm_names:
         raise UserError(f"--model {name} needs timm: pip install timm")
-    if name.removeprefix("timm/") in timm_names:
+    plain, _, tag = name.removeprefix("timm/").partition(".")
+    if plain in timm_names and (not tag or _has_weights(f"{plain}.{tag}")):
         return
     close = difflib.get_close_matches(name.removeprefix("timm/"), {*names, *timm_names}, n=5, cutoff=0.5)
     nearest = f"; the closest names are {', '.join(close)}" if close else ""
@@ -59,8 +66,11 @@ class Origin(NamedTuple):
     options: dict[str, Any]
 
 
-def origin(name: str, num_classes: int, image_size: int) -> Origin:
+def origin(name: str, num_classes: int, image_size: int | None) -> Origin:
     """Return the constructor of the model that `build_model` builds from the same arguments.
+
+    Args:
+        image_size: None: the one that the library builds the model for.
 
     Raises:
         UserError: the name is unknown. The message has the closest ones.
@@ -71,21 +81,22 @@ def origin(name: str, num_classes: int, image_size: int) -> Origin:
         return Origin("dali_salaug", name, options)
     if name not in _torchvision_names():
         return Origin("timm", name.removeprefix("timm/"), options)
-    if name.startswith("vit_"):
+    if name.startswith("vit_") and image_size is not None:
         options["image_size"] = image_size
     elif name in ("googlenet", "inception_v3"):  # their auxiliary heads return a tuple
         options |= {"aux_logits": False, "init_weights": True}
     return Origin("torchvision", name, options)
 
 
-def build_model(name: str, num_classes: int, image_size: int) -> nn.Module:
+def build_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
     """Build an untrained classifier, from images (B, 3, H, W), floating point, to logits (B, num_classes).
 
     Args:
         name: "small", a name of CIFAR_MODELS, a torchvision classification model, or one of timm's ("timm/NAME", or
-            NAME where torchvision has no model of that name).
+            NAME where torchvision has no model of that name), which may have the tag of its weights ("NAME.TAG").
         num_classes: number of logits.
-        image_size: H = W in pixels, for models of a fixed size (vision transformers); others take any size.
+        image_size: H = W in pixels, for torchvision's vision transformers; None: the one that they are made for.
+            Others take any size, or have one of their own.
 
     Raises:
         UserError: the name is unknown. The message has the closest ones.

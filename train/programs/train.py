@@ -24,8 +24,10 @@ from train.engine.files import lock_folder, remove_unfinished, write_yaml
 from train.engine.loop import fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
+from train.engine.start import read_source
 from train.engine.stopping import Interrupted
 from train.errors import UserError, system_error
+from train.models.published import UNKNOWN, Source
 
 # These may change with --resume, since the result does not depend on them: the loader checks that the data is the same,
 # wherever it is. The number of epochs stretches or shortens the cosine from here on. What follows a bad file or a
@@ -112,8 +114,9 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    if "data" in chosen:
-        chosen["data"] = absolute(chosen["data"])  # a run can be resumed from another working directory
+    for name in ("data", "weights"):
+        if isinstance(chosen.get(name), str):
+            chosen[name] = absolute(chosen[name])  # a run can be resumed from another working directory
     if may_restart() and "out" not in chosen:
         raise UserError("torchrun --max-restarts needs --out here: a restarted run finds its last checkpoint there")
     if may_restart() and (Path(chosen["out"]) / LAST).is_file():
@@ -135,17 +138,21 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
     config = Config(**chosen)
     check(config)
     with joined(config.device) as world:
-        return train(*begin(config, world), resuming=False)
+        source = read_source(config, world)
+        if source is not None and source.model is not None and "model" not in chosen:
+            config.model = source.model
+        return train(*begin(config, world, source), resuming=False)
 
 
-def begin(config: Config, world: World) -> tuple[Run, Path]:
+def begin(config: Config, world: World, source: Source | None = None) -> tuple[Run, Path]:
     """Return a new run and its folder, which has no checkpoint of another. Together.
 
     Args:
         config: checked.
+        source: the weights to start from; None: random ones.
 
     Raises:
-        UserError: the folder already has a run.
+        UserError: the folder already has a run, or the weights are not those of the model.
     """
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.method}".replace("timm/", "")
     folder = Path(config.out or f"runs/{name}")
@@ -155,11 +162,16 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
             raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
         data_folder(config)  # one process generates the embedded data
     folder = Path(world.broadcast(str(folder)))
-    resolved = resolve_for_data(config)
+    resolved = resolve_for_data(config, facts=UNKNOWN if source is None else source.facts)
     resolved.out = str(folder)
     check_share(resolved, world)
     run = Run(resolved, world)
+    loaded = None if source is None else run.network.start_from(source, run.classes, resolved.model)
     if world.is_main:
+        if loaded is not None:
+            print(loaded)
+        if resolved.saliency_scale != (config.saliency_scale or METHODS[config.method].scale):
+            print(f"{resolved.model} takes no smaller images: its maps have full resolution (--saliency-scale 1)")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -57,7 +57,7 @@ def test_learning_rate_rises_linearly_then_falls_along_a_cosine() -> None:
 
 def test_weight_decay_spares_biases_and_batchnorm() -> None:
     model = build_model("small", 4, 32)
-    decayed, spared = parameter_groups(model, 5e-4)
+    decayed, spared = parameter_groups(list(model.parameters()), 5e-4)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (5e-4, 0)
     names = {id(p): name for name, p in model.named_parameters()}
     norms = {

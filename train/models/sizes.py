@@ -1,0 +1,65 @@
+"""The sizes of images that a model takes, found on the meta device, where nothing is computed."""
+
+import copy
+
+import torch
+from torch import nn
+
+from train.config import Config, ResolvedConfig
+from train.models.registry import build_model
+
+# Sides in pixels that networks are made for.
+SIDES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 392, 448, 512, 518)
+
+
+def takes(model: nn.Module, side: int) -> bool:
+    """Return whether a model can be trained on images (2, 3, side, side); the model is left as it was."""
+    model = copy.deepcopy(model).train()  # two: BatchNorm may need more than one value per channel
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            model(torch.zeros(2, 3, side, side, device=device))
+    except Exception:
+        return False
+    return True
+
+
+def only_side(name: str) -> int | None:
+    """Return the side of the images that a model is made for, where it takes no other; None where it takes several.
+
+    Args:
+        name: see `build_model`.
+    """
+    model = _on_meta(name, None)
+    taken: list[int] = []
+    for side in SIDES if model is not None else ():
+        if model is not None and takes(model, side):
+            taken.append(side)
+        if len(taken) > 1:
+            return None
+    return taken[0] if taken else None
+
+
+def map_scale(config: Config, resolved: ResolvedConfig) -> float:
+    """Return the scale of the saliency map: as stated, or the method's, but 1 for a model without reduced images.
+
+    Args:
+        config: as stated.
+        resolved: the same, with the method's scale.
+    """
+    side, scale = resolved.image_size, resolved.saliency_scale
+    if config.saliency_scale is not None or scale == 1:
+        return scale
+    model = _on_meta(resolved.model, side)
+    if model is None or takes(model, round(side * scale)) or not takes(model, side):
+        return scale
+    return 1.0
+
+
+def _on_meta(name: str, image_size: int | None) -> nn.Module | None:
+    """Return a model without weights; None where it cannot be built so, which says nothing of its sizes."""
+    try:
+        with torch.device("meta"):
+            return build_model(name, 2, image_size)
+    except Exception:
+        return None
