@@ -95,6 +95,17 @@ def check_matrices(matrices: object, images: Tensor) -> Tensor:
     return matrices  # type: ignore[return-value]
 
 
+def check_views(views: object, indices: object) -> None:
+    """Require the views (B, 2, 3) of samples at ``indices``, (B,)."""
+    if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
+        raise ValueError(f"indices must be an int64 tensor (B,), the samples' places; got {_describe(indices)}")
+    fits = isinstance(views, Tensor) and views.shape == (len(indices), 2, 3) and views.is_floating_point()
+    if not fits or views.device != indices.device:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"views must be a floating-point tensor ({len(indices)}, 2, 3) on {indices.device}; got {_describe(views)}"
+        )
+
+
 def check_region(size: object) -> tuple[int, int]:
     """Return a region's size as (height, width), from a whole number of pixels or a pair of them."""
     pair = size if isinstance(size, tuple | list) else (size, size)
