@@ -69,10 +69,15 @@ def check_saliency(saliency: object, images: Tensor) -> Tensor:
 
 
 def check_labels(labels: object, images: Tensor) -> Tensor:
-    fits = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and labels.dtype == torch.int64
-    if not fits or labels.device != images.device:  # type: ignore[attr-defined]
-        raise ValueError(f"labels must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(labels)}")
-    return labels  # type: ignore[return-value]
+    return check_like_labels("labels", labels, images)
+
+
+def check_like_labels(name: str, values: object, images: Tensor) -> Tensor:
+    """Require one int64 number for each image, and return them."""
+    fits = isinstance(values, Tensor) and values.shape == images.shape[:1] and values.dtype == torch.int64
+    if not fits or values.device != images.device:  # type: ignore[attr-defined]
+        raise ValueError(f"{name} must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(values)}")
+    return values  # type: ignore[return-value]
 
 
 def check_label_range(labels: Tensor, num_classes: int) -> None:
