@@ -8,6 +8,7 @@ where in the image its pixels are, so that a map made by one crop serves the nex
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from .._tensors import at_least_float32
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16}
 _LEVELS = 254  # of a byte: 0 stands for a cell that was never seen
 _NEVER = -1
+_PIECE = 65_536  # samples that are exchanged at a time: a copy of the whole store would double its memory
 
 
 class SaliencyMemory:
@@ -68,12 +70,13 @@ class SaliencyMemory:
         self.max_age = max_age
         self.epoch = 0
         self._store = torch.zeros(samples, *self.grid, dtype=DTYPES[dtype], device=device)
-        self._written = torch.full((samples,), _NEVER, dtype=torch.int16, device=device)
+        self._written = torch.full((samples,), _NEVER, dtype=torch.int32, device=device)
+        self._own = torch.zeros(samples, dtype=torch.bool, device=device)  # written here since the last exchange
 
     @property
     def nbytes(self) -> int:
         """The size of the store in bytes."""
-        return self._store.nbytes + self._written.nbytes
+        return self._store.nbytes + self._written.nbytes + self._own.nbytes
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +84,7 @@ class SaliencyMemory:
 
     def to(self, device: torch.device | str) -> "SaliencyMemory":
         """Move the store to a device, and return the memory itself."""
-        self._store, self._written = self._store.to(device), self._written.to(device)
+        self._store, self._written, self._own = (part.to(device) for part in (self._store, self._written, self._own))
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -90,7 +93,7 @@ class SaliencyMemory:
         self.epoch = epoch
 
     def ages(self, indices: Tensor) -> Tensor:
-        """Return for each sample the epochs since its map was last written, (B,) int16; −1 where it has no map.
+        """Return for each sample the epochs since its map was last written, (B,) int32; −1 where it has no map.
 
         Args:
             indices: (B,), int64, places in the data set.
@@ -169,7 +172,32 @@ class SaliencyMemory:
         maps, seen, told = maps[last], (seen | shown)[last], told[last]
         codes = torch.where(told[:, None, None], self._encoded(maps, seen), self._store[indices])
         self._store[indices] = codes
-        self._written[indices] = torch.where(told, self.epoch, self._written[indices].int()).to(torch.int16)
+        self._written[indices] = torch.where(told, self.epoch, self._written[indices])
+        self._own[indices] |= told
+
+    def exchange(self, group: Any = None) -> None:
+        """Give all processes the maps that each of them has written since the last exchange.
+
+        To be called by all of them, at the end of an epoch and before :meth:`state_dict`. Within an epoch nobody needs
+        the maps of the others, as each sample is seen once. Where several processes wrote the same sample, the map of
+        the last rank counts. The traffic is that of summing the store once over the processes.
+
+        Args:
+            group: of torch.distributed; by default all processes. Without an initialised group nothing happens.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        rank = dist.get_rank(group)
+        last = torch.where(self._own, rank, -1).int()
+        dist.all_reduce(last, dist.ReduceOp.MAX, group)
+        mine, theirs = last == rank, last >= 0
+        for part in (self._store.view(self.samples, -1), self._written[:, None]):
+            for start in range(0, self.samples, _PIECE):
+                piece = slice(start, start + _PIECE)
+                sent = torch.where(mine[piece, None], part[piece], 0)
+                dist.all_reduce(sent, group=group)
+                part[piece] = torch.where(theirs[piece, None], sent, part[piece])
+        self._own.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the maps and the epochs in which they were written, for ``torch.save``: copies, on the CPU."""
@@ -194,6 +222,7 @@ class SaliencyMemory:
         self.set_epoch(state["epoch"])
         self._store.copy_(state["maps"])
         self._written.copy_(state["written"])
+        self._own.zero_()
 
     def _decoded(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the maps, with mean 1 over the cells seen, float32; which cells were seen; which samples have any."""

@@ -236,3 +236,47 @@ def test_what_is_passed_is_checked():
         memory.load_state_dict({"maps": 1})
     with pytest.raises(ValueError, match="maps of the state must be"):
         memory.load_state_dict(SaliencyMemory(5).state_dict())
+
+
+TWO_PROCESSES = """
+import sys, torch
+import torch.distributed as dist
+from dali_salaug import SaliencyMemory
+rank, meet = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+generator = torch.Generator().manual_seed(0)
+views = torch.eye(3)[:2].expand(8, 2, 3)
+for dtype in ("uint8", "float16"):
+    ours, alone = (SaliencyMemory(20, grid=3, dtype=dtype) for _ in range(2))
+    for epoch in range(3):
+        order = torch.randperm(20, generator=generator)
+        for memory in (ours, alone):
+            memory.set_epoch(epoch)
+        for batch in (order[:8], order[8:16]):
+            gradients = torch.rand(8, 3, 6, 6, generator=generator)
+            alone.write(batch, views, gradients)
+            mine = slice(4 * rank, 4 * rank + 4)
+            ours.write(batch[mine], views[mine], gradients[mine])
+        ours.exchange()
+        got, expected = ours.state_dict(), alone.state_dict()
+        assert torch.equal(got["maps"], expected["maps"]) and torch.equal(got["written"], expected["written"])
+    # The same sample on both ranks: that of the last one, on all of them.
+    gradients = torch.rand(2, 1, 3, 6, 6, generator=generator)
+    ours.write(torch.tensor([4]), views[:1], gradients[rank])
+    alone.write(torch.tensor([4]), views[:1], gradients[1])
+    ours.exchange()
+    assert torch.equal(ours.state_dict()["maps"], alone.state_dict()["maps"])
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_hold_what_one_would(in_two_processes):
+    in_two_processes(TWO_PROCESSES)
+
+
+def test_alone_there_is_nothing_to_exchange():
+    memory = SaliencyMemory(3)
+    memory.write(torch.arange(3), VIEWS[:3], torch.rand(3, 3, 6, 6))
+    before = memory.state_dict()["maps"]
+    memory.exchange()
+    assert torch.equal(memory.state_dict()["maps"], before)
