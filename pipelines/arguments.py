@@ -110,6 +110,15 @@ def numbers(name: str, value: Any, count: int, legal: str) -> tuple[float, ...]:
     refuse(name, value, legal)
 
 
+def pair(name: str, value: Any, least: int, most: int, legal: str) -> tuple[int, int]:
+    """Return the two integers of a sequence, each from `least` to `most`."""
+    if is_sequence(value, 2) and all(isinstance(each, Integral) and not isinstance(each, bool) for each in value):
+        first, second = map(int, value)
+        if least <= min(first, second) and max(first, second) <= most:
+            return first, second
+    refuse(name, value, legal)
+
+
 def span(name: str, value: object, legal: str, *, least: float, most: float = math.inf) -> tuple[float, float]:
     """Return the ends of a range within `least` … `most`."""
     low, high = numbers(name, value, 2, legal)

@@ -1,14 +1,23 @@
 """`image_loader`, which checks its arguments and builds the loader."""
 
 import os
-from numbers import Integral
 from typing import Any
 
 import torch
 from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
-from .arguments import INT32_MAX, flag, is_sequence, numbers, path, refuse, require, require_one, share, span, whole
+from .arguments import INT32_MAX, flag, numbers, pair, path, refuse, require, require_one, share, whole
 from .datasets import Dataset
+from .geometry import (
+    CROP_RATIO,
+    LEAST,
+    check_crop,
+    check_fits,
+    check_validation,
+    choose_crop,
+    image_size_of,
+    stored_size,
+)
 from .graph.pipeline import MAX_PIXELS, Recipe
 from .loader import ImageLoader
 from .options import LoaderOptions
@@ -18,19 +27,15 @@ from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's
-_LEAST = 1e-6  # that is above 0: its reciprocal is far from the largest float
-_MAX_SIDE = 16_384  # of images returned: one takes 3 GiB
 _MAX_HINT = 65_535  # JPEG's
 _MAX_THREADS = 1024
-CROPS = ("auto", "random_resized", "pad")
 
 
 def image_loader(
     root: str | os.PathLike[str] | Dataset,
     *,
     batch_size: int,
-    image_size: int = 224,
+    image_size: int | tuple[int, int] = 224,
     train: bool = True,
     images: int | None = None,
     drop_last: bool = False,
@@ -44,6 +49,12 @@ def image_loader(
     interpolation: str = "nearest",
     crop: str = "auto",
     crop_scale: tuple[float, float] = (0.08, 1.0),
+    crop_ratio: tuple[float, float] = CROP_RATIO,
+    horizontal_flip: float = 0.5,
+    vertical_flip: float = 0.0,
+    val_resize: int | None = None,
+    crop_pct: float | None = None,
+    resize_interpolation: str = "bilinear",
     color_jitter: float = 0.0,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
@@ -58,8 +69,8 @@ def image_loader(
 
     Training: each epoch in a new random order; per image one decode, one random crop, one random mirroring,
     then `policy`. Validation (`train=False`): in the data set's order, without randomness. Files are resized
-    (shorter side to image_size / 0.875; to image_size where that is below 128) and cropped in the middle;
-    CIFAR images keep their size. Validation may have a `policy` too; `crop` and `crop_scale` have no effect on it.
+    and cropped in the middle, see `crop_pct`; CIFAR images keep their size. Validation may have a `policy` too; the
+    arguments of random crops and flips have no effect on it.
 
     The same arguments give the same batches on any machine, whatever `num_threads`. On the GPU, another decoder
     makes small differences in the pixels.
@@ -67,7 +78,8 @@ def image_loader(
     Args:
         root: Folder of the data, see `find_dataset` for the layouts; or a `Dataset`.
         batch_size: Images per batch and process. The last batch of an epoch may be smaller, see `drop_last`.
-        image_size: Side of the returned images, in pixels. CIFAR images are resized if it is not 32.
+        image_size: Of the returned images, in pixels: a side of squares, or (height, width). CIFAR images are resized
+            if it is not 32. `ImageLoader.set_image_size` changes it between epochs.
         train: Training, or else validation.
         images: Number of images to use, the first of each class (`Dataset.first`); None: all.
         drop_last: Leave out the last global batch of an epoch where it has fewer than `world_size * batch_size` images:
@@ -87,6 +99,17 @@ def image_loader(
         crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
             "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
+        crop_ratio: Least and greatest aspect (width / height) of the window in "random_resized", before it is resized
+            to `image_size`, whatever its aspect; from 0.001 to 1000.
+        horizontal_flip, vertical_flip: In training, the probability that an image is mirrored left to right, and top
+            to bottom; from 0 to 1. Digits and text need a `horizontal_flip` of 0.
+        val_resize: In validation, the shorter edge of a file's image before the central crop, at least the longer side
+            of `image_size`. CIFAR images are then resized and cropped too.
+        crop_pct: In validation, in place of `val_resize`: `image_size` over the size before the crop, from 0.1 to 1.
+            As in timm, an image is resized, its aspect kept, until it just covers floor(height / crop_pct) ×
+            floor(width / crop_pct). By default 0.875, rounded to the nearest; 1 if a side is below 128.
+        resize_interpolation: Of the resizes to `image_size` and before the central crop: "bilinear" or "bicubic", both
+            with a low-pass filter where they shrink (torchvision's `antialias`).
         color_jitter: In training, change brightness, contrast (about mid-grey) and saturation of the clean image, and
             so of the augmented one, each by a factor uniform in 1 ± `color_jitter`; from 0 to 1.
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
@@ -111,7 +134,7 @@ def image_loader(
     with_matrices = flag("with_matrices", with_matrices)
     policy = _find_policy(policy)
     batch_size = whole("batch_size", batch_size, 1, INT32_MAX)
-    image_size = whole("image_size", image_size, 1, _MAX_SIDE)
+    size = image_size_of(image_size)
     images = (
         None if images is None else whole("images", images, 1, INT32_MAX, f"None or an integer from 1 to {INT32_MAX}")
     )
@@ -124,10 +147,12 @@ def image_loader(
     dtype = str(dtype).removeprefix("torch.")
     require_one("dtype", dtype, ("float32", "float16"))
     require_one("interpolation", interpolation, ("nearest", "linear"))
-    require_one("crop", crop, CROPS)
-    crop_scale = span("crop_scale", crop_scale, "two numbers, 0 < least <= greatest <= 1", least=_LEAST, most=1)
+    crop_scale, crop_ratio = check_crop(crop, crop_scale, crop_ratio, resize_interpolation)
+    horizontal_flip = share("horizontal_flip", horizontal_flip)
+    vertical_flip = share("vertical_flip", vertical_flip)
+    val_resize, crop_pct = check_validation(val_resize, crop_pct)
     color_jitter = share("color_jitter", color_jitter)
-    mean, std = _channels("mean", mean, "three numbers", 0), _channels("std", std, "three numbers above 0", _LEAST)
+    mean, std = _channels("mean", mean, "three numbers", 0), _channels("std", std, "three numbers above 0", LEAST)
     require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     if with_matrices and policy is not None and policy.chains > 1:
         raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
@@ -144,16 +169,22 @@ def image_loader(
         dataset.require_labels()
     if images is not None:
         dataset = dataset.first(images)
-    crop, resize_to = _choose_crop(dataset, crop, train, image_size)
+    if train:
+        val_resize = crop_pct = None
+    check_fits(size, val_resize)
     recipe = Recipe(
         reads=dataset.reader.feed,
         device="gpu" if chosen.type == "cuda" else "cpu",
-        image_size=image_size,
-        crop=crop,
-        resize_to=resize_to,
-        ratio=CROP_RATIO,
+        image_size=size,
+        crop=choose_crop(dataset, crop, train=train, resized=val_resize is not None or crop_pct is not None),
+        stored=stored_size(dataset),
+        val_resize=val_resize,
+        crop_pct=crop_pct,
+        resize_interpolation=resize_interpolation,
+        ratio=crop_ratio,
+        vertical_flip=train and vertical_flip > 0,
         color_jitter=float(color_jitter) if train else 0.0,
-        operations=policy.operations(image_size) if policy else (),
+        operations=policy.operations(size) if policy else (),
         chains=policy.chains if policy else 0,
         stages=policy.stages if policy else 0,
         interpolation=interpolation,
@@ -176,6 +207,8 @@ def image_loader(
         world_size=world_size,
         num_threads=num_threads or usable_cores(),
         crop_scale=crop_scale,
+        horizontal_flip=horizontal_flip,
+        vertical_flip=vertical_flip,
         replace_bad_files=on_bad_file == "replace",
         max_bad_share=max_bad_share,
     )
@@ -207,22 +240,7 @@ def _size_hint(hint: Any) -> tuple[int, int] | None:
     if hint is None:
         return None
     legal = f"None or (width, height), each an integer from 1 to {_MAX_HINT}"
-    if not is_sequence(hint, 2):
-        refuse("decode_size_hint", hint, legal)
-    width, height = (int(side) if isinstance(side, Integral) and not isinstance(side, bool) else 0 for side in hint)
-    require("decode_size_hint", hint, legal, min(width, height) >= 1 and max(width, height) <= _MAX_HINT)
-    return width, height
-
-
-def _choose_crop(dataset: Dataset, crop: str, train: bool, image_size: int) -> tuple[str, int | None]:
-    """Return `Recipe.crop` and `Recipe.resize_to`."""
-    if dataset.reader.kind == "pixels":
-        resize_to = None if dataset.reader.side(0) == image_size else image_size
-        crop = "pad" if crop == "auto" else crop
-        return (crop, None if crop == "random_resized" else resize_to) if train else ("none", resize_to)
-    if not train:
-        return "center", round(image_size / 0.875) if image_size >= 128 else image_size
-    return ("pad", image_size) if crop == "pad" else ("random_resized", None)
+    return pair("decode_size_hint", hint, 1, _MAX_HINT, legal)
 
 
 def _choose_device(device: object) -> torch.device:

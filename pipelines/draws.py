@@ -14,7 +14,7 @@ ORDER, VIEW, POLICY, JITTER, SUBSTITUTE = range(5)
 
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 JITTER_FACTORS = ("brightness", "contrast", "saturation")
-VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 3  # attempts, position (y, x), flip
+VIEW_UNIFORMS = 2 * CROP_ATTEMPTS + 4  # attempts, position (y, x), horizontal and vertical flip
 
 
 def _philox(seed: int, epoch: int, stream: int) -> np.random.Philox:
@@ -84,9 +84,14 @@ def pad_offsets(numbers: np.ndarray, padding: int) -> np.ndarray:
     return (np.floor(position * (2 * padding + 1)) - padding).astype(np.int32)
 
 
-def flips(numbers: np.ndarray) -> np.ndarray:
-    """Return whether to mirror left to right, with probability one half: (B,) int32, 0 or 1."""
-    return (numbers[:, 2 * CROP_ATTEMPTS + 2] < 0.5).astype(np.int32)
+def flips(numbers: np.ndarray, probabilities: tuple[float, float]) -> np.ndarray:
+    """Return whether to mirror left to right, and top to bottom: (2, B) int32, 0 or 1.
+
+    Args:
+        numbers: (B, VIEW_UNIFORMS) in [0, 1).
+        probabilities: Of the two.
+    """
+    return (numbers[:, 2 * CROP_ATTEMPTS + 2 :] < probabilities).T.astype(np.int32)
 
 
 def jitter_factors(numbers: np.ndarray, strength: float) -> dict[str, np.ndarray]:

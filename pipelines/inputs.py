@@ -7,14 +7,17 @@ import numpy as np
 
 from . import draws
 from .datasets import Dataset
+from .geometry import in_short
 from .graph.pipeline import Recipe
 from .options import LoaderOptions
 from .policies.operations import compose, mirrored
 
 PADDING = 4  # pixels, of pad-and-crop
-# Fields of a recipe that are not in `configuration`: they do not change the pixels, or follow from the policy.
+# Fields of a recipe that are not in `configuration`: they do not change the pixels, follow from the policy, or
+# are in `resize_to`.
 _LEFT_OUT = {
     "device", "operations", "chains", "stages", "with_matrices", "max_pixels", "hw_decoder_load", "decode_size_hint",
+    "stored", "val_resize", "crop_pct", "vertical_flip",
 }  # fmt: skip
 
 
@@ -40,7 +43,8 @@ class Inputs:
         arrays["flip"] = np.zeros(count, dtype=np.int32)
         if options.train:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)
-            arrays["flip"] = draws.flips(numbers)
+            probabilities = options.horizontal_flip, options.vertical_flip
+            arrays["flip"], arrays["vertical_flip"] = draws.flips(numbers, probabilities)
             arrays["offset"] = draws.pad_offsets(numbers, PADDING)
             if recipe.crop == "random_resized":
                 windows = draws.random_resized_windows(numbers, options.crop_scale, recipe.ratio)
@@ -50,9 +54,10 @@ class Inputs:
             arrays |= draws.jitter_factors(numbers, recipe.color_jitter)
         if options.policy is not None:
             drawn = options.policy.draw(uniforms(draws.POLICY, options.policy.uniforms), recipe.image_size)
-            # The pipeline mirrors last, once for both outputs. Seen in the mirror, the drawn geometry then
-            # acts on the mirrored image, as if the flip had come first; the other operations do not see flips.
-            matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size)
+            # The pipeline turns images upside down first, but mirrors them left to right last, once for both outputs.
+            # Seen in the mirror, the drawn geometry then acts on the mirrored image, as if that flip had come first
+            # too; the other operations do not see it.
+            matrices = mirrored(drawn.matrices, arrays["flip"], recipe.image_size[1])
             for stage in range(recipe.chains * recipe.stages):
                 arrays[f"operation{stage}"] = drawn.operations[:, stage]
                 arrays[f"amount{stage}"] = drawn.parameters[:, stage, 0]
@@ -75,10 +80,14 @@ class Inputs:
         recipe = {name: getattr(self.recipe, name) for name in names}
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
+            "image_size": in_short(self.recipe.image_size),
+            "resize_to": None if self.recipe.resize_to is None else in_short(self.recipe.resize_to),
             "dataset": self.dataset.digest,
             "samples": len(self.dataset),
             "policy": repr(self.options.policy),
             "crop_scale": list(self.options.crop_scale),
+            "horizontal_flip": self.options.horizontal_flip,
+            "vertical_flip": self.options.vertical_flip,
             "train": self.options.train,
             "seed": self.options.seed,
             "batch_size": self.options.batch_size,

@@ -4,6 +4,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from .bad_files.probe import Probe, contiguous
 from .bad_files.substitutes import Substitutes
 from .datasets import Dataset
 from .forks import abandoned_in_children
+from .geometry import Size, check_fits, image_size_of, in_short
 from .graph.pipeline import Recipe, image_pipeline
 from .inputs import Inputs
 from .options import LoaderOptions
@@ -23,7 +25,8 @@ from .readers.base import DataError
 
 _LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # batches made ahead
-_ADDED = {"drop_last": False}  # what a state from before these options means
+# What a state from before these options means.
+_ADDED = {"drop_last": False, "horizontal_flip": 0.5, "vertical_flip": 0.0, "resize_interpolation": "bilinear"}
 
 
 class Batch(NamedTuple):
@@ -138,7 +141,7 @@ class ImageLoader:
 
     Attributes:
         dataset: The images and labels (`Dataset`).
-        recipe: What the pipeline does to the pixels.
+        recipe: What the pipeline does to the pixels of the next batch.
         options: Which samples are in which batch.
         device: Where the batches are.
         mean, std: By which the images are normalised, in [0, 1] units.
@@ -148,7 +151,6 @@ class ImageLoader:
 
     def __init__(self, dataset: Dataset, recipe: Recipe, options: LoaderOptions) -> None:
         self.dataset = dataset
-        self.recipe = recipe
         self.options = options
         self.device = options.device
         self.mean, self.std = recipe.mean, recipe.std
@@ -168,18 +170,23 @@ class ImageLoader:
             )
         self._length = schedule.batches
         self._global_batches = schedule.global_batches
-        self._inputs = Inputs(dataset, recipe, options)
-        decodes = partial(_decodes, Probe(recipe, options.device.index), self._inputs)
-        self._substitutes = Substitutes(
-            dataset, options, decodes, samples=schedule.samples, max_pixels=recipe.max_pixels
-        )
+        self._schedule = schedule
+        self._substitutes = Substitutes(dataset, options, samples=schedule.samples, max_pixels=recipe.max_pixels)
+        self._next_recipe = recipe  # of the next epoch
+        self._use(recipe)
         self._epoch = self._batch = 0  # of the next batch to be returned
         self._restored = self._end_meant = False
         self._iteration = 0
-        self._source = _Source(schedule, self._inputs, self._substitutes)
-        self._pipeline: Any = None
         # Of the only process that can use the loader: the one that started its pipeline, or CUDA.
         self._process = os.getpid() if options.device.type == "cuda" else None
+
+    def _use(self, recipe: Recipe) -> None:
+        """Make all further batches by a recipe."""
+        self._pipeline: Any = None
+        self.recipe = recipe
+        self._inputs = Inputs(self.dataset, recipe, self.options)
+        self._substitutes.probe = partial(_decodes, Probe(recipe, self.device.index), self._inputs)
+        self._source = _Source(self._schedule, self._inputs, self._substitutes)
 
     def __len__(self) -> int:
         return self._length
@@ -214,6 +221,37 @@ class ImageLoader:
     def _go_to(self, epoch: int) -> None:
         self._epoch = epoch
         self._batch = self._substitutes.replaced = 0
+        self._resize()
+
+    def _resize(self) -> None:
+        if self.recipe != self._next_recipe:
+            self._use(self._next_recipe)
+
+    def _sized(self, size: Size) -> Recipe:
+        check_fits(size, self.recipe.val_resize)
+        policy = self.options.policy
+        return replace(self.recipe, image_size=size, operations=policy.operations(size) if policy else ())
+
+    @property
+    def image_size(self) -> Size:
+        """(height, width) of the next batch's images, in pixels."""
+        return self.recipe.image_size
+
+    def set_image_size(self, image_size: int | tuple[int, int]) -> None:
+        """Let images have another size from the next epoch on, as in progressive resizing.
+
+        An epoch has one size: one of which a batch has been returned is finished at the size that it has. Everything
+        else stays: the order, the draws, the known bad files. Call it on all ranks.
+
+        Args:
+            image_size: As of `image_loader`.
+
+        Raises:
+            ValueError: `image_size` is no such size, or is larger than `val_resize`.
+        """
+        self._next_recipe = self._sized(image_size_of(image_size))
+        if not self._batch:
+            self._resize()
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next `iter()` be this epoch, from its start.
@@ -239,16 +277,18 @@ class ImageLoader:
         """Return where the user is, and a description of the loader, in JSON types.
 
         "epoch" and "batch" are those of the next batch. Batches made ahead and not yet returned do not count.
+        "image_size" is that of the next epoch.
         """
         return {
             "epoch": self._epoch,
             "batch": self._batch,
+            "image_size": in_short(self._next_recipe.image_size),
             "bad_files": self._substitutes.state_dict(),
             "configuration": self._inputs.configuration(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next `iter()` resume where `state` was taken, with identical batches.
+        """Let the next `iter()` resume where `state` was taken, with identical batches, of the size that they had.
 
         After an epoch's last batch that is the next epoch, unless `set_epoch` then names the one that is over.
 
@@ -260,7 +300,11 @@ class ImageLoader:
             ValueError: `state` is from a loader with another data set, seed, batch size or the like; or is no state.
         """
         self._check_form(state)
-        own, given = self._inputs.configuration(), _ADDED | state["configuration"]
+        given = _ADDED | state["configuration"]
+        size = image_size_of(given.get("image_size", self.image_size), "image_size of the state's configuration")
+        next_size = image_size_of(state.get("image_size", size), "image_size of the state")
+        recipe, next_recipe = self._sized(size), self._sized(next_size)
+        own = Inputs(self.dataset, recipe, self.options).configuration()
         differing = [
             f"{key}: {shown(given.get(key))} in the state, {shown(own.get(key))} here"
             for key in sorted(own.keys() | given.keys())
@@ -271,6 +315,9 @@ class ImageLoader:
         epoch = whole("epoch of the state", state["epoch"], 0, _LAST_EPOCH, "an integer from 0 to 2**61")
         batch = whole("batch of the state", state["batch"], 0, self._global_batches)
         self._check_bad_files(state["bad_files"])
+        self._next_recipe = recipe
+        self._resize()
+        self._next_recipe = next_recipe
         self._epoch, self._batch = epoch, batch
         self._substitutes.load_state_dict(state["bad_files"])
         self._restored, self._end_meant = True, False

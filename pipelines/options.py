@@ -25,5 +25,7 @@ class LoaderOptions:
     world_size: int
     num_threads: int
     crop_scale: tuple[float, float]
+    horizontal_flip: float
+    vertical_flip: float
     replace_bad_files: bool
     max_bad_share: float

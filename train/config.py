@@ -172,6 +172,10 @@ class Config:
         None, "area of a random resized crop relative to that of the image: least, most", low=0, high=1,
         by_data="0.6 1 embedded, 0.08 1 otherwise", names=("LEAST", "MOST"),
     )  # fmt: skip
+    horizontal_flip: float = _option(
+        0.5, "probability that a training image is mirrored left to right; 0 for digits and text", low=0, high=1
+    )
+    vertical_flip: float = _option(0.0, "probability that a training image is mirrored top to bottom", low=0, high=1)
     color_jitter: float = _option(
         0.0, "range of the changes of brightness, contrast and saturation, each a factor in 1 ± this", low=0, high=1
     )

@@ -29,27 +29,20 @@ class Substitutes:
     Args:
         dataset: The images.
         options: Of the loader. In validation, the candidates are the same in every epoch.
-        probe: Returns whether sample i at a position of an epoch can be decoded: (epoch, position, i) → bool.
         samples: Number of this process's samples in an epoch.
         max_pixels: Of an image that may be decoded.
 
     Attributes:
+        probe: Returns whether sample i at a position of an epoch can be decoded: (epoch, position, i) → bool.
         known: The reason, by the place in the data set, for each file found bad so far.
         replaced: Number of samples replaced in the current epoch.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        options: LoaderOptions,
-        probe: Callable[[int, int, int], bool],
-        *,
-        samples: int,
-        max_pixels: int,
-    ) -> None:
+    probe: Callable[[int, int, int], bool]
+
+    def __init__(self, dataset: Dataset, options: LoaderOptions, *, samples: int, max_pixels: int) -> None:
         self._dataset = dataset
         self._options = options
-        self._probe = probe
         self._samples = samples
         self._max_pixels = max_pixels
         self.known: dict[int, str] = {}
@@ -75,7 +68,7 @@ class Substitutes:
         place = (epoch if self._options.train else 0, draws.SUBSTITUTE, position, 1, CANDIDATES)
         candidates = draws.uniforms(self._options.seed, *place)[0] * len(self._dataset)
         for candidate in (index, *candidates.astype(np.int64).tolist()):
-            if self._probe(epoch, position, candidate):
+            if self.probe(epoch, position, candidate):
                 return candidate
             self._note(candidate)
         raise DataError(
@@ -93,7 +86,7 @@ class Substitutes:
         """
         found = False
         for position, index in enumerate(indices.tolist(), start=start):
-            if not self._probe(epoch, position, index):
+            if not self.probe(epoch, position, index):
                 found = True
                 self._note(index)
         return found

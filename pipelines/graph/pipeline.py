@@ -18,6 +18,7 @@ from nvidia.dali.data_node import DataNode
 
 from ..decoding import MAX_PIXELS
 from ..draws import CROP_ATTEMPTS, JITTER_FACTORS
+from ..geometry import Size, before_center_crop
 from .operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES, beside
 from .resize import resize_on_cpu
 
@@ -29,10 +30,8 @@ class Recipe:
     Attributes:
         reads: `Reader.feed` of the data set: what the pipeline receives for each image.
         device: "cpu" or "gpu".
-        image_size: Side of the output, in pixels.
+        image_size: Height and width of the output, in pixels.
         crop: "random_resized" or "pad" (training), "center" or "none" (validation).
-        resize_to: Side after resizing, before the crop ("center": of the shorter side); None if no resizing is needed,
-            or if it is part of the crop ("random_resized").
         ratio: Least and greatest aspect (width / height) of "random_resized".
         color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
         operations: The names that the drawn numbers index; empty without a policy.
@@ -43,13 +42,16 @@ class Recipe:
         dtype: Of the output: "float32" or "float16".
         max_pixels: Of an encoded image, width times height; a larger one is an error.
         hw_decoder_load, decode_size_hint: See `image_loader`; they have no effect on the CPU.
+        stored: Height and width of the images in memory; None for files.
+        val_resize, crop_pct: Of "center", see `image_loader`; one of them or both are None.
+        resize_interpolation: "bilinear" or "bicubic", of resizes.
+        vertical_flip: Whether some images are turned upside down.
     """
 
     reads: str
     device: str
-    image_size: int
+    image_size: Size
     crop: str
-    resize_to: int | None
     ratio: tuple[float, float]
     color_jitter: float
     operations: tuple[str, ...]
@@ -63,6 +65,19 @@ class Recipe:
     max_pixels: int = MAX_PIXELS
     hw_decoder_load: float = 0.65
     decode_size_hint: tuple[int, int] | None = None
+    stored: Size | None = None
+    val_resize: int | None = None
+    crop_pct: float | None = None
+    resize_interpolation: str = "bilinear"
+    vertical_flip: bool = False
+
+    @property
+    def resize_to(self) -> Size | None:
+        """Height and width after resizing, before the crop ("center": that the image covers, its aspect kept); None if
+        no resizing is needed, or if it is part of the crop ("random_resized")."""
+        if self.crop == "center":
+            return before_center_crop(self.image_size, self.val_resize, self.crop_pct)
+        return None if self.crop == "random_resized" or self.stored == self.image_size else self.image_size
 
     @cached_property
     def choices(self) -> list[Callable[..., DataNode]]:
@@ -81,6 +96,7 @@ class Recipe:
         """Names of the arrays that the source returns for each batch, in their order."""
         names = ["index", "image", "flip"]
         names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
+        names += ["vertical_flip"] if self.vertical_flip else []
         names += JITTER_FACTORS if self.color_jitter else ()
         for stage in range(self.chains * self.stages):
             names += [f"{name}{stage}" for name in ("operation", *self.parameters)]
@@ -163,11 +179,13 @@ def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -
 
 def _view(recipe: Recipe, images: DataNode, given: dict[str, DataNode]) -> DataNode:
     """Return decoded images cropped to one size: uint8 HWC."""
-    size = [recipe.image_size] * 2
+    size = recipe.image_size
     if recipe.crop == "random_resized":
-        return _resize(recipe, images, recipe.image_size)
+        return _resize(recipe, images, size)
     if recipe.crop == "center":
-        return fn.crop(fn.resize(images, resize_shorter=recipe.resize_to), crop=size)
+        kind = _INTERPOLATIONS[recipe.resize_interpolation]
+        images = fn.resize(images, size=recipe.resize_to, mode="not_smaller", interp_type=kind)
+        return fn.slice(images, start=_central_corner(images, size), shape=size, axes=[0, 1])
     if recipe.resize_to is not None:
         images = _resize(recipe, images, recipe.resize_to)
     if recipe.crop == "pad":
@@ -175,8 +193,20 @@ def _view(recipe: Recipe, images: DataNode, given: dict[str, DataNode]) -> DataN
     return images
 
 
-def _resize(recipe: Recipe, images: DataNode, size: int) -> DataNode:
-    return fn.resize(images, size=[size] * 2) if recipe.device == "gpu" else resize_on_cpu(images, size)
+def _central_corner(images: DataNode, size: Size) -> DataNode:
+    """Return the top-left corner (y, x) of the middle of images: half of what is left over, halves to the even pixel,
+    as torchvision's CenterCrop."""
+    room = images.shape(dtype=types.INT32)[:2] - types.Constant(np.array(size, dtype=np.int32))
+    return room // 2 + (room & (room // 2) & 1)
+
+
+_INTERPOLATIONS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
+
+
+def _resize(recipe: Recipe, images: DataNode, size: Size) -> DataNode:
+    if recipe.device == "gpu":
+        return fn.resize(images, size=size, interp_type=_INTERPOLATIONS[recipe.resize_interpolation])
+    return resize_on_cpu(images, size, recipe.resize_interpolation)
 
 
 def _decoding(recipe: Recipe) -> dict[str, Any]:
@@ -228,6 +258,8 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
     view = _view(recipe, _decoded(recipe, given), given)
+    if recipe.vertical_flip:
+        view = fn.flip(view, horizontal=0, vertical=given["vertical_flip"])
     if recipe.color_jitter:
         view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
     outputs = [_normalise(recipe, view, given["flip"]), given["index"]]

@@ -19,12 +19,16 @@ from torch.utils.dlpack import from_dlpack, to_dlpack
 _JOBS = 4  # shares of a batch for each thread, small enough that none waits long for the last
 
 
-def resize_on_cpu(images: DataNode, size: int) -> DataNode:
-    """Resize images of any size to (size, size, 3) uint8: bilinear, with the triangular filter where they shrink."""
-    threads = Pipeline.current().num_threads
-    return fn.dl_tensor_python_function(
-        images, function=partial(_resize, size=size, threads=threads), batch_processing=True, output_layouts="HWC"
-    )
+_KERNELS = {
+    "bilinear": torch.ops.aten._upsample_bilinear2d_aa,
+    "bicubic": torch.ops.aten._upsample_bicubic2d_aa,
+}
+
+
+def resize_on_cpu(images: DataNode, size: tuple[int, int], interpolation: str = "bilinear") -> DataNode:
+    """Resize images of any size to (*size, 3) uint8: bilinear or bicubic, with a filter as wide where they shrink."""
+    resize = partial(_resize, size=size, kernel=_KERNELS[interpolation], threads=Pipeline.current().num_threads)
+    return fn.dl_tensor_python_function(images, function=resize, batch_processing=True, output_layouts="HWC")
 
 
 @cache  # one for all pipelines, so that none has to be stopped with its pipeline
@@ -35,16 +39,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a pool's threads stay in the parent
 
 
-def _resize(images: list[Any], *, size: int, threads: int) -> list[Any]:
-    """Resize DLPack capsules of (h, w, 3) uint8 to capsules of (size, size, 3)."""
-    resized = torch.empty((len(images), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)
+def _resize(images: list[Any], *, size: tuple[int, int], kernel: Any, threads: int) -> list[Any]:
+    """Resize DLPack capsules of (h, w, 3) uint8 to capsules of (*size, 3)."""
+    resized = torch.empty((len(images), 3, *size), dtype=torch.uint8, memory_format=torch.channels_last)
     pairs = [(from_dlpack(image).permute(2, 0, 1)[None], resized[i : i + 1]) for i, image in enumerate(images)]
     jobs = threads * _JOBS
-    for _ in _pool(threads).map(_resize_each, [pairs[job::jobs] for job in range(jobs)]):
+    for _ in _pool(threads).map(partial(_resize_each, kernel), [pairs[job::jobs] for job in range(jobs)]):
         pass
     return [to_dlpack(image) for image in resized.permute(0, 2, 3, 1)]
 
 
-def _resize_each(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def _resize_each(kernel: Any, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for image, out in pairs:  # the kernel releases the interpreter for other threads
-        torch.ops.aten._upsample_bilinear2d_aa.out(image, list(out.shape[2:]), False, out=out)
+        kernel.out(image, list(out.shape[2:]), False, out=out)

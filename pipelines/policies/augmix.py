@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arguments import whole
 from .base import PolicyDraw
-from .operations import IDENTITY, MAX_STAGES, WARP, geometry, pick
+from .operations import IDENTITY, MAX_STAGES, WARP, along, geometry, pick
 
 # Those of the authors' augmentations.py that are unlike any corruption of ImageNet-C, in their order.
 _OPERATIONS = (
@@ -59,10 +59,10 @@ class AugMix:
     def uniforms(self) -> int:
         return 1 + 2 * self.width + 3 * self.width * self.stages
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         return _NAMES
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
         width = self.width
         mix, shares, depths = np.split(numbers[:, : 1 + 2 * width], [1, 1 + width], axis=1)
         chosen, levels, signs = np.split(numbers[:, 1 + 2 * width :], 3, axis=1)
@@ -86,7 +86,7 @@ class AugMix:
         return drawn._replace(weights=weights.astype(np.float32))
 
 
-def _amounts(name: str, levels: np.ndarray, size: int) -> np.ndarray:
+def _amounts(name: str, levels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the authors' magnitudes of levels in [0.1, 10], in the units of the graph's operations."""
     if name == "posterize":  # bits to a mask
         return 256 - 2 ** (4 + np.floor(levels * 4 / 10))
@@ -97,5 +97,5 @@ def _amounts(name: str, levels: np.ndarray, size: int) -> np.ndarray:
     if name.startswith("shear"):
         return levels * 0.3 / 10
     if name.startswith("translate"):
-        return np.floor(levels * size / 3 / 10)
+        return np.floor(levels * along(name, size) / 3 / 10)
     return np.zeros_like(levels)  # the others have no magnitude

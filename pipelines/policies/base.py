@@ -36,7 +36,10 @@ class PolicyDraw(NamedTuple):
 
 @runtime_checkable
 class Policy(Protocol):
-    """A distribution over sequences of operations. `repr` must distinguish two different policies."""
+    """A distribution over sequences of operations. `repr` must distinguish two different policies.
+
+    A `size` is the (height, width) of the images in pixels.
+    """
 
     @property
     def chains(self) -> int:
@@ -50,8 +53,8 @@ class Policy(Protocol):
     def uniforms(self) -> int:
         """Random numbers needed per image."""
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return the names of the operations that may be drawn."""
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
-        """Map (B, uniforms) numbers in [0, 1) to operations on images of `size`×`size` pixels."""
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
+        """Map (B, uniforms) numbers in [0, 1) to operations on images of `size`."""

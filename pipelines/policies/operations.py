@@ -58,8 +58,9 @@ def entries_of(suite: list[Any], bins: range) -> list[OperationEntry]:
     return entries
 
 
-def tabulate(entries: list[OperationEntry], size: int, relative: bool = True) -> Table:
-    """Return entries as arrays. Translations are shares of the side `size` if `relative`, else pixels."""
+def tabulate(entries: list[OperationEntry], size: tuple[int, int], relative: bool = True) -> Table:
+    """Return entries as arrays, for images of `size`, (height, width). Translations are shares of the side along which
+    they go if `relative`, else pixels."""
     names = sorted({IDENTITY, *(WARP if entry.name in GEOMETRIC else entry.name for entry in entries)})
     operations = np.zeros(len(entries), dtype=np.int32)
     parameters = np.zeros((len(entries), 2, PARAMETERS), dtype=np.float32)
@@ -71,7 +72,7 @@ def tabulate(entries: list[OperationEntry], size: int, relative: bool = True) ->
         for column, sign in enumerate((1, -1)):
             parameter = np.asarray(entry.to_parameter(entry.magnitude * (sign if entry.signed else 1)))
             if entry.name in GEOMETRIC:
-                scale = size if relative and entry.name.startswith("translate") else 1
+                scale = along(entry.name, size) if relative and entry.name.startswith("translate") else 1
                 # Of DALI's pair (x, y) the one that is not 0.
                 amount = parameter[int(entry.name.endswith("y"))] if parameter.size == 2 else parameter
                 matrices[row, column] = geometry(entry.name, amount * scale, size)
@@ -80,16 +81,23 @@ def tabulate(entries: list[OperationEntry], size: int, relative: bool = True) ->
     return Table(tuple(names), operations, parameters, matrices)
 
 
-def geometry(name: str, amounts: np.ndarray, size: int) -> np.ndarray:
-    """Return the matrices of shears, translations (pixels) or rotations (degrees): (…) -> (…, 2, 3) float32."""
+def along(name: str, size: tuple[int, int]) -> int:
+    """Return the side of an image of `size`, (height, width), along which an operation such as "translate_x" goes."""
+    return size[0] if name.endswith("y") else size[1]
+
+
+def geometry(name: str, amounts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the matrices of shears, translations (pixels) or rotations (degrees, about the centre of an image of
+    `size`, (height, width)): (…) -> (…, 2, 3) float32."""
     amounts = np.asarray(amounts)
     matrices = np.tile(np.eye(2, 3, dtype=np.float32), (*amounts.shape, 1, 1))
     if name == "rotate":
         # Counter-clockwise as seen; y points down.
         cos, sin = np.cos(np.radians(amounts)), np.sin(np.radians(amounts))
-        centre = size / 2
-        matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 0, 2] = cos, sin, centre * (1 - cos - sin)
-        matrices[..., 1, 0], matrices[..., 1, 1], matrices[..., 1, 2] = -sin, cos, centre * (1 - cos + sin)
+        y, x = size[0] / 2, size[1] / 2
+        wider = (x - y) * (1 - cos)  # added last: nothing in a square, whose numbers a seed fixes to the last bit
+        matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 0, 2] = cos, sin, y * (1 - cos - sin) + wider
+        matrices[..., 1, 0], matrices[..., 1, 1], matrices[..., 1, 2] = -sin, cos, x * (1 - cos + sin) - wider
         return matrices
     row = int(name.endswith("y"))
     column = 1 - row if name.startswith("shear") else 2

@@ -43,15 +43,15 @@ class RandAugment:
     def uniforms(self) -> int:
         return 2 * self.n
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         return _table(self.m, size).names
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
         table = _table(self.m, size)
         return table.take(pick(numbers[:, : self.n], len(table.operations)), pick(numbers[:, self.n :], 2))
 
 
 @cache
-def _table(m: int, size: int) -> Table:
+def _table(m: int, size: tuple[int, int]) -> Table:
     suite = rand_augment.get_rand_augment_suite(use_shape=True, max_translate_rel=MAX_TRANSLATE)
     return tabulate(entries_of(suite, range(m, m + 1)), size)

@@ -34,7 +34,7 @@ _LEVEL_RANGES: Ranges = {
 # Table 6 of AutoAugment's paper: the bits that posterize keeps. DALI's range, for magnitudes of whole numbers and for
 # its tables, is that of the authors' later code, 0 … 4.
 _PAPERS_RANGES: Ranges = {"posterize": (4, 8)}
-_CUTOUT_RANGE = (0, 0.2)  # of the side; AutoAugment's 60 pixels of 331 are 0.18
+_CUTOUT_RANGE = (0, 0.2)  # of the width; AutoAugment's 60 pixels of 331 are 0.18
 
 
 class Operation(NamedTuple):
@@ -79,7 +79,7 @@ class SubPolicies:
                 f"magnitudes must be all whole numbers from 0 to {STEPS}, or all levels from 0.0 to 1.0 with a decimal "
                 f"point; got {' and '.join(kinds.values())}"
             )
-        self._tables: dict[int, Table] = {}
+        self._tables: dict[tuple[int, int], Table] = {}
         self._probabilities = np.zeros((len(self.sub_policies), self.stages))
         for row, sub_policy in zip(self._probabilities, self.sub_policies, strict=True):
             row[: len(sub_policy)] = [operation.probability for operation in sub_policy]
@@ -129,10 +129,10 @@ class SubPolicies:
         cutout = any(operation.name == CUTOUT for sub_policy in self.sub_policies for operation in sub_policy)
         return 1 + (4 if cutout else 2) * self.stages  # sub-policy; applied or not, sign, place of the cutout
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         return self._table(size).names
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
         table, stages = self._table(size), self.stages
         sub_policy = pick(numbers[:, 0], len(self.sub_policies))
         applied = numbers[:, 1 : 1 + stages] < self._probabilities[sub_policy]
@@ -145,7 +145,7 @@ class SubPolicies:
             drawn.parameters[cut, :4] = _cutout_windows(drawn.parameters[cut, 0], centres[cut], size)
         return drawn
 
-    def _table(self, size: int) -> Table:
+    def _table(self, size: tuple[int, int]) -> Table:
         if size not in self._tables:
             entries = [OperationEntry(IDENTITY)]
             for sub_policy in self.sub_policies:
@@ -255,11 +255,11 @@ def _entry(operation: Operation, ranges: Ranges) -> OperationEntry:
     return OperationEntry.of(aug, value)
 
 
-def _cutout_windows(shares: np.ndarray, centres: np.ndarray, size: int) -> np.ndarray:
+def _cutout_windows(shares: np.ndarray, centres: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return the squares of Fast AutoAugment's cutout (augmentations.py), centred anywhere and clipped to the image.
 
-    Their side is a share of the image's plus one pixel, as Pillow draws both edges. Where they are clipped at the upper
-    or left border, they keep that pixel.
+    Their side is a share of the image's width plus one pixel, as Pillow draws both edges. Where they are clipped at the
+    upper or left border, they keep that pixel.
 
     Args:
         shares: (N,), above 0.
@@ -268,7 +268,7 @@ def _cutout_windows(shares: np.ndarray, centres: np.ndarray, size: int) -> np.nd
     Returns:
         Top, left, height, width in pixels, (N, 4).
     """
-    side = (shares * size)[:, None]
+    side = (shares * size[1])[:, None]
     start = np.floor(np.maximum(centres * size - side / 2, 0))
     return np.concatenate([start, np.minimum(start + np.floor(side) + 1, size) - start], axis=1)
 

@@ -36,7 +36,7 @@ class Affine:
         scale: Least and greatest factor of size, uniform, the same for both sides; from 0.5 to 100.
         shear: Along x, uniform in ±`shear` degrees, from 0 to below 90.
         degrees: Of rotation, uniform in ±`degrees`, from 0 to 180.
-        translate: Along x and along y, each uniform in ±`translate` of the side, from 0 to 1.
+        translate: Along x and along y, each uniform in ±`translate` of the image's side there, from 0 to 1.
         contrast: Least and greatest factor, uniform; from 0 to 100.
         probability: Of each of these, from 0 to 1.
 
@@ -79,10 +79,10 @@ class Affine:
     def stages(self) -> int:
         return (self.contrast != (1, 1)) + self._moves
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         return (IDENTITY, *([_CONTRAST] * (self.contrast != (1, 1))), *([WARP] * self._moves))
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
         applied, amounts = (numbers[:, :7] < self.probability).T, numbers[:, 7:].T
         flips = np.where(applied[:2] & [[self.horizontal_flip], [self.vertical_flip]], -1, 1)
         scale = np.where(applied[2], _between(self.scale, amounts[0]), 1)
@@ -93,7 +93,8 @@ class Affine:
         # Rotation (counter-clockwise as seen; y points down) times shear; the columns times mirroring and rescaling.
         linear = np.stack([cos, cos * np.tan(shear) + sin, -sin, cos - sin * np.tan(shear)], axis=-1).reshape(-1, 2, 2)
         linear *= (scale * flips).T[:, None]
-        offset = size / 2 * (1 - linear.sum(axis=2)) + size * shift.T
+        sides = np.array(size[::-1])
+        offset = sides / 2 - linear @ (sides / 2) + sides * shift.T
         matrices = np.concatenate([linear, offset[:, :, None]], axis=2)
         drawn = PolicyDraw.nothing(len(numbers), self.stages)
         names = self.operations(size)
@@ -142,10 +143,10 @@ class SimCLR:
         for name in ("strength", "horizontal_flip", "jitter", "grayscale"):
             object.__setattr__(self, name, share(name, getattr(self, name)))
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         return (IDENTITY, CROP, COLOR_TWIST)
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
         window, decisions, amounts = np.split(numbers, [_WINDOW_UNIFORMS, _WINDOW_UNIFORMS + 3], axis=1)
         flipped, jittered, grey = (decisions < (self.horizontal_flip, self.jitter, self.grayscale)).T
         drawn = PolicyDraw.nothing(len(numbers), self.stages)
@@ -158,21 +159,25 @@ class SimCLR:
         return drawn
 
 
-def _window_matrices(numbers: np.ndarray, area: tuple[float, float], flipped: np.ndarray, size: int) -> np.ndarray:
-    """Return the maps of a random window to the whole square, mirrored where `flipped`: (B, 2, 3).
+def _window_matrices(
+    numbers: np.ndarray, area: tuple[float, float], flipped: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Return the maps of a random window to the whole image, mirrored where `flipped`: (B, 2, 3).
 
     The window is as in `graph.pipeline.random_resized_window`: whole pixels, the first attempt that fits, or else the
-    whole image.
+    largest central one.
     """
+    image = np.array(size, dtype=np.float64)
     sides, positions = random_resized_windows(numbers, area, _RATIO)
-    windows = np.maximum(np.floor(size * sides.astype(np.float64) + 0.5), 1)
-    windows = np.concatenate([windows, np.full((len(windows), 1, 2), size)], axis=1)
+    windows = np.maximum(np.floor(np.sqrt(image.prod()) * sides.astype(np.float64) + 0.5), 1)
+    central = np.minimum(np.floor(image[::-1] * (1 / _RATIO[0], _RATIO[1]) + 0.5), image)
+    windows = np.concatenate([windows, np.tile(central, (len(windows), 1, 1))], axis=1)
     images = np.arange(len(windows))
-    first = (windows <= size).all(axis=2).argmax(axis=1)
+    first = (windows <= image).all(axis=2).argmax(axis=1)
     window = windows[images, first]
-    corner = np.floor(positions[images, first] * (size - window + 1))
-    zoom, offset = size / window, -corner * size / window
-    zoom[:, 1], offset[:, 1] = np.where(flipped, (-zoom[:, 1], size - offset[:, 1]), (zoom[:, 1], offset[:, 1]))
+    corner = np.floor(positions[images, first] * (image - window + 1))
+    zoom, offset = image / window, -corner * image / window
+    zoom[:, 1], offset[:, 1] = np.where(flipped, (-zoom[:, 1], image[1] - offset[:, 1]), (zoom[:, 1], offset[:, 1]))
     matrices = np.zeros((len(windows), 2, 3))
     matrices[:, [0, 1], [0, 1]], matrices[:, :, 2] = zoom[:, ::-1], offset[:, ::-1]  # (y, x) to (x, y)
     return matrices

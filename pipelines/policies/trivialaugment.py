@@ -22,10 +22,10 @@ class TrivialAugment:
     stages: ClassVar[int] = 1
     uniforms: ClassVar[int] = 3
 
-    def operations(self, size: int) -> tuple[str, ...]:
+    def operations(self, size: tuple[int, int]) -> tuple[str, ...]:
         return _table(size).names
 
-    def draw(self, numbers: np.ndarray, size: int) -> PolicyDraw:
+    def draw(self, numbers: np.ndarray, size: tuple[int, int]) -> PolicyDraw:
         table = _table(size)
         operation = pick(numbers[:, :1], len(table.operations) // NUM_BINS)
         entry = operation * NUM_BINS + pick(numbers[:, 1:2], NUM_BINS)
@@ -33,5 +33,5 @@ class TrivialAugment:
 
 
 @cache
-def _table(size: int) -> Table:
+def _table(size: tuple[int, int]) -> Table:
     return tabulate(entries_of(trivial_augment.get_trivial_augment_wide_suite(), range(NUM_BINS)), size, relative=False)

@@ -92,7 +92,10 @@ def _integers(least: int, most: int | None) -> list[Any]:
 LOADER: dict[str, list[Any]] = {
     "root": [None, 3, True, b"", "", "a\0b", ["a"], {}, np.ones(3), Path, Dataset],
     "batch_size": _integers(1, 2**31 - 1),
-    "image_size": [*_integers(1, 16_384), (32, 32)],
+    "image_size": [
+        *_integers(1, 16_384), (), (32,), (32, 32, 3), (32, 0), (32.0, 32), (True, 32), (32, 16_385), (None, 32),
+        ((32, 32),), np.ones((2, 2), int), {32, 40}, "32",
+    ],
     "train": NO_FLAGS,
     "images": _integers(1, 2**31 - 1)[1:],
     "drop_last": NO_FLAGS,
@@ -109,6 +112,12 @@ LOADER: dict[str, list[Any]] = {
     "interpolation": NO_TEXTS,
     "crop": [*NO_TEXTS, "none", "center"],
     "crop_scale": NO_PAIRS,
+    "crop_ratio": [*NO_PAIRS[:10], *NO_PAIRS[11:], (0.1, 1001), (0.0009, 1)],
+    "horizontal_flip": [*NO_NUMBERS, -0.1, 1.1],
+    "vertical_flip": [*NO_NUMBERS, -0.1, 1.1],
+    "val_resize": _integers(1, 16_384)[1:],
+    "crop_pct": [*NO_NUMBERS[1:], 0, 0.09, 1.1, -1],
+    "resize_interpolation": [*NO_TEXTS, "nearest", "linear"],
     "color_jitter": [*NO_NUMBERS, -0.1, 1.1, -1e-300],
     "mean": NO_CHANNELS,
     "std": [*NO_CHANNELS, (0, 0.5, 0.5), (1e-320, 0.5, 0.5)],
@@ -152,7 +161,9 @@ def test_numbers_of_numpy_are_numbers(cifar: Path) -> None:
         "batch_size": np.int32(8), "image_size": np.uint8(32), "train": np.True_, "images": np.int64(50),
         "drop_last": np.False_, "policy": RandAugment(np.int64(2), np.uint8(9)),  # type: ignore[arg-type]
         "seed": np.uint64(2**64 - 1), "rank": np.int8(1), "world_size": np.int16(2), "num_threads": np.int64(1),
-        "crop_scale": np.array([0.5, 1.0]), "color_jitter": np.float32(0.25), "mean": np.array([0.5] * 3, np.float32),
+        "crop_scale": np.array([0.5, 1.0]), "crop_ratio": np.array([1, 2]), "horizontal_flip": np.float32(0.25),
+        "vertical_flip": np.int8(1), "val_resize": np.int16(40),
+        "color_jitter": np.float32(0.25), "mean": np.array([0.5] * 3, np.float32),
         "std": [np.float64(0.25), 1, 0.5], "with_matrices": np.True_, "max_bad_share": np.float16(0.5),
         "max_pixels": np.int32(100), "hw_decoder_load": np.int64(1), "decode_size_hint": np.array([640, 480]),
     }  # fmt: skip
@@ -363,7 +374,7 @@ def test_states_that_are_none(loader: ImageLoader) -> None:
     state = loader.state_dict()
     for value in (None, 3, "x", b"x", [], [state], {}, {"epoch": 0}, {"model": {}}, np.ones(3), torch.nn.Linear(1, 1)):
         _refused(lambda value=value: loader.load_state_dict(value), "state", None)  # type: ignore[misc]
-    for key in state:
+    for key in state.keys() - {"image_size"}:  # which states did not always have
         _refused(lambda: loader.load_state_dict({k: v for k, v in state.items() if k != key}), key, None)  # noqa: B023
     wrong: list[tuple[tuple[str, ...], list[Any]]] = [
         (("epoch",), [None, "0", 1.5, -1, True, [], 2**62]),
@@ -372,6 +383,8 @@ def test_states_that_are_none(loader: ImageLoader) -> None:
         (("bad_files", "known"), [None, {}, "ab", [1], [[1]], [[1, 2]], [["a", "b"]], [[-1, "b"]], [[100, "b"]]]),
         (("bad_files", "replaced"), [None, -1, "0", 1.5]),
         (("configuration",), [None, [], 3, "x"]),
+        (("image_size",), [None, "32", 0, 1.5, [], [32], [32, 0], [[32, 32]], 10**9]),
+        (("configuration", "image_size"), [None, "32", 0, 1.5, [], [32], [32, 0], [[32, 32]], 10**9]),
     ]
     for path, values in wrong:
         for value in values:

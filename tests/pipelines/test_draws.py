@@ -123,7 +123,7 @@ def test_windows_are_distributed_as_torchvisions(size: tuple[int, int], scale: t
 
 def test_flips_and_pad_offsets_are_uniform() -> None:
     numbers = draws.uniforms(0, 0, draws.VIEW, 0, 8100, draws.VIEW_UNIFORMS)
-    assert stats.binomtest(int(draws.flips(numbers).sum()), 8100).pvalue > 1e-3
+    assert stats.binomtest(int(draws.flips(numbers, (0.5, 0))[0].sum()), 8100).pvalue > 1e-3
     offsets = draws.pad_offsets(numbers, 4)
     assert offsets.dtype == np.int32
     cells = np.bincount((offsets[:, 0] + 4) * 9 + offsets[:, 1] + 4, minlength=81)

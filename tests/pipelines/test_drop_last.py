@@ -70,7 +70,9 @@ def test_resuming_and_the_state(cifar: Path) -> None:
         assert torch.equal(mine.images, theirs)
     with pytest.raises(ValueError, match="drop_last: True in the state, False here"):
         _loader(cifar, batch_size=30, drop_last=False).load_state_dict(state)
-    del state["configuration"]["drop_last"]  # from before there was the option
+    del state["image_size"]
+    for option in ("drop_last", "horizontal_flip", "vertical_flip", "resize_interpolation"):
+        del state["configuration"][option]  # from before there was the option
     with pytest.raises(ValueError, match="drop_last: False in the state, True here"):
         _loader(cifar, batch_size=30).load_state_dict(state)
     _loader(cifar, batch_size=30, drop_last=False).load_state_dict(state)

@@ -17,7 +17,7 @@ CUTOUT = SubPolicies([[["Cutout", 0.9, 0.8], ["ShearX", 0.5, 0.8]], [["Cutout", 
 
 def _outputs(root: Path, **options: Any) -> tuple[DataNode, ...]:
     """The outputs of the graph for the GPU, put together but not built."""
-    loader = image_loader(root, batch_size=4, image_size=48, device="cpu", **options)
+    loader = image_loader(root, **({"batch_size": 4, "image_size": 48, "device": "cpu"} | options))
     recipe = replace(loader.recipe, device="gpu")
     pipeline = image_pipeline(recipe, lambda: (), batch_size=4, num_threads=1, device_id=None)
     return pipeline._graph_out
@@ -84,8 +84,13 @@ def test_how_a_gpu_decodes_may_change_before_resuming(folders: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["folders", "cifar"])
 @pytest.mark.parametrize(
-    "options", [{"train": False}, {"crop": "pad"}, {"crop": "random_resized"}, {"crop": "pad", "color_jitter": 0.3}]
-)
+    "options",
+    [
+        {"train": False}, {"crop": "pad"}, {"crop": "random_resized"}, {"crop": "pad", "color_jitter": 0.3},
+        {"train": False, "crop_pct": 0.9, "resize_interpolation": "bicubic", "image_size": (48, 40)},
+        {"vertical_flip": 0.5, "resize_interpolation": "bicubic", "image_size": (48, 40)},
+    ],
+)  # fmt: skip
 def test_each_crop_for_the_gpu_can_be_put_together(layout: str, options: dict, request: pytest.FixtureRequest) -> None:
     outputs = _outputs(request.getfixturevalue(layout), **options)
     assert [node.device for node in outputs] == ["gpu", "gpu"]
@@ -109,6 +114,22 @@ def test_gpu_batches_are_the_cpus(layout: str, policy: str | Policy, request: py
         if with_matrices:
             assert torch.equal(one.matrices, other.matrices.cpu())
         # Normalised units. Another decoder; and an equalized or posterized pixel may leap.
+        assert (one.images - other.images.cpu()).abs().mean() < 0.05
+        assert (one.augmented - other.augmented.cpu()).abs().mean() < 0.15
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("layout", ["folders", "cifar"])
+def test_gpu_sizes_and_flips_are_the_cpus(layout: str, train: bool, request: pytest.FixtureRequest) -> None:
+    options: dict[str, Any] = {
+        "batch_size": 8, "image_size": (48, 72), "resize_interpolation": "bicubic", "vertical_flip": 0.5,
+        "crop_pct": 0.9, "train": train, "policy": "flips_rotation", "with_matrices": True,
+    }  # fmt: skip
+    root = request.getfixturevalue(layout)
+    for one, other in zip(*(image_loader(root, device=device, **options) for device in ("cpu", "cuda")), strict=True):
+        assert other.images.is_cuda
+        assert torch.equal(one.matrices, other.matrices.cpu())
         assert (one.images - other.images.cpu()).abs().mean() < 0.05
         assert (one.augmented - other.augmented.cpu()).abs().mean() < 0.15
 

@@ -84,7 +84,15 @@ def _resumed(loader: ImageLoader) -> None:
     next(iter(loader))
 
 
-USES = [_unused, _whole, _two_epochs, _broken_off, _failing_in_the_loop, _failing_in_the_policy, _resumed]
+def _resized(loader: ImageLoader) -> None:
+    for size in (24, (16, 40)):
+        pipelines = [weakref.ref(loader._pipeline)] if loader._pipeline else []
+        loader.set_image_size(size)
+        assert [reference() for reference in pipelines] == [None] * len(pipelines)
+        list(loader)
+
+
+USES = [_unused, _whole, _two_epochs, _broken_off, _failing_in_the_loop, _failing_in_the_policy, _resumed, _resized]
 
 
 @pytest.mark.usefixtures("by_reference_counts")
@@ -107,7 +115,7 @@ def test_a_dropped_loader_frees_its_pipeline_and_threads_at_once(
 def test_a_loader_that_met_a_bad_file_frees_the_probes_pipeline_too(spoiled: Path, on_bad_file: str) -> None:
     def use() -> list[weakref.ref]:
         loader = image_loader(spoiled, on_bad_file=on_bad_file, **OPTIONS)
-        probe = loader._source._substitutes._probe.args[0]  # type: ignore[attr-defined]
+        probe = loader._source._substitutes.probe.args[0]  # type: ignore[attr-defined]
         try:
             assert sum(len(batch.labels) for batch in loader) == 37
             assert loader.bad_files

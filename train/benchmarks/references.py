@@ -35,7 +35,7 @@ class TorchvisionImages(TorchDataset):
         if recipe.crop == "random_resized":
             crop: list[Any] = [v2.RandomResizedCrop(size, antialias=True)]
         else:
-            crop = [] if recipe.resize_to is None else [v2.Resize([recipe.resize_to] * 2, antialias=True)]
+            crop = [] if recipe.resize_to is None else [v2.Resize(recipe.resize_to, antialias=True)]
             crop.append(v2.RandomCrop(size, padding=4))
         self.crop = v2.Compose([*crop, v2.RandomHorizontalFlip()])
         self.policy = {

@@ -85,6 +85,8 @@ def make_loader(
         "interpolation": config.interpolation,
         "crop": config.crop,
         "crop_scale": config.crop_scale,
+        "horizontal_flip": config.horizontal_flip,
+        "vertical_flip": config.vertical_flip,
         "color_jitter": config.color_jitter,
         "on_bad_file": config.on_bad_file,
         "max_bad_share": config.max_bad_share,
@@ -100,8 +102,8 @@ def make_loader(
 
 def empty_batch(loader: ImageLoader) -> Batch:
     """Return two black images in the loader's form, for a process that has none left while others have some."""
-    side, device = loader.recipe.image_size, loader.device
-    images = torch.zeros(2, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    device = loader.device
+    images = torch.zeros(2, 3, *loader.image_size, device=device).to(memory_format=torch.channels_last)
     numbers = torch.zeros(2, dtype=torch.int64, device=device)
     return Batch(
         images=images,

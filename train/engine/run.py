@@ -104,7 +104,7 @@ class Run:
     @property
     def resize_to(self) -> int:
         """The shorter side of a validation image before the crop, in pixels."""
-        return self.val_loader.recipe.resize_to or self.config.image_size
+        return min(self.val_loader.recipe.resize_to or self.val_loader.image_size)
 
     def reset_meters(self) -> None:
         """Start the measurements of an epoch."""

@@ -33,7 +33,7 @@ def test_each_image_is_torchvisions(make_photo: Callable[..., Image.Image], thre
 
     @pipeline_def(batch_size=len(photos), num_threads=threads, device_id=None)
     def pipeline() -> Any:
-        return resize_on_cpu(fn.external_source(lambda: photos, layout="HWC"), 64)
+        return resize_on_cpu(fn.external_source(lambda: photos, layout="HWC"), (64, 64))
 
     [output] = pipeline().run()
     assert output.layout() == "HWC"

@@ -20,11 +20,11 @@ COUNT = 20_000
 @pytest.fixture(scope="module")
 def drawn() -> Any:
     policy = AugMix()
-    return policy.draw(np.random.default_rng(0).random((COUNT, policy.uniforms)), SIZE)
+    return policy.draw(np.random.default_rng(0).random((COUNT, policy.uniforms)), (SIZE, SIZE))
 
 
 def _names(drawn: Any) -> np.ndarray:
-    return np.array(AugMix().operations(SIZE))[drawn.operations]
+    return np.array(AugMix().operations((SIZE, SIZE)))[drawn.operations]
 
 
 def test_weights_are_dirichlets_and_betas(drawn: Any) -> None:
@@ -85,10 +85,10 @@ def test_magnitudes_are_the_authors(drawn: Any) -> None:
 
 def test_a_fixed_depth_and_another_width() -> None:
     policy = AugMix(severity=10, width=2, depth=4)
-    drawn = policy.draw(np.random.default_rng(1).random((500, policy.uniforms)), SIZE)
+    drawn = policy.draw(np.random.default_rng(1).random((500, policy.uniforms)), (SIZE, SIZE))
     assert drawn.operations.shape == (500, 8)
     assert drawn.weights.shape == (500, 3)
-    assert (np.array(policy.operations(SIZE))[drawn.operations] != "identity").all()
+    assert (np.array(policy.operations((SIZE, SIZE)))[drawn.operations] != "identity").all()
 
 
 @pytest.mark.parametrize("data", ["cifar", "photographs"])
@@ -100,9 +100,9 @@ def test_pixels_are_pillows_chains_mixed(
     count, size, policy = (40, SIZE, AugMix()) if real else (30, 32, AugMix())
     loader = image_loader(root, batch_size=count, image_size=size, train=False, policy=policy, device="cpu", seed=5)
     batch = next(iter(loader))
-    drawn = policy.draw(uniforms(5, 0, POLICY, 0, count, policy.uniforms), size)
+    drawn = policy.draw(uniforms(5, 0, POLICY, 0, count, policy.uniforms), (size, size))
     clean, augmented = (pixels_of(loader, images) for images in (batch.images, batch.augmented))
-    names, changed = policy.operations(size), []
+    names, changed = policy.operations((size, size)), []
     for image in range(count):
         picture = np.round(clean[image]).astype(np.uint8)
         mixture = float(drawn.weights[image, 0]) * picture.astype(np.float64)

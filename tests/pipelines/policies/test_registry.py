@@ -1,5 +1,6 @@
 """Policies: what they draw, and that the graph's operations are DALI's."""
 
+import math
 import warnings
 from collections import Counter
 from typing import Any
@@ -10,10 +11,11 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.auto_aug import auto_augment, rand_augment, trivial_augment
 from nvidia.dali.auto_aug.core import signed_bin
 from scipy import stats
+from torchvision.transforms import v2
 
-from pipelines import POLICIES, AutoAugment, Policy, RandAugment, TrivialAugment
+from pipelines import POLICIES, Affine, AugMix, AutoAugment, Policy, RandAugment, TrivialAugment
 from pipelines.graph.pipeline import Recipe, image_pipeline
-from pipelines.policies.operations import compose, mirrored
+from pipelines.policies.operations import compose, geometry, mirrored
 
 SIZE = 96
 GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
@@ -21,15 +23,15 @@ GEOMETRIC = {"shear_x", "shear_y", "translate_x", "translate_y", "rotate"}
 
 def _recipe(policy: Policy, size: int = SIZE) -> Recipe:
     return Recipe(
-        reads="pixels", device="cpu", image_size=size, crop="none", resize_to=None, ratio=(1, 1),
-        color_jitter=0.0, operations=policy.operations(size), chains=1, stages=policy.stages,
+        reads="pixels", device="cpu", image_size=(size, size), crop="none", stored=(size, size), ratio=(1, 1),
+        color_jitter=0.0, operations=policy.operations((size, size)), chains=1, stages=policy.stages,
         interpolation="nearest", with_matrices=False, mean=(0, 0, 0), std=(1 / 255,) * 3, dtype="float32",
     )  # fmt: skip
 
 
 def _apply(policy: Policy, picture: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """The graph's augmented copies of one picture: (B, size, size, 3), pixel values."""
-    drawn = policy.draw(numbers, len(picture))
+    drawn = policy.draw(numbers, picture.shape[:2])
     count = len(numbers)
     arrays = {
         "index": np.arange(count),
@@ -154,11 +156,11 @@ def _uniforms(count: int, policy: Policy) -> np.ndarray:
 @pytest.mark.parametrize("policy", [RandAugment(n=3, m=9), TrivialAugment()], ids=repr)
 def test_operations_are_uniform_and_signs_balanced(policy: Policy) -> None:
     count = 14_000
-    drawn = policy.draw(_uniforms(count, policy), SIZE)
+    drawn = policy.draw(_uniforms(count, policy), (SIZE, SIZE))
     assert drawn.operations.shape == (count, policy.stages)
     assert drawn.parameters.shape == (count, policy.stages, 9)
     assert drawn.matrices.shape == (count, policy.stages, 2, 3)
-    names = policy.operations(SIZE)
+    names = policy.operations((SIZE, SIZE))
     for stage in range(policy.stages):
         seen = Counter(names[i] for i in drawn.operations[:, stage])
         # Five of the fourteen are geometric: one operation of the graph.
@@ -183,8 +185,8 @@ def test_auto_augment_applies_with_the_published_probabilities() -> None:
     reference = auto_augment.get_reduced_cifar10_policy()
     count = 50_000
     numbers = _uniforms(count, policy)
-    drawn = policy.draw(numbers, SIZE)
-    names = policy.operations(SIZE)
+    drawn = policy.draw(numbers, (SIZE, SIZE))
+    names = policy.operations((SIZE, SIZE))
     chosen = (numbers[:, 0] * 25).astype(int)
     for place, sub_policy in enumerate(reference.sub_policies):
         for stage, (augmentation, probability, _) in enumerate(sub_policy):
@@ -197,7 +199,7 @@ def test_auto_augment_applies_with_the_published_probabilities() -> None:
 
 def test_stages_compose_first_applied_first() -> None:
     policy = RandAugment(n=3, m=20)
-    drawn = policy.draw(_uniforms(200, policy), SIZE)
+    drawn = policy.draw(_uniforms(200, policy), (SIZE, SIZE))
     points = np.random.default_rng(1).uniform(0, SIZE, (200, 2))
     moved = points
     for stage in range(3):
@@ -210,7 +212,7 @@ def test_stages_compose_first_applied_first() -> None:
 
 def test_mirrored_is_the_map_between_mirrors() -> None:
     policy = RandAugment(n=2, m=20)
-    matrices = policy.draw(_uniforms(50, policy), SIZE).matrices
+    matrices = policy.draw(_uniforms(50, policy), (SIZE, SIZE)).matrices
     mirror = np.array([[-1, 0, SIZE], [0, 1, 0], [0, 0, 1]])
     square = np.concatenate([matrices, np.tile([[[0, 0, 1]]], (50, 2, 1, 1))], axis=2)
     flips = np.arange(50) % 2
@@ -220,14 +222,32 @@ def test_mirrored_is_the_map_between_mirrors() -> None:
 
 
 def test_translations_scale_with_the_image_but_for_trivial_augment() -> None:
-    def furthest(policy: Policy, size: int) -> float:
+    def furthest(policy: Policy, size: tuple[int, int]) -> list[float]:
+        """Along x and along y."""
         matrices = policy.draw(_uniforms(5000, policy), size).matrices
         linear = np.abs(matrices[..., :2] - np.eye(2)).max(axis=(-1, -2))
-        return float(np.abs(matrices[..., 2][linear == 0]).max())
+        return np.abs(matrices[..., 2][linear == 0]).max(axis=0).tolist()
 
-    for size in (32, 224):
-        assert furthest(RandAugment(n=1, m=30), size) == pytest.approx(size * 150 / 331)
-        assert furthest(TrivialAugment(), size) == pytest.approx(32)
+    for height, width in ((32, 32), (224, 224), (40, 96), (96, 40)):
+        ours, theirs = furthest(RandAugment(n=1, m=30), (height, width)), v2.RandAugment()._AUGMENTATION_SPACE
+        for amount, name in zip(ours, ("TranslateX", "TranslateY"), strict=True):
+            assert amount == pytest.approx(float(theirs[name][0](31, height, width)[-1]))
+        assert furthest(AutoAugment("cifar10"), (height, width))[1] == pytest.approx(9 / 10 * 150 / 331 * height)
+        assert furthest(TrivialAugment(), (height, width)) == pytest.approx([32, 32])
+        mixed, theirs = furthest(AugMix(severity=10), (height, width)), v2.AugMix()._AUGMENTATION_SPACE
+        for amount, name in zip(mixed, ("TranslateX", "TranslateY"), strict=True):
+            assert amount == math.floor(float(theirs[name][0](10, height, width)[-1]) * 0.9999)
+
+
+@pytest.mark.parametrize("size", [(40, 96), (96, 40), (33, 33)])
+def test_rotations_leave_the_centre_where_it_is(size: tuple[int, int]) -> None:
+    middle = np.array(size[::-1]) / 2
+    matrices = geometry("rotate", np.linspace(-180, 180, 37), size).astype(np.float64)
+    np.testing.assert_allclose(matrices[..., :2] @ middle + matrices[..., 2], np.tile(middle, (37, 1)), atol=1e-4)
+    drawn = Affine(True, True, (0.7, 1.3), 15, 40).draw(np.random.default_rng(0).random((50, 13)), size)
+    moved = drawn.matrices[:, 0].astype(np.float64)
+    assert (moved != np.eye(2, 3)).any(axis=(1, 2)).sum() > 40
+    np.testing.assert_allclose(moved[..., :2] @ middle + moved[..., 2], np.tile(middle, (50, 1)), atol=1e-4)
 
 
 def test_bad_arguments_are_named() -> None:

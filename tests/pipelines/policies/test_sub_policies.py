@@ -41,8 +41,8 @@ def _drawn(name: str, magnitude: float | None, count: int = 2) -> tuple[str, np.
     policy = SubPolicies([[(name, 1.0, magnitude)]])
     numbers = np.full((count, policy.uniforms), 0.5)
     numbers[:, 2] = np.arange(count) / count
-    drawn = policy.draw(numbers, SIZE)
-    return policy.operations(SIZE)[drawn.operations[0, 0]], drawn.parameters[:, 0], drawn.matrices[:, 0]
+    drawn = policy.draw(numbers, (SIZE, SIZE))
+    return policy.operations((SIZE, SIZE))[drawn.operations[0, 0]], drawn.parameters[:, 0], drawn.matrices[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_auto_augment_from_a_file_draws_what_auto_augment_draws(tmp_path: Path, 
     ]
     policy, reference = SubPolicies.from_file(_write(tmp_path / f"policy{suffix}", content)), AutoAugment(learned_on)
     numbers = np.random.default_rng(0).random((500, reference.uniforms))
-    for mine, theirs in zip(policy.draw(numbers, 32)[:3], reference.draw(numbers, 32)[:3], strict=True):
+    for mine, theirs in zip(policy.draw(numbers, (32, 32))[:3], reference.draw(numbers, (32, 32))[:3], strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
@@ -145,8 +145,8 @@ def test_sub_policies_are_uniform_and_operations_follow_their_probabilities() ->
     policy = SubPolicies(MIXED)
     assert (policy.stages, policy.uniforms) == (3, 13)
     count = 30_000
-    drawn = policy.draw(np.random.default_rng(1).random((count, policy.uniforms)), SIZE)
-    names = np.array(policy.operations(SIZE))[drawn.operations]
+    drawn = policy.draw(np.random.default_rng(1).random((count, policy.uniforms)), (SIZE, SIZE))
+    names = np.array(policy.operations((SIZE, SIZE)))[drawn.operations]
     shares = {
         (stage, known): sum(sub[stage][1] for sub in MIXED if len(sub) > stage and known in sub[stage][0]) / len(MIXED)
         for stage, known in [(0, "Cutout"), (1, "Cutout"), (0, "Color"), (1, "Sharpness"), (2, "Rotate"), (2, "Invert")]
@@ -161,15 +161,15 @@ def test_sub_policies_are_uniform_and_operations_follow_their_probabilities() ->
 
 def test_cutouts_are_those_of_pillows_rectangle() -> None:
     generator = np.random.default_rng(2)
-    for size in (32, 61):
+    for size in ((32, 32), (61, 61), (24, 61), (61, 24)):
         shares, centres = generator.uniform(0.01, 0.2, 300), generator.random((300, 2))
         windows = _cutout_windows(shares, centres, size).astype(int)
         for share, centre, (top, left, height, width) in zip(shares, centres, windows, strict=True):
-            side = share * size
-            y, x = (int(max(0, place * size - side / 2)) for place in centre)
-            image = Image.new("L", (size, size))
-            ImageDraw.Draw(image).rectangle((x, y, min(size, x + side), min(size, y + side)), 1)
-            expected = np.zeros((size, size), dtype=np.uint8)
+            side = share * size[1]  # the authors': of the width
+            y, x = (int(max(0, place * each - side / 2)) for place, each in zip(centre, size, strict=True))
+            image = Image.new("L", size[::-1])
+            ImageDraw.Draw(image).rectangle((x, y, min(size[1], x + side), min(size[0], y + side)), 1)
+            expected = np.zeros(size, dtype=np.uint8)
             expected[top : top + height, left : left + width] = 1
             np.testing.assert_array_equal(np.asarray(image), expected)
         assert (windows[:, 2:] >= 1).all()
@@ -187,8 +187,8 @@ def _differences(
     """For each image the operations, and by how much (size, size) the graph's pixels differ from Pillow's."""
     loader = image_loader(root, batch_size=count, image_size=size, train=False, policy=policy, device="cpu", seed=5)
     batch = next(iter(loader))
-    drawn = policy.draw(uniforms(5, 0, POLICY, 0, count, policy.uniforms), size)
-    names = policy.operations(size)
+    drawn = policy.draw(uniforms(5, 0, POLICY, 0, count, policy.uniforms), (size, size))
+    names = policy.operations((size, size))
     assert set(drawn.operations.ravel()) == set(range(len(names)))
     clean, augmented = (pixels_of(loader, images) for images in (batch.images, batch.augmented))
     for image in range(count):

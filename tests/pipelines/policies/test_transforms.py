@@ -24,7 +24,7 @@ EVERYTHING = Affine(True, True, (0.7, 1.3), 15, 40, 0.2, (0.4, 1.6))
 
 
 def _draw(policy: Affine | SimCLR, count: int = COUNT, size: int = SIZE) -> PolicyDraw:
-    return policy.draw(np.random.default_rng(0).random((count, policy.uniforms)), size)
+    return policy.draw(np.random.default_rng(0).random((count, policy.uniforms)), (size, size))
 
 
 def _parts(matrices: np.ndarray, size: int) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ def test_decisions_are_made_with_their_probability_and_independently() -> None:
             assert stats.binomtest(int(hits.sum()), COUNT, probability).pvalue > 1e-3
         assert np.abs(np.corrcoef(moved) - np.eye(7)).max() < 0.03
         # The graph warps exactly the images that move.
-        warped = np.array(policy.operations(SIZE))[drawn.operations[:, 1]] == "warp"
+        warped = np.array(policy.operations((SIZE, SIZE)))[drawn.operations[:, 1]] == "warp"
         np.testing.assert_array_equal(warped, np.any(moved[:6], axis=0))
         np.testing.assert_array_equal(drawn.matrices[~warped, 1], np.tile(np.eye(2, 3), ((~warped).sum(), 1, 1)))
         np.testing.assert_array_equal(drawn.matrices[:, 0], np.tile(np.eye(2, 3), (COUNT, 1, 1)))
@@ -93,7 +93,7 @@ def test_named_ones_do_what_their_names_say_and_no_more() -> None:
             low, high = ranges.get(part, (-1, 1)) if part in moving else (values.flat[0],) * 2
             assert values.min() == pytest.approx(low, abs=1e-5 if part not in moving else 0.02 * (high - low))
             assert values.max() == pytest.approx(high, abs=1e-5 if part not in moving else 0.02 * (high - low))
-        has_contrast = "contrast" in POLICIES[name].operations(SIZE)
+        has_contrast = "contrast" in POLICIES[name].operations((SIZE, SIZE))
         assert has_contrast == (name in ("contrast", "combined"))
 
 
@@ -137,7 +137,7 @@ def test_affine_pixels_are_torchvisions(
     )  # fmt: skip
     batch = next(iter(loader))
     policy = POLICIES.get(policy, policy) if isinstance(policy, str) else policy
-    drawn = policy.draw(uniforms(0, 0, POLICY, 0, 37, policy.uniforms), SIZE)
+    drawn = policy.draw(uniforms(0, 0, POLICY, 0, 37, policy.uniforms), (SIZE, SIZE))
     parts = _parts(batch.matrices.numpy(), SIZE)
     clean, augmented = (pixels_of(loader, images) for images in (batch.images, batch.augmented))
     inside = _in_view(batch.images, batch.matrices)[:, 0]
@@ -145,7 +145,7 @@ def test_affine_pixels_are_torchvisions(
     assert (np.abs(augmented - clean).max(axis=(1, 2, 3)) > 10).mean() > 0.6
     for image in range(37):
         picture = Image.fromarray(np.round(clean[image]).astype(np.uint8))
-        if "contrast" in policy.operations(SIZE) and drawn.operations[image, 0] == 1:
+        if "contrast" in policy.operations((SIZE, SIZE)) and drawn.operations[image, 0] == 1:
             picture = ImageEnhance.Contrast(picture).enhance(float(drawn.parameters[image, 0, 0]))
         flips = [axis for axis, side in ((2, "left"), (1, "up")) if parts[side][image] < 0]
         expected = v2.functional.affine(
@@ -196,27 +196,29 @@ def test_back_by_the_matrix_is_the_clean_picture(name: str, interpolation: str, 
     assert view.float().mean() > (0.4 if name == "simclr" else 0.8)
 
 
-def test_simclr_windows_are_torchvisions() -> None:
+@pytest.mark.parametrize("size", [(SIZE, SIZE), (40, SIZE)])
+def test_simclr_windows_are_torchvisions(size: tuple[int, int]) -> None:
     count = 4_000
-    matrices = _draw(SimCLR(), count).matrices[:, 0].astype(np.float64)
+    numbers = np.random.default_rng(0).random((count, SimCLR.uniforms))
+    matrices = SimCLR().draw(numbers, size).matrices[:, 0].astype(np.float64)
     left = matrices[:, 0, 0] < 0
     assert stats.binomtest(int(left.sum()), count).pvalue > 1e-3
-    width, height = SIZE / np.abs(matrices[:, 0, 0]), SIZE / matrices[:, 1, 1]
-    x = np.where(left, matrices[:, 0, 2] - SIZE, -matrices[:, 0, 2]) * width / SIZE
-    y = -matrices[:, 1, 2] * height / SIZE
+    width, height = size[1] / np.abs(matrices[:, 0, 0]), size[0] / matrices[:, 1, 1]
+    x = np.where(left, matrices[:, 0, 2] - size[1], -matrices[:, 0, 2]) * width / size[1]
+    y = -matrices[:, 1, 2] * height / size[0]
     ours = np.stack([y, x, height, width], axis=1)
     assert np.abs(ours - np.round(ours)).max() < 1e-3
     ours = np.round(ours)
     assert (ours[:, :2] >= 0).all()
-    assert (ours[:, :2] + ours[:, 2:] <= SIZE).all()
+    assert (ours[:, :2] + ours[:, 2:] <= size).all()
     torch.manual_seed(0)
-    blank, transform = torch.zeros(1, SIZE, SIZE), v2.RandomResizedCrop(SIZE)
+    blank, transform = torch.zeros(1, *size), v2.RandomResizedCrop(size)
     params = [transform.make_params([blank]) for _ in range(count)]
     theirs = np.array([[each[name] for name in ("top", "left", "height", "width")] for each in params])
     for side in range(4):
         assert stats.ks_2samp(ours[:, side], theirs[:, side]).pvalue > 1e-3
     assert stats.ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 1e-3
-    room = SIZE - ours[:, 2:]
+    room = size - ours[:, 2:]
     places = (ours[:, :2] + np.random.default_rng(1).random((count, 2))) / (room + 1)
     assert stats.kstest(places[room > 0], "uniform").pvalue > 1e-3
 
@@ -231,7 +233,7 @@ def test_simclr_colours_are_drawn_as_in_its_appendix() -> None:
         assert stats.binomtest(int(jittered.sum()), COUNT, 0.8).pvalue > 1e-3
         assert stats.binomtest(int(grey.sum()), COUNT, 0.2).pvalue > 1e-3
         assert stats.binomtest(int((grey & jittered).sum()), COUNT, 0.16).pvalue > 1e-3
-        names = np.array(policy.operations(SIZE))[drawn.operations[:, 1]]
+        names = np.array(policy.operations((SIZE, SIZE)))[drawn.operations[:, 1]]
         np.testing.assert_array_equal(names == "color_twist", jittered | grey)
         for place, spread in enumerate((0.8, 0.8, 0.8, 72)):
             values = factors[jittered & ~grey, place] - (place < 3)
@@ -283,7 +285,7 @@ def test_simclr_pixels(
         interpolation=interpolation, device="cpu",
     )  # fmt: skip
     batch = next(iter(loader))
-    drawn = policy.draw(uniforms(0, 0, POLICY, 0, 37, policy.uniforms), SIZE)
+    drawn = policy.draw(uniforms(0, 0, POLICY, 0, 37, policy.uniforms), (SIZE, SIZE))
     clean, augmented = (pixels_of(loader, images) for images in (batch.images, batch.augmented))
     for image in range(37):
         cropped = _resized(np.round(clean[image]), batch.matrices[image].numpy(), interpolation)
