@@ -59,6 +59,7 @@ def image_loader(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     with_matrices: bool = False,
+    with_views: bool = False,
     on_bad_file: str = "raise",
     max_bad_share: float = 0.1,
     max_pixels: int = MAX_PIXELS,
@@ -115,6 +116,7 @@ def image_loader(
         mean, std: Of the channels R, G, B in [0, 1] units; images are (pixel / 255 − mean) / std.
         with_matrices: Also return the geometry of the policy (`Batch.matrices`). Needs a policy of one chain (any but
             AugMix).
+        with_views: Also return which part of its image each crop shows (`Batch.views`).
         on_bad_file: What happens if a file cannot be decoded: "raise" an error that names it, or "replace" it by
             another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
             logger "pipelines" warns of each file once.
@@ -131,7 +133,7 @@ def image_loader(
         ValueError: An argument is out of its range.
     """
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
-    with_matrices = flag("with_matrices", with_matrices)
+    with_matrices, with_views = flag("with_matrices", with_matrices), flag("with_views", with_views)
     policy = _find_policy(policy)
     batch_size = whole("batch_size", batch_size, 1, INT32_MAX)
     size = image_size_of(image_size)
@@ -189,6 +191,7 @@ def image_loader(
         stages=policy.stages if policy else 0,
         interpolation=interpolation,
         with_matrices=with_matrices,
+        with_views=with_views,
         mean=mean,
         std=std,
         dtype=dtype,

@@ -16,8 +16,8 @@ PADDING = 4  # pixels, of pad-and-crop
 # Fields of a recipe that are not in `configuration`: they do not change the pixels, follow from the policy, or
 # are in `resize_to`.
 _LEFT_OUT = {
-    "device", "operations", "chains", "stages", "with_matrices", "max_pixels", "hw_decoder_load", "decode_size_hint",
-    "stored", "val_resize", "crop_pct", "vertical_flip",
+    "device", "operations", "chains", "stages", "with_matrices", "with_views", "max_pixels", "hw_decoder_load",
+    "decode_size_hint", "stored", "val_resize", "crop_pct", "vertical_flip",
 }  # fmt: skip
 
 

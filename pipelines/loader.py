@@ -42,7 +42,10 @@ class Batch(NamedTuple):
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5.
         replaced: The places in the data set of the samples that could not be decoded and were replaced
-            (`on_bad_file="replace"`). All of the above describes the samples that replace them.
+            (`on_bad_file="replace"`). All else describes the samples that replace them.
+        views: (B, 2, 3) float32, None unless requested: crop and flips, from the whole image to `images`, acting on
+            (x, y, 1). Both are in shares of their width and height: (0, 0) is the upper left corner, (1, 1) the lower
+            right. What a crop shows beyond its image is padding.
     """
 
     images: torch.Tensor
@@ -51,6 +54,7 @@ class Batch(NamedTuple):
     indices: torch.Tensor
     matrices: torch.Tensor | None = None
     replaced: tuple[int, ...] = ()
+    views: torch.Tensor | None = None
 
 
 class _Made(NamedTuple):
@@ -403,6 +407,7 @@ class ImageLoader:
             augmented=None if augmented is None else augmented.permute(0, 3, 1, 2),
             labels=self._labels[indices],
             indices=indices,
-            matrices=others.pop(0) if others else None,
+            matrices=others.pop(0) if self.recipe.with_matrices else None,
             replaced=replaced,
+            views=others.pop(0) if self.recipe.with_views else None,
         )

@@ -122,6 +122,7 @@ LOADER: dict[str, list[Any]] = {
     "mean": NO_CHANNELS,
     "std": [*NO_CHANNELS, (0, 0.5, 0.5), (1e-320, 0.5, 0.5)],
     "with_matrices": [*NO_FLAGS, True],
+    "with_views": NO_FLAGS,
     "on_bad_file": [*NO_TEXTS, "skip"],
     "max_bad_share": [*NO_NUMBERS, -0.1, 1.1],
     "max_pixels": _integers(1, 2**62),
