@@ -13,6 +13,7 @@ from .consistency.loss import ConsistencyLoss, SaliencyConsistency
 from .methods import *  # noqa: F403 (a method is imported there, and nowhere else)
 from .saliency.early_head import EarlyLogits, WithEarlyHead
 from .saliency.maps import saliency_map
+from .saliency.memory import SaliencyMemory
 from .stage import SaliencyStage, StageTrace
 
 __version__ = "0.1.0"  # of the whole distribution; pyproject.toml reads it here
@@ -21,6 +22,7 @@ __all__ = [
     "ConsistencyLoss",
     "EarlyLogits",
     "SaliencyConsistency",
+    "SaliencyMemory",
     "SaliencyStage",
     "StageTrace",
     "WithEarlyHead",

@@ -74,10 +74,15 @@ def check_saliency(saliency: object, images: Tensor) -> Tensor:
 
 
 def check_class_indices(labels: object, images: Tensor) -> Tensor:
-    fits = isinstance(labels, Tensor) and labels.shape == images.shape[:1] and labels.dtype == torch.int64
-    if not fits or labels.device != images.device:  # type: ignore[attr-defined]
-        raise ValueError(f"labels must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(labels)}")
-    return labels  # type: ignore[return-value]
+    return check_indices("labels", labels, images)
+
+
+def check_indices(name: str, values: object, images: Tensor) -> Tensor:
+    """Require one int64 number for each image, and return them."""
+    fits = isinstance(values, Tensor) and values.shape == images.shape[:1] and values.dtype == torch.int64
+    if not fits or values.device != images.device:  # type: ignore[attr-defined]
+        raise ValueError(f"{name} must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(values)}")
+    return values  # type: ignore[return-value]
 
 
 def check_labels(labels: object, images: Tensor) -> Tensor:
@@ -129,6 +134,17 @@ def check_matrices(matrices: object, images: Tensor) -> Tensor:
             f"got {_describe(matrices)}"
         )
     return matrices  # type: ignore[return-value]
+
+
+def check_views(views: object, indices: object) -> None:
+    """Require the views (B, 2, 3) of samples at ``indices``, (B,)."""
+    if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
+        raise ValueError(f"indices must be an int64 tensor (B,), the samples' places; got {_describe(indices)}")
+    fits = isinstance(views, Tensor) and views.shape == (len(indices), 2, 3) and views.is_floating_point()
+    if not fits or views.device != indices.device:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"views must be a floating-point tensor ({len(indices)}, 2, 3) on {indices.device}; got {_describe(views)}"
+        )
 
 
 def check_region(size: object) -> tuple[int, int]:

@@ -12,11 +12,14 @@ from ._checks import (
     check_label_dictionary,
     check_labels,
     check_like_images,
+    check_number,
     check_whole_number,
 )
 from .methods.base import BoxDraw, Draw, Method
 from .methods.hybridmix import HybridMixDraw
+from .remembering import MEMORY, Crops, check_memory
 from .saliency.maps import METHODS, check_saliency_options, saliency_map
+from .saliency.memory import SaliencyMemory
 
 LabelsT = TypeVar("LabelsT", Tensor, dict[str, Tensor])
 
@@ -43,10 +46,14 @@ class SaliencyStage:
     on the images' device; :meth:`state_dict` returns its state for the checkpoint. In a trace of ``torch.profiler``
     the stage appears as the ranges "saliency" and "compositing".
 
+    With ``saliency="memory"`` the maps are those that ``memory`` keeps, and no pass of the model is made for them. The
+    inputs that the stage returns then require a gradient: where the user's backward pass reaches them, the memory is
+    written.
+
     Args:
         method: what to do to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
         saliency: the method of the saliency map: "gradient", "smoothgrad", "guided", "deconvnet", "grad_cam" or
-            "fine_grained", see :func:`saliency_map`.
+            "fine_grained", see :func:`saliency_map`; or "memory".
         scale: side of the saliency map over side of the image, in (0, 1] (KeepAugment §3.1). The default is that of
             its §4, "Settings".
         target: the scalar whose gradient the map is: "label", "max" or "loss", see :func:`saliency_map`.
@@ -56,6 +63,8 @@ class SaliencyStage:
         seed: of the stage's generator. Give each of several processes its own, such as seed + rank.
         head: the module that replaces the model in the saliency pass: the ``early`` of a :class:`WithEarlyHead`, or a
             teacher.
+        memory: the maps of the samples, with ``saliency="memory"``. It is part of :meth:`state_dict`, and is moved to
+            the images' device by the first call.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
             the noise.
 
@@ -79,6 +88,7 @@ class SaliencyStage:
         warmup_epochs: int | None = None,
         seed: int = 0,
         head: nn.Module | None = None,
+        memory: SaliencyMemory | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(method, Method):
@@ -89,20 +99,35 @@ class SaliencyStage:
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
         self._saliency_options = {"method": saliency, "target": target, "scale": scale, **options}
-        check_choice("saliency", saliency, METHODS)
-        check_saliency_options(**self._saliency_options)
+        check_choice("saliency", saliency, (*METHODS, MEMORY))
+        if saliency == MEMORY:
+            check_memory(method, memory, head=head, options=options)
+            check_number("scale", scale, 0, 1, open_low=True)
+        else:
+            if memory is not None:
+                raise ValueError(f"memory must be None, or saliency 'memory'; got {memory!r} with {saliency!r}")
+            check_saliency_options(**self._saliency_options)
         if head is not None and not isinstance(head, nn.Module):
             raise ValueError(f"head must be a torch.nn.Module, such as the early of a WithEarlyHead; got {head!r}")
         self.method = method
         self.warmup_epochs = warmup_epochs
         self.seed = seed
         self.head = head
+        self.memory = memory
         self._epoch: int | None = None
         self._generator: torch.Generator | None = None
         self._generator_state: Tensor | None = None  # restored; the first call determines the device
 
     def __call__(
-        self, model: nn.Module, images: Tensor, labels: LabelsT, augmented: Tensor | None = None
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: LabelsT,
+        augmented: Tensor | None = None,
+        *,
+        indices: Tensor | None = None,
+        views: Tensor | None = None,
+        matrices: Tensor | None = None,
     ) -> tuple[Tensor, LabelsT]:
         """Return the inputs and targets of one training step.
 
@@ -114,18 +139,35 @@ class SaliencyStage:
                 (``target="max"``, or no map), they may be floating point of any shape (B, ...), as in regression, or a
                 dictionary of tensors (B, ...).
             augmented: an augmented copy of the same crops, like ``images``, for methods that use one.
+            indices: (B,), int64, the samples' places in the data set, for a memory; ``indices`` of the loader's
+                batches.
+            views: (B, 2, 3), floating point, the crops' views, for a memory, see :class:`SaliencyMemory`; ``views`` of
+                the loader's batches.
+            matrices: (B, 2, 3), floating point, for a memory: from ``images`` to ``augmented`` in pixels; ``matrices``
+                of the loader's batches. Without them, a method that uses ``augmented`` remembers only the clean region.
 
         Returns:
             The inputs (B, C, H, W), which may be ``images`` or ``augmented`` itself, and the targets: ``labels``, or
-            (B, K), floating point, from a method that mixes labels.
+            (B, K), floating point, from a method that mixes labels. With a memory, and unless gradients are disabled,
+            the inputs are a leaf that requires a gradient.
 
         Raises:
             ValueError: for an argument outside the ranges above, or a region larger than the images.
         """
-        trace = self.trace(model, images, labels, augmented)
+        trace = self.trace(model, images, labels, augmented, indices=indices, views=views, matrices=matrices)
         return trace.inputs, trace.targets
 
-    def trace(self, model: nn.Module, images: Tensor, labels: LabelsT, augmented: Tensor | None = None) -> StageTrace:
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: LabelsT,
+        augmented: Tensor | None = None,
+        *,
+        indices: Tensor | None = None,
+        views: Tensor | None = None,
+        matrices: Tensor | None = None,
+    ) -> StageTrace:
         """Do the same as a call, and return the saliency map and the draw as well as inputs and targets."""
         images = check_images("images", images)
         if isinstance(labels, dict):
@@ -139,12 +181,16 @@ class SaliencyStage:
                     f"augmented must be given for {self.method!r}; got None (does the loader apply a policy?)"
                 )
             augmented = check_like_images("augmented", augmented, images)
+        crops = None if self.memory is None else Crops(self.memory, images, indices, views, matrices)
         if self._warming_up():
-            return StageTrace(images, labels, None, Draw())
+            return StageTrace(images if crops is None else crops.remembering(images), labels, None, Draw())
 
         generator = self._generator_on(images.device)
         saliency = None
-        if self.method.uses_saliency:
+        if crops is not None:
+            with record_function("saliency"):
+                saliency = crops.maps(self._map_size(images))
+        elif self.method.uses_saliency:
             options = self._saliency_options
             known = None if isinstance(labels, dict) else labels
             with record_function("saliency"):
@@ -155,6 +201,9 @@ class SaliencyStage:
             targets: Tensor | dict[str, Tensor] = labels
             if not isinstance(labels, dict):
                 targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
+        if crops is not None:
+            own = self.method.own_pixels(drawn, (images.shape[-2], images.shape[-1]))
+            inputs = crops.remembering(inputs, own, augmented=self.method.uses_augmented)
         return StageTrace(inputs, targets, saliency, drawn)
 
     def _check_labels_unused(self, labels: dict[str, Tensor]) -> None:
@@ -162,7 +211,11 @@ class SaliencyStage:
         options = self._saliency_options
         if self.method.mixes_labels:
             user = f"{self.method!r}, which mixes them"
-        elif self.method.uses_saliency and options["method"] != "fine_grained" and options["target"] != "max":
+        elif (
+            self.method.uses_saliency
+            and options["method"] not in ("fine_grained", MEMORY)
+            and options["target"] != "max"
+        ):
             user = f"saliency target {options['target']!r} (target 'max' does without)"
         else:
             return
@@ -170,13 +223,16 @@ class SaliencyStage:
         raise ValueError(f"labels must be one tensor for {user}{example}; got a dictionary of {list(labels)}")
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, counted from 0, for ``warmup_epochs``."""
+        """Set the epoch, counted from 0, for ``warmup_epochs`` and for the age of what a memory holds."""
         self._epoch = epoch
+        if self.memory is not None:
+            self.memory.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the generator's state: plain types and a tensor, for ``torch.save``."""
+        """Return the epoch, the generator's state and the memory's: plain types and tensors, for ``torch.save``."""
         state = self._generator_state if self._generator is None else self._generator.get_state()
-        return {"epoch": self._epoch, "generator": state}
+        memory = {} if self.memory is None else {"memory": self.memory.state_dict()}
+        return {"epoch": self._epoch, "generator": state, **memory}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a :meth:`state_dict`, with the draws that would have come next.
@@ -184,11 +240,18 @@ class SaliencyStage:
         Raises:
             ValueError: if ``state`` is not the state of a stage.
         """
-        if set(state) != {"epoch", "generator"}:
-            raise ValueError(f"state must have the keys 'epoch' and 'generator'; got {sorted(state)}")
+        keys = ["epoch", "generator"] + ["memory"] * (self.memory is not None)
+        if set(state) != set(keys):
+            raise ValueError(f"state must have the keys {' and '.join(map(repr, keys))}; got {sorted(state)}")
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
         self._epoch = state["epoch"]
         self._generator = None
         self._generator_state = state["generator"]
+
+    def _map_size(self, images: Tensor) -> tuple[int, int]:
+        height, width = (max(1, round(side * self._saliency_options["scale"])) for side in images.shape[-2:])
+        return height, width
 
     def _warming_up(self) -> bool:
         if self.warmup_epochs == 0:

@@ -87,6 +87,7 @@ def image_loader(
     std: tuple[float, float, float] = IMAGENET_STD,
     with_matrices: bool = False,
     views: int = 1,
+    with_views: bool = False,
     on_bad_file: str = "raise",
     max_bad_share: float = 0.1,
     max_pixels: int = MAX_PIXELS,
@@ -166,6 +167,7 @@ def image_loader(
         views: Number of augmented images of each clean one, from 1 to 32; 2 or more need a policy. They have the same
             crop and mirroring; each has its own draw of the policy. `Batch.augmented` and `Batch.matrices` are then
             tuples.
+        with_views: Also return which part of its image each crop shows (`Batch.views`).
         on_bad_file: What happens if a file cannot be decoded: "raise" an error that names it, or "replace" it by
             another sample, drawn for its place in the epoch: see `Batch.replaced` and `ImageLoader.bad_files`. The
             logger "pipelines" warns of each file once.
@@ -187,7 +189,7 @@ def image_loader(
     legal = "None or False with a sampler or weights, which make the order"
     require("shuffle", shuffle, legal, not shuffle or (sampler is None and weights is None))
     repeats = whole("repeats", repeats, 1, INT32_MAX)
-    with_matrices = flag("with_matrices", with_matrices)
+    with_matrices, with_views = flag("with_matrices", with_matrices), flag("with_views", with_views)
     policy = _find_policy(policy)
     batch_size = whole("batch_size", batch_size, 1, INT32_MAX)
     size = image_size_of(image_size)
@@ -250,6 +252,7 @@ def image_loader(
         stages=policy.stages if policy else 0,
         interpolation=interpolation,
         with_matrices=with_matrices,
+        with_views=with_views,
         mean=mean,
         std=std,
         dtype=dtype,

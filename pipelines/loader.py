@@ -47,7 +47,10 @@ class Batch(NamedTuple):
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5. A tuple if `augmented` is one.
         replaced: The places in the data set of the samples that could not be decoded and were replaced
-            (`on_bad_file="replace"`). All of the above describes the samples that replace them.
+            (`on_bad_file="replace"`). All else describes the samples that replace them.
+        views: (B, 2, 3) float32, None unless requested by `with_views`: crop and flips, from the whole image to
+            `images`, acting on (x, y, 1). Both are in shares of their width and height: (0, 0) is the upper left
+            corner, (1, 1) the lower right. What a crop shows beyond its image is padding.
     """
 
     images: torch.Tensor
@@ -56,6 +59,7 @@ class Batch(NamedTuple):
     indices: torch.Tensor
     matrices: torch.Tensor | _Views | None = None
     replaced: tuple[int, ...] = ()
+    views: torch.Tensor | None = None
 
 
 def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
@@ -364,6 +368,7 @@ class ImageLoader:
         images, indices, *others = tensors
         views = self.recipe.views if self.recipe.augments else 0
         augmented = tuple(view.to(self._dtype).permute(0, 3, 1, 2) for view in others[:views])
+        crops = others.pop() if self.recipe.with_views else None
         matrices = tuple(others[views:])
         return Batch(
             images=images.to(self._dtype).permute(0, 3, 1, 2),
@@ -372,6 +377,7 @@ class ImageLoader:
             indices=indices,
             matrices=matrices if views > 1 and matrices else matrices[0] if matrices else None,
             replaced=made.replaced,
+            views=crops,
         )
 
 

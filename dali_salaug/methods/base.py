@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..compositing import box_mask
 from ..regions import draw_regions
 
 ONE_IMAGE, TWO_IMAGES, POLICY = KINDS = ("one image", "two images", "policy")
@@ -18,6 +19,14 @@ KEEPAUGMENT, SALFMIX = "Gong et al. 2021 (KeepAugment)", "Choi et al. 2021 (Salf
 @dataclass(frozen=True, eq=False)
 class Draw:
     """What a method drew for a batch. Each method has its own type; this one holds nothing."""
+
+    def own_pixels(self, image_size: tuple[int, int]) -> Tensor | None:
+        """Return how much of each input pixel is the image's own pixel of that place: (B, H, W) in [0, 1]; None: all.
+
+        Args:
+            image_size: (H, W).
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +38,9 @@ class BoxDraw(Draw):
     """
 
     boxes: Tensor
+
+    def own_pixels(self, image_size: tuple[int, int]) -> Tensor | None:
+        return (~box_mask(self.boxes, image_size)).squeeze(1).float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +63,9 @@ class MaskDraw(Draw):
     """
 
     masks: Tensor
+
+    def own_pixels(self, image_size: tuple[int, int]) -> Tensor | None:
+        return (~self.masks).squeeze(1).float()
 
 
 DrawT = TypeVar("DrawT", bound=Draw)
@@ -111,6 +126,14 @@ class Method(ABC, Generic[DrawT]):
             image_size: (H, W).
         """
         return labels
+
+    def own_pixels(self, drawn: DrawT, image_size: tuple[int, int]) -> Tensor | None:
+        """Return how much of each input pixel is the clean image's own pixel of that place: (B, H, W); None: all.
+
+        Args:
+            drawn, image_size: as for :meth:`targets`.
+        """
+        return drawn.own_pixels(image_size)
 
     def partner_maps(self, images: Tensor, drawn: DrawT, saliency: Tensor | None) -> Tensor | None:
         """Return, for pictures, the maps (B, h, w) of the partners that the draw used; None where it used none.

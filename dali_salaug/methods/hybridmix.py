@@ -29,6 +29,10 @@ class HybridMixDraw(Draw):
     first: MoveDraw
     second: PairDraw
 
+    def own_pixels(self, image_size: tuple[int, int]) -> Tensor | None:
+        first, second = self.first.own_pixels(image_size), self.second.own_pixels(image_size)
+        return first if second is None else second if first is None else first * second
+
 
 def _entry(name: str, second: str, title: str) -> MethodEntry:
     return MethodEntry(

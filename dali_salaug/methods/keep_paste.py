@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_given, check_images, check_like_images, check_number, check_region, check_saliency
-from ..compositing import replace_boxes
+from ..compositing import box_mask, replace_boxes
 from ..regions import draw_regions
 from .base import KEEPAUGMENT, POLICY, BoxDraw, Method, MethodEntry, register
 from .baselines import Augmented
@@ -76,6 +76,9 @@ class KeepPaste(Method[BoxDraw]):
 
     def apply(self, images: Tensor, drawn: BoxDraw, augmented: Tensor | None) -> Tensor:
         return replace_boxes(check_given("augmented", augmented), drawn.boxes, images)
+
+    def own_pixels(self, drawn: BoxDraw, image_size: tuple[int, int]) -> Tensor:
+        return box_mask(drawn.boxes, image_size).squeeze(1).float()
 
     def __repr__(self) -> str:
         return f"KeepPaste(size={self.size}, tau={self.tau:g})"

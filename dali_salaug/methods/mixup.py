@@ -20,6 +20,9 @@ class MixupDraw(PairDraw):
 
     weights: Tensor
 
+    def own_pixels(self, image_size: tuple[int, int]) -> Tensor:
+        return self.weights[:, 0].float()[:, None, None].expand(-1, *image_size)
+
 
 @register(
     MethodEntry(

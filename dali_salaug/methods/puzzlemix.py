@@ -32,6 +32,13 @@ class PuzzleMixDraw(PairDraw):
     shares: Tensor
     moves: Tensor
 
+    def own_pixels(self, image_size: tuple[int, int]) -> Tensor:
+        batch, n, _ = self.shares.shape
+        blocks = torch.arange(n * n, device=self.moves.device).view(n, n)
+        own = self.shares * (self.moves[:, 0] == blocks)
+        height, width = image_size[0] // n, image_size[1] // n
+        return own.float()[:, :, None, :, None].expand(-1, -1, height, -1, width).reshape(batch, *image_size)
+
 
 @register(
     MethodEntry(

@@ -43,6 +43,7 @@ class Recipe:
         chains, stages: Of the policy; 0 without one.
         interpolation: "nearest" or "linear", of the geometric operations.
         with_matrices: Whether the policy's geometry is returned too.
+        with_views: Whether crop and flips are returned too.
         mean, std: Of the channels, in [0, 1] units.
         dtype: Of the output, one of `DTYPES`; "uint8" is not normalised.
         max_pixels: Of an encoded image, width times height; a larger one is an error.
@@ -66,6 +67,7 @@ class Recipe:
     stages: int
     interpolation: str
     with_matrices: bool
+    with_views: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     dtype: str
@@ -160,7 +162,7 @@ def random_resized_window(
     return fn.cast(corner, dtype=types.INT32), fn.cast(window, dtype=types.INT32)
 
 
-def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
+def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> tuple[DataNode, "_Part"]:
     """Return the needed part of each image, the window of "random_resized" or all of it: uint8 HWC of its own size."""
     if recipe.reads != "pixels":
         encoded = _encoded(recipe, given)
@@ -169,15 +171,16 @@ def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> DataNode:
         shape = fn.peek_image_shape(encoded)
         encoded = _unless_odd_sized(recipe, encoded, shape)
         if recipe.crop != "random_resized":
-            return fn.decoders.image(encoded, **_decoding(recipe))
+            return fn.decoders.image(encoded, **_decoding(recipe)), _WHOLE
         corner, window = _window(recipe, shape, given)
         # Decodes little more than the window.
-        return fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
+        images = fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
+        return images, _part(corner, window, shape)
     images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
     if recipe.crop != "random_resized":
-        return images
+        return images, _WHOLE
     corner, window = _window(recipe, given["image"].shape(), given)
-    return fn.slice(images, start=corner, shape=window, axes=[0, 1])
+    return fn.slice(images, start=corner, shape=window, axes=[0, 1]), _part(corner, window, given["image"].shape())
 
 
 def _unless_odd_sized(recipe: Recipe, encoded: DataNode, shape: DataNode) -> DataNode:
@@ -203,20 +206,48 @@ def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -
     return random_resized_window(image_shape, given["sides"], given["positions"], recipe.ratio)
 
 
-def _view(recipe: Recipe, images: DataNode, given: dict[str, DataNode]) -> DataNode:
-    """Return decoded images cropped to one size: uint8 HWC."""
+def _view(recipe: Recipe, given: dict[str, DataNode]) -> tuple[DataNode, "_Part"]:
+    """Return images decoded and cropped to one size: uint8 HWC."""
+    images, part = _decoded(recipe, given)
     size = recipe.image_size
     if recipe.crop == "random_resized":
-        return _resize(recipe, images, size)
+        return _resize(recipe, images, size), part
     if recipe.crop == "center":
         kind = _INTERPOLATIONS[recipe.resize_interpolation]
         images = fn.resize(images, size=recipe.resize_to, mode="not_smaller", interp_type=kind)
-        return fn.slice(images, start=_central_corner(images, size), shape=size, axes=[0, 1])
+        corner = _central_corner(images, size)
+        return fn.slice(images, start=corner, shape=size, axes=[0, 1]), _part(corner, size, images.shape())
     if recipe.resize_to is not None:
         images = _resize(recipe, images, recipe.resize_to)
     if recipe.crop == "pad":
+        part = _part(given["offset"], size, images.shape())
         images = fn.slice(images, start=given["offset"], shape=size, axes=[0, 1], out_of_bounds_policy="pad")
-    return images
+    return images, part
+
+
+# The part of an image that a crop shows: its corner and its sides, (y, x) each, in shares of the image's sides. Where
+# nobody asks for it, DALI leaves it out of the graph.
+_Part = tuple[Any, Any]
+_WHOLE: _Part = (np.zeros(2, dtype=np.float32), np.ones(2, dtype=np.float32))
+
+
+def _part(corner: DataNode, window: DataNode | Size, image_shape: DataNode) -> _Part:
+    sides = fn.cast(image_shape[:2], dtype=types.FLOAT)
+    if isinstance(window, tuple):
+        window = types.Constant(np.array(window, dtype=np.float32))
+    return corner / sides, window / sides
+
+
+def _view_matrix(recipe: Recipe, part: _Part, given: dict[str, DataNode]) -> DataNode:
+    """Return the matrix from the image to the crop, see `Batch.views`: (2, 3) float32."""
+    corner, sides = (types.Constant(value) if isinstance(value, np.ndarray) else value for value in part)
+    across = fn.cast(given["flip"], dtype=types.FLOAT)
+    down = fn.cast(given["vertical_flip"], dtype=types.FLOAT) if recipe.vertical_flip else 0 * across
+    flips = fn.stack(down, across)
+    scale = (1 - 2 * flips) / sides
+    shift = flips - scale * corner
+    zero = 0 * across
+    return fn.stack(fn.stack(scale[1], zero, shift[1]), fn.stack(zero, scale[0], shift[0]))
 
 
 def _central_corner(images: DataNode, size: Size) -> DataNode:
@@ -299,12 +330,12 @@ def _apply_policy(recipe: Recipe, view: DataNode, given: dict[str, DataNode], nu
 
 @pipeline_def(enable_conditionals=True)
 def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
-    """Return images, indices, then, if the recipe has them, augmented images and matrices, of each view."""
+    """Return images, indices, then, if the recipe has them, augmented images, matrices, and the views of the crops."""
     names = recipe.inputs
     layouts = ["HWC" if name == "image" and recipe.reads == "pixels" else "" for name in names]
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
-    view = _view(recipe, _decoded(recipe, given), given)
+    view, part = _view(recipe, given)
     if recipe.vertical_flip:
         view = fn.flip(view, horizontal=0, vertical=given["vertical_flip"])
     if recipe.color_jitter:
@@ -316,6 +347,8 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
             outputs.append(_normalise(recipe, _augment(recipe, view, given, number), given["flip"]))
     if recipe.with_matrices:
         outputs += [given[f"total_matrix{number}"] for number in range(recipe.views)]
+    if recipe.with_views:
+        outputs.append(_view_matrix(recipe, part, given))
     if recipe.device == "gpu":
         outputs = [output.gpu() for output in outputs]
     return tuple(outputs)
@@ -328,7 +361,7 @@ _DECODED = {"image", "sides", "positions"}  # the inputs that `_decoded` takes
 @pipeline_def(batch_size=1, num_threads=1, exec_pipelined=False, exec_async=False, exec_dynamic=False)
 def view_pipeline(recipe: Recipe) -> DataNode:
     """Return what `image_pipeline` decodes of an image. The inputs are fed by their names in `view_inputs`."""
-    return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})
+    return _decoded(recipe, {name: fn.external_source(name=name) for name in view_inputs(recipe)})[0]
 
 
 def view_inputs(recipe: Recipe) -> list[str]:

@@ -137,6 +137,7 @@ LOADER: dict[str, list[Any]] = {
     "std": [*NO_CHANNELS, (0, 0.5, 0.5), (1e-320, 0.5, 0.5)],
     "with_matrices": [*NO_FLAGS, True],
     "views": [*_integers(1, 32), 2],
+    "with_views": NO_FLAGS,
     "on_bad_file": [*NO_TEXTS, "skip"],
     "max_bad_share": [*NO_NUMBERS, -0.1, 1.1],
     "max_pixels": _integers(1, 2**62),

@@ -61,9 +61,9 @@ def test_the_graph_for_the_gpu_can_be_put_together(
 ) -> None:
     outputs = _outputs(
         request.getfixturevalue(layout), policy=policy, interpolation=interpolation,
-        with_matrices=policy not in (None, "augmix"),
+        with_matrices=policy not in (None, "augmix"), with_views=True,
     )  # fmt: skip
-    assert [node.device for node in outputs] == ["gpu"] * (2 if policy is None else 3 if policy == "augmix" else 4)
+    assert [node.device for node in outputs] == ["gpu"] * (3 if policy is None else 4 if policy == "augmix" else 5)
 
 
 @pytest.mark.parametrize(("policy", "with_matrices"), [(RandAugment(n=1), True), (AugMix(width=2, depth=1), False)])
@@ -173,6 +173,7 @@ def test_gpu_batches_are_the_cpus(layout: str, policy: str | Policy, request: py
     root = request.getfixturevalue(layout)
     with_matrices = policy != "augmix"
     options: dict[str, Any] = {"batch_size": 8, "image_size": 64, "policy": policy, "with_matrices": with_matrices}
+    options["with_views"] = True
     loaders = [image_loader(root, device=device, **options) for device in ("cpu", "cuda")]
     for one, other in zip(*loaders, strict=True):
         assert other.augmented is not None
@@ -183,6 +184,7 @@ def test_gpu_batches_are_the_cpus(layout: str, policy: str | Policy, request: py
         assert torch.equal(one.labels, other.labels.cpu())
         if with_matrices:
             assert torch.equal(one.matrices, other.matrices.cpu())
+        assert torch.equal(one.views, other.views.cpu())
         # Normalised units. Another decoder; and an equalized or posterized pixel may leap.
         assert (one.images - other.images.cpu()).abs().mean() < 0.05
         assert (one.augmented - other.augmented.cpu()).abs().mean() < 0.15

@@ -123,4 +123,5 @@ def empty_batch(loader: ImageLoader) -> Batch:
         labels=numbers,
         indices=numbers,
         matrices=torch.eye(2, 3, device=device).expand(2, 2, 3) if loader.recipe.with_matrices else None,
+        views=torch.eye(2, 3, device=device).expand(2, 2, 3) if loader.recipe.with_views else None,
     )

@@ -25,7 +25,8 @@ def _recipe(policy: Policy, size: int = SIZE) -> Recipe:
     return Recipe(
         reads="pixels", device="cpu", image_size=(size, size), crop="none", stored=(size, size), ratio=(1, 1),
         color_jitter=0.0, operations=policy.operations((size, size)), chains=1, stages=policy.stages,
-        interpolation="nearest", with_matrices=False, mean=(0, 0, 0), std=(1 / 255,) * 3, dtype="float32",
+        interpolation="nearest", with_matrices=False, with_views=False, mean=(0, 0, 0), std=(1 / 255,) * 3,
+        dtype="float32",
     )  # fmt: skip
 
 
