@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from pipelines import DataError, ImageLoader, find_dataset, image_loader
+from pipelines.readers.base import READ_THREADS, reading_threads
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
 OPTIONS: dict[str, Any] = {"batch_size": 8, "image_size": 32, "device": "cpu", "num_threads": 2}
@@ -31,8 +33,10 @@ def _megabytes() -> float:
 
 @pytest.fixture
 def by_reference_counts(folders: Path) -> Iterator[None]:
-    """No garbage collection, after a first loader that starts the threads that all loaders share."""
+    """No garbage collection, after the start of the threads that all loaders share."""
     next(iter(image_loader(folders, **OPTIONS)))
+    together = threading.Barrier(READ_THREADS)
+    list(reading_threads().map(lambda _: together.wait(), range(READ_THREADS)))
     gc.collect()
     gc.disable()
     yield
