@@ -95,7 +95,7 @@ class ImageLoader:
         self._schedule.batches(0)  # raises if there are too few samples
         self._inputs = Inputs(dataset, recipe, options)
         decodes = partial(_decodes, Probe(recipe, options.device.index), self._inputs)
-        self._substitutes = Substitutes(dataset, options, decodes, max_pixels=recipe.max_pixels)
+        self._substitutes = Substitutes(dataset, options, decodes, self._schedule.spares, max_pixels=recipe.max_pixels)
         self._epoch = self._batch = 0  # of the next batch to be returned
         self._restored = self._end_meant = False
         self._iteration = 0
