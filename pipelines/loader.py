@@ -106,7 +106,7 @@ class ImageLoader:
             kind="training" if options.train else "validation",
         )
         self._schedule.batches(0)  # raises if there are too few samples
-        self._substitutes = Substitutes(dataset, options, max_pixels=recipe.max_pixels)
+        self._substitutes = Substitutes(dataset, options, self._schedule.spares, max_pixels=recipe.max_pixels)
         self._next_recipe = recipe  # of the next epoch
         self._use(recipe)
         self._epoch = self._batch = 0  # of the next batch to be returned

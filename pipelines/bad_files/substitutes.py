@@ -29,7 +29,8 @@ class Substitutes:
 
     Args:
         dataset: The images.
-        options: Of the loader. In validation, the candidates are the same in every epoch.
+        options: Of the loader. In validation, a position's candidates are drawn alike in every epoch.
+        spares: Returns samples that may replace others in an epoch, by numbers in [0, 1): (epoch, (n,)) → (n,) int64.
         max_pixels: Of an image that may be decoded.
 
     Attributes:
@@ -40,9 +41,17 @@ class Substitutes:
 
     probe: Callable[[int, int, int], bool]
 
-    def __init__(self, dataset: Dataset, options: LoaderOptions, *, max_pixels: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        options: LoaderOptions,
+        spares: Callable[[int, np.ndarray], np.ndarray],
+        *,
+        max_pixels: int,
+    ) -> None:
         self._dataset = dataset
         self._options = options
+        self._spares = spares
         self._max_pixels = max_pixels
         self.known: dict[int, str] = {}
         self.replaced = 0
@@ -65,8 +74,8 @@ class Substitutes:
 
     def _choose_one(self, epoch: int, position: int, index: int) -> int:
         place = (epoch if self._options.train else 0, draws.SUBSTITUTE, position, 1, CANDIDATES)
-        candidates = draws.uniforms(self._options.seed, *place)[0] * len(self._dataset)
-        for candidate in (index, *candidates.astype(np.int64).tolist()):
+        candidates = self._spares(epoch, draws.uniforms(self._options.seed, *place)[0])
+        for candidate in (index, *candidates.tolist()):
             if self.probe(epoch, position, candidate):
                 return candidate
             self._note(candidate)

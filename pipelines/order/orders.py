@@ -16,10 +16,12 @@ class Order(ABC):
     Attributes:
         interleaved: Whether neighbours in the order go to different ranks, and not to one as far as possible.
         is_given: Whether the samples are the user's, and do not follow from the configuration.
+        is_partial: Whether samples may be left out on purpose, and so may not replace bad files either.
     """
 
     interleaved: ClassVar[bool] = False
     is_given: ClassVar[bool] = False
+    is_partial: bool = False
 
     @abstractmethod
     def __call__(self, epoch: int) -> np.ndarray: ...
@@ -59,6 +61,7 @@ class Weighted(Order):
 
     weights: np.ndarray
     seed: int
+    is_partial = True
 
     @property
     def description(self) -> str:
@@ -75,6 +78,10 @@ class Repeated(Order):
     order: Order
     copies: int
     interleaved = True
+
+    @property
+    def is_partial(self) -> bool:  # type: ignore[override]
+        return self.order.is_partial
 
     @property
     def description(self) -> str:

@@ -59,7 +59,7 @@ class Sampled(Order):
         ValueError: It is no sampler. When called: it returned something else than indices for that epoch.
     """
 
-    is_given = True
+    is_given = is_partial = True
     description = "of a sampler"
 
     def __init__(self, sampler: Sampler, count: int) -> None:

@@ -27,7 +27,7 @@ class Schedule:
         self._drop_last = drop_last
         self._root, self._kind = root, kind
         self.order = lru_cache(maxsize=2)(order)  # of this epoch, and of the next, which is made ahead
-        self._is_given = order.is_given
+        self._is_given, self._is_partial = order.is_given, order.is_partial
 
     def global_batches(self, epoch: int) -> int:
         """Return the number of batches of all processes together.
@@ -73,6 +73,15 @@ class Schedule:
     def indices(self, epoch: int, positions: range) -> np.ndarray:
         """Return the samples at these positions of an epoch."""
         return self.order(epoch)[positions.start : positions.stop : positions.step]
+
+    def spares(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        """Return samples that may replace others, drawn by numbers in [0, 1), (n,): (n,) int64.
+
+        They are of the whole data set; of the epoch, where the user chose its samples.
+        """
+        order = self.order(epoch)
+        places = (numbers * len(order)).astype(np.int64)
+        return order[places] if self._is_partial else places
 
     def digest(self, epoch: int) -> str | None:
         """Return a hash of the samples of an epoch, if they do not follow from the configuration.

@@ -16,8 +16,9 @@ COUNT = GOOD + BAD
 ORDERS: dict[str, dict[str, Any]] = {
     "in order": {"shuffle": False},
     "shuffled validation": {"shuffle": True, "train": False},
-    "sampler": {"sampler": lambda epoch: [(5 * i + epoch) % COUNT for i in range(19 - epoch)]},
-    "weights": {"weights": [1] * GOOD + [3] * BAD},
+    "sampler": {"sampler": lambda epoch: [4 + (5 * i + epoch) % 8 for i in range(19 - epoch)]},  # not the first four
+    "weights": {"weights": [0] * 4 + [1] * (GOOD - 4) + [3] * BAD},
+    "repeats of weights": {"weights": [0] * 4 + [1] * (GOOD - 4) + [3] * BAD, "repeats": 2},
     "repeats": {"repeats": 3},
     "views": {"views": 2, "policy": "flips"},
 }
@@ -44,10 +45,10 @@ def _images(batch: Batch) -> torch.Tensor:
     return torch.stack([batch.images, *(batch.augmented or ())], dim=1)
 
 
-def _stand_in(epoch: int, position: int, index: int) -> int:
+def _stand_in(epoch: int, position: int, index: int, among: list[int]) -> int:
     """The first good one of the sample and its candidates."""
     numbers = draws.uniforms(SEED, epoch, draws.SUBSTITUTE, position, 1, 16)[0]
-    return next(i for i in (index, *(int(number * COUNT) for number in numbers)) if i < GOOD)
+    return next(i for i in (index, *(among[int(number * len(among))] for number in numbers)) if i < GOOD)
 
 
 @pytest.mark.parametrize("kind", ORDERS)
@@ -59,11 +60,14 @@ def test_they_are_replaced_alike_by_all_ranks_and_after_a_resume(folder: Path, k
     for epoch in range(2):
         order = whole.options.order(epoch).tolist()
         batches = list(whole)
+        chosen = bool(options.keys() & {"sampler", "weights"})
+        among = order if chosen else list(range(COUNT))
         expected = [
-            _stand_in(epoch if options.get("train", True) else 0, position, index)
+            _stand_in(epoch if options.get("train", True) else 0, position, index, among)
             for position, index in enumerate(order)
         ]
         assert [i for batch in batches for i in batch.indices.tolist()] == expected
+        assert not chosen or min(expected) >= 4  # none that was left out
         assert [i for batch in batches for i in batch.replaced] == [i for i in order if i >= GOOD]
         parts: list[list[Batch]] = [[], []]
         for loader, part in zip(ranks, parts, strict=True):

@@ -171,15 +171,6 @@ def test_a_state_of_other_transforms_is_refused(dataset: Dataset, given: dict[st
         _loader(dataset, **given).load_state_dict(state)
 
 
-def test_a_state_from_before_there_were_transforms_is_that_of_none(dataset: Dataset) -> None:
-    state = _loader(dataset).state_dict()
-    for name in ("before_policy", "after_policy"):
-        del state["configuration"][name]
-    _loader(dataset).load_state_dict(state)
-    with pytest.raises(ValueError, match="after_policy"):
-        _loader(dataset, after_policy=Erase()).load_state_dict(state)
-
-
 @pytest.mark.parametrize("on_bad_file", ["raise", "replace"])
 def test_bad_files_are_found_as_without(
     tmp_path: Path, make_photo: Callable[..., Image.Image], on_bad_file: str

@@ -109,7 +109,7 @@ def test_in_order_with_random_crops(cifar: Path) -> None:
     assert not torch.equal(*images)
     # Crops are drawn for positions, whichever samples are there: the padded crop of each, by hand.
     numbers = draws.uniforms(3, 1, draws.VIEW, 0, COUNT, draws.VIEW_UNIFORMS)
-    offsets, flips = draws.pad_offsets(numbers, 4) + 4, draws.flips(numbers)
+    offsets, flips = draws.pad_offsets(numbers, 4) + 4, draws.flips(numbers, (0.5, 0))[0]
     mean, std = (np.array(values, np.float32) for values in (loader.mean, loader.std))
     for index, picture in enumerate(images[1].permute(0, 2, 3, 1).numpy()):
         padded = np.pad(loader.dataset.reader.images[index], ((4, 4), (4, 4), (0, 0)))
