@@ -72,7 +72,7 @@ def test_matrices_are_of_their_views(cifar: Path) -> None:
     numbers = [_numbers(policy, view) for view in range(2)]
     for batch in loader:
         assert isinstance(batch.matrices, tuple)
-        expected = [compose(policy.draw(next(rows), 32).matrices) for rows in numbers]
+        expected = [compose(policy.draw(next(rows), (32, 32)).matrices) for rows in numbers]
         assert [matrices.numpy().tolist() for matrices in batch.matrices] == [rows.tolist() for rows in expected]
     assert next(iter(_loader(cifar, policy=policy, views=2))).matrices is None
 
