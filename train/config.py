@@ -44,17 +44,17 @@ def _option(
 C = TypeVar("C", bound="Config")
 
 
-def _is_of(value: Any, annotation: Any) -> bool:
+def is_of(value: Any, annotation: Any) -> bool:
     """Return whether a value is of the type of an option; a whole number is a number too, but True is none."""
     if isinstance(annotation, types.UnionType):
-        return any(_is_of(value, part) for part in typing.get_args(annotation))
+        return any(is_of(value, part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         parts = typing.get_args(annotation)
         if not isinstance(value, tuple):
             return False
         if parts[-1] is Ellipsis:
-            return len(value) > 0 and all(_is_of(part, parts[0]) for part in value)
-        return len(value) == len(parts) and all(map(_is_of, value, parts))
+            return len(value) > 0 and all(is_of(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(is_of, value, parts))
     if isinstance(value, bool):
         return annotation is bool
     return isinstance(value, int | float if annotation is float else annotation)
@@ -69,6 +69,11 @@ class Config:
         "the images: a folder with train/<class>/* and val/<class>/*, CIFAR's pickles, shards, lists, s3://; see"
         " docs/data.md",
         by_data="the embedded data set, generated on first use",
+    )
+    val_data: str | None = _option(
+        None,
+        "validation images of another folder, in any layout of --data; classes agree by name",
+        by_data="those of --data",
     )
     out: str | None = _option(None, "run folder, new unless --resume is used", by_data="runs/<time>-<model>-<method>")
     model: str = _option(
@@ -294,7 +299,7 @@ class Config:
 
     def of_wrong_type(self) -> str | None:
         """Return the name of the first option whose value is of another type than stated; None where all are right."""
-        return next((o.name for o in dataclasses.fields(self) if not _is_of(getattr(self, o.name), o.type)), None)
+        return next((o.name for o in dataclasses.fields(self) if not is_of(getattr(self, o.name), o.type)), None)
 
 
 def _required(name: str) -> Any:

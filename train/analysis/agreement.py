@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_salaug.consistency.map_geometry import composed, map_distance, scaled, unwarp
-from pipelines import find_dataset
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, configure, load_best, loader_of
 from train.cli.checks import check_traceable
-from train.data.loaders import data_folder
+from train.data.loaders import validation_images
 from train.engine.objective import transform
 from train.engine.stage import make_stage
 
@@ -81,7 +80,7 @@ def measure(run: Path, chosen: dict[str, Any], data: Path | None, limit: int, se
         standard "error".
     """
     trained = load_best(run)
-    dataset = find_dataset(data or data_folder(trained.config), train=False)
+    dataset = validation_images(trained.config, trained.classes, data)
     check_classes(trained, dataset, run)
     config = configure(trained, {"interpolation": "linear"} | chosen, dataset)
     check_traceable(config, "the agreement")

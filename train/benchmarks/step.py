@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from train.benchmarks.loader import DropLast, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
-from train.cli.checks import check
+from train.cli.checks import check, check_effect
 from train.cli.parser import OPTIONS, add_option, stated
 from train.config import Config
 from train.data.loaders import resolve_for_data
@@ -49,8 +49,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On the CPU
         they are the host's, on a GPU those of its kernels. "batch_size", images in a step; "settings"; "trace".
     """
-    config = Config(**stated(options))
+    chosen = stated(options)
+    config = Config(**chosen)
     check(config)
+    check_effect(chosen, config)
     run = Run(resolve_for_data(config))
     run.model.train()
     run.objective.set_epoch(run.config.warmup_epochs)

@@ -22,7 +22,7 @@ from train.cli.parser import at_least
 from train.config import Config
 from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.engine.files import write_json
-from train.errors import UserError
+from train.errors import UserError, did_you_mean
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.tasks import Task, run_all
 
@@ -267,7 +267,8 @@ def run(options: argparse.Namespace) -> int:
     for pattern in options.only:
         if not any(_selected(condition, [pattern]) for condition in experiment.conditions):
             names = ", ".join(condition.name for condition in experiment.conditions)
-            raise UserError(f"--only {pattern}: no such condition; there are {names}")
+            hint = did_you_mean(pattern, (condition.name for condition in experiment.conditions))
+            raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
     options.out = options.out or Path("runs") / options.name
     surroundings = environment()
     train, validation = find_dataset(options.data), find_dataset(options.data, train=False)

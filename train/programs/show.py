@@ -20,9 +20,10 @@ from pipelines.datasets import IMAGE_SUFFIXES
 from pipelines.readers.files import Files
 from pipelines.readers.s3 import is_address
 from train.analysis.trained import OF_THE_METHOD, UNKNOWN, Trained, configure, load_best, loader_of
+from train.cli.checks import check_effect
 from train.cli.parser import add_option, add_run, names_of_methods, stated
 from train.config import ResolvedConfig
-from train.data.loaders import data_folder
+from train.data.loaders import validation_folder
 from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
 from train.engine.stage import make_stage
 from train.errors import UserError
@@ -160,10 +161,12 @@ def run(options: argparse.Namespace) -> int:
     if out is not None and not every and out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png; got {out}")
     trained = load_best(options.run)
-    dataset = find_images(options.paths or [data_folder(trained.config)], trained.classes)
+    dataset = find_images(options.paths or [validation_folder(trained.config)], trained.classes)
     methods = list(METHODS) if every else [chosen.get("method", trained.config.method)]
     for method in methods:
         config = configure(trained, chosen | {"method": method}, dataset)
+        if not every:
+            check_effect(chosen, config)
         sheet = make_sheet(trained, config, dataset, count=count, seed=seed)
         path = (out or Path("methods")) / f"{method}.png" if every else out or Path(f"{method}.png")
         path.parent.mkdir(parents=True, exist_ok=True)

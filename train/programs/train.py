@@ -5,14 +5,19 @@ config.yaml, which is a preset for further runs.
 """
 
 import argparse
+import functools
+import logging
 import shlex
 import sys
+import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from dali_salaug import METHODS
-from train.cli.checks import check
+from train.cli.checks import check, check_effect
 from train.cli.parser import OPTIONS, add_option, names_of_methods, stated
 from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
@@ -21,6 +26,7 @@ from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
 from train.engine.checkpoint import LAST
 from train.engine.files import lock_folder, remove_unfinished, write_yaml
+from train.engine.log import WIDTH
 from train.engine.loop import fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
@@ -33,6 +39,7 @@ from train.errors import UserError, system_error
 FREE_OPTIONS = (
     "out",
     "data",
+    "val_data",
     "workers",
     "checkpoint_every",
     "epochs",
@@ -103,7 +110,12 @@ def run(options: argparse.Namespace) -> int:
     if options.list_methods:
         print(methods_table())
         return 0
-    return main(stated_options(options), options.resume)
+    chosen = stated_options(options)
+    if not options.resume:
+        config = Config(**chosen)
+        check(config)
+        check_effect(stated(options), config)
+    return main(chosen, options.resume)
 
 
 def main(chosen: dict[str, Any], resuming: bool) -> int:
@@ -112,8 +124,9 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    if "data" in chosen:
-        chosen["data"] = absolute(chosen["data"])  # a run can be resumed from another working directory
+    for name in ("data", "val_data"):
+        if chosen.get(name) is not None:
+            chosen[name] = absolute(chosen[name])  # a run can be resumed from another working directory
     if may_restart() and "out" not in chosen:
         raise UserError("torchrun --max-restarts needs --out here: a restarted run finds its last checkpoint there")
     if may_restart() and (Path(chosen["out"]) / LAST).is_file():
@@ -174,9 +187,24 @@ def resume(config: ResolvedConfig, state: dict[str, Any], folder: Path, world: W
         UserError: the images have changed since, or there are more processes or fewer.
     """
     check_share(config, world)
-    run = Run(config, world)
+    progress = state.get("progress")
+    finished = isinstance(progress, dict) and progress.get("epoch") == config.epochs
+    with _unwarned() if finished else nullcontext():  # its first start has warned
+        run = Run(config, world)
     restore(run, state, folder)
     return run
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Silence the warnings of the data's logger."""
+    logger = logging.getLogger("pipelines")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_share(config: ResolvedConfig, world: World) -> None:
@@ -235,17 +263,20 @@ def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
     """Print what is trained on which images, and warn where the accuracies will say little."""
     config, train_images, val_images = run.config, run.train_loader.dataset, run.val_loader.dataset
     processes = f", {run.world.size} processes" if run.world.size > 1 else ""
-    print(
-        f"{config.model}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters, {run.objective}\n"
-        f"{len(train_images)} training and {len(val_images)} validation images of "
-        f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}{processes}\n"
-        f"run folder: {folder}",
-        flush=True,
-    )
+    parameters = sum(p.numel() for p in run.model.parameters()) / 1e6
+    lines = [
+        f"{config.model}, {parameters:.2f} M parameters, {run.objective}",
+        f"{len(train_images)} training and {len(val_images)} validation images of {len(run.classes)} classes at"
+        f" {config.image_size}×{config.image_size} on {run.device}{processes}",
+    ]
+    fill = functools.partial(textwrap.fill, width=WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    print(*(fill(line, break_long_words=False) for line in lines), f"run folder: {folder}", sep="\n", flush=True)
+    if run.epoch >= config.epochs:  # the run is finished
+        return
     if config.data and shares_images(train_images, val_images):
-        warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
-        print(f"warning: {warning}", file=sys.stderr)
-    if resuming and run.epoch < config.epochs:
+        cause = f"{config.data} has no train/ and val/" if config.val_data is None else "--val-data has training images"
+        print(f"warning: {cause}: accuracies are on the training images", file=sys.stderr)
+    if resuming:
         print(f"resuming in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
 
 
