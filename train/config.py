@@ -92,7 +92,7 @@ class Config:
         None, "passes over the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
     )
     batch_size: int | None = _option(
-        None, "images in a step, over all processes", low=1, by_data="32 embedded, 128 otherwise"
+        None, "images in a step, over all processes", low=1, high=2**31 - 1, by_data="32 embedded, 128 otherwise"
     )
     accumulate: int = _option(
         1, "parts into which a process splits its images of a step, one after the other, to save memory", low=1
@@ -102,6 +102,7 @@ class Config:
         None,
         "side of the network's input in pixels",
         low=8,
+        high=16384,
         by_data="48 embedded, else the first image's shorter side, at most 224",
     )
     lr: float | None = _option(
@@ -192,10 +193,15 @@ class Config:
         0.1, "largest share of an epoch's images that may be replaced; more stop the run", low=0, high=1
     )
     max_pixels: int = _option(
-        MAX_PIXELS, "a larger image counts as one that cannot be decoded; decoding takes 3 bytes a pixel", low=1
+        MAX_PIXELS,
+        "a larger image counts as one that cannot be decoded; decoding takes 3 bytes a pixel",
+        low=1,
+        high=2**62,
     )
-    workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the number of CPUs")
-    seed: int = _option(0, "seed of weights, order, crops, policies and regions", low=0)
+    workers: int | None = _option(
+        None, "threads that decode and augment", low=1, high=1024, by_data="the number of CPUs"
+    )
+    seed: int = _option(0, "seed of weights, order, crops, policies and regions", low=0, high=2**62)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
     amp: str = _option(
         "off",
@@ -211,7 +217,8 @@ class Config:
         high=1,
     )
     decode_size_hint: tuple[int, int] | None = _option(
-        None, "sides of the largest images in pixels, for which a GPU's decoders reserve memory at the start", low=1,
+        None, "sides of the largest images in pixels, for which a GPU's decoders reserve memory at the start",
+        low=1, high=65535,
         by_data="as images arrive", names=("WIDTH", "HEIGHT"),
     )  # fmt: skip
     validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)

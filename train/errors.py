@@ -23,7 +23,7 @@ _OPTIONS = {
     "max_bad_share=": "--max-bad-share ",
     "max_pixels=": "--max-pixels ",
     "max_pixels": "--max-pixels",
-    "check_files in pipelines.bad_files.check": "python -m train check-data DIR",
+    "check_files in pipelines.bad_files.check": "dali-salaug check-data DIR",
 }
 
 

@@ -19,6 +19,7 @@ from dali_salaug.regions import admitted, candidate_axis, draw_candidates, regio
 from pipelines import ImageLoader
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, load_best, spread_evenly
+from train.cli.parser import SEED
 from train.data.loaders import make_loader, validation_images
 
 BATCH = 64
@@ -183,7 +184,7 @@ def _print(result: dict[str, Any]) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measuring_options(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the draws (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

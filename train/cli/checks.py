@@ -131,6 +131,8 @@ def check_consistency(config: Config) -> None:
 
 def check_traceable(config: Config, asked_by: str) -> None:
     """Raise UserError where a map cannot follow what the method does to the image; `asked_by` begins the message."""
+    if is_traceable(config):
+        return
     if not _traceable(METHODS[config.method].build(2)):
         methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(2)))
         raise UserError(
@@ -138,13 +140,18 @@ def check_traceable(config: Config, asked_by: str) -> None:
             f" {config.method} (noise has no map, an image pasted over its augmented copy has two, and clean images are"
             " not transformed)"
         )
-    policy = config.policy or METHODS[config.method].policy
-    if policy is not None and find_policy(policy).chains > 1:
-        policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
-        raise UserError(
-            f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
-            f" {policy}, a mixture of several images"
-        )
+    policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
+    raise UserError(
+        f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
+        f" {config.policy or METHODS[config.method].policy}, a mixture of several images"
+    )
+
+
+def is_traceable(config: Config) -> bool:
+    """Return whether a map can follow what the method and the policy do to the image."""
+    entry = METHODS[config.method]
+    policy = config.policy or entry.policy
+    return _traceable(entry.build(2)) and (policy is None or find_policy(policy).chains == 1)
 
 
 def _traceable(method: Method) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 import textwrap
 import types
@@ -121,7 +122,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or its best.pt")
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def at_least(least: int, most: int = 10**9) -> Callable[[str], int]:
     """Return the type of an option that counts something."""
 
     def count(text: str) -> int:
@@ -131,15 +132,27 @@ def at_least(least: int) -> Callable[[str], int]:
             value = least - 1
         if value < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}; got {text}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at most {most}; got {text}")
         return value
 
     return count
 
 
+SEED = at_least(0, 2**63 - 1)  # the type of --seed
+
+
 def check_writable(path: Path | None) -> None:
-    """Raise UserError where the folder of the file does not exist: before the work whose outcome it is to hold."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.absolute().parent} to write it in")
+    """Raise UserError where a file cannot be written: before the work whose outcome it is to hold."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: there is no folder {folder} to write it in")
+    if path.exists() and not path.is_file():  # opening a FIFO may never return, and a device would be replaced
+        raise UserError(f"{path}: not a regular file; choose another name")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UserError(f"{path}: no permission to write it; choose another folder")
 
 
 def names_of_methods() -> str:

@@ -98,8 +98,8 @@ def print_finished(run: Run, folder: Path) -> None:
     if run.world.is_main:
         best = f", best top-1 {run.best:.2f} %" if run.best >= 0 else ""
         print(
-            f"the run in {folder} is finished: {run.epoch} of {run.config.epochs} epochs are done{best}. To train"
-            f" further, resume with --epochs above {run.epoch}"
+            f"the run in {folder} is finished: {run.epoch} of {run.config.epochs} epochs are done{best}.\n"
+            f"To train further, resume with --epochs above {run.epoch}"
         )
 
 

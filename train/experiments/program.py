@@ -152,7 +152,6 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
     shared = {"model": options.model, "epochs": options.epochs, "validate_every": options.epochs}
     shared["data"] = absolute(options.data)
     if options.train_images:
-        dataset.first(options.train_images)  # raises where the data set has fewer
         shared["train_images"] = options.train_images
     tasks = []
     for seed, condition in itertools.product(range(options.seeds), experiment.conditions):
@@ -228,8 +227,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", required=True, help="the images, as for training (required)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
     parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="of each run (default: the experiment's, see below)")
-    parser.add_argument("--train-images", type=int, help="of each run; 0: all (default: the experiment's)")
+    parser.add_argument("--epochs", type=at_least(1), help="of each run (default: the experiment's, see below)")
+    parser.add_argument("--train-images", type=at_least(0), help="of each run; 0: all (default: the experiment's)")
     parser.add_argument("--seeds", type=at_least(1), help="runs of each condition (default: the experiment's)")
     parser.add_argument(
         "--jobs",

@@ -26,7 +26,7 @@ from pipelines import Dataset
 from train.analysis.coverage import box_shares, measure, read_boxes, view
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
-from train.cli.parser import add_option, add_run, at_least, check_writable, stated
+from train.cli.parser import SEED, add_option, add_run, at_least, check_writable, stated
 from train.config import Config
 from train.data.loaders import validation_folder, validation_images
 from train.engine.pictures import REGION, of_different_classes
@@ -223,7 +223,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=at_least(1), default=9, help="of each square (default: %(default)s)")
     for name in MAP_OPTIONS:
         add_option(parser, name, default="the run's")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of policy and squares (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of policy and squares (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", default=Path("picture.png"), help="PNG to write (default: %(default)s)"
     )

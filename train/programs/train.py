@@ -168,6 +168,7 @@ def begin(config: Config, world: World) -> tuple[Run, Path]:
             raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
         data_folder(config)  # one process generates the embedded data
     folder = Path(world.broadcast(str(folder)))
+    _print_listing(config, world)
     resolved = resolve_for_data(config)
     resolved.out = str(folder)
     check_share(resolved, world)
@@ -187,6 +188,7 @@ def resume(config: ResolvedConfig, state: dict[str, Any], folder: Path, world: W
         UserError: the images have changed since, or there are more processes or fewer.
     """
     check_share(config, world)
+    _print_listing(config, world)
     progress = state.get("progress")
     finished = isinstance(progress, dict) and progress.get("epoch") == config.epochs
     with _unwarned() if finished else nullcontext():  # its first start has warned
@@ -205,6 +207,12 @@ def _unwarned() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _print_listing(config: Config, world: World) -> None:
+    """Print that the images are listed, which takes minutes for many on a slow disk; the main process does."""
+    if world.is_main:
+        print(f"listing the images of {config.data or 'the embedded data set'}", flush=True)
 
 
 def check_share(config: ResolvedConfig, world: World) -> None:
@@ -238,7 +246,7 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
         raise
     except Interrupted:
         if run.world.is_main:
-            command = f"python -m train --resume --out {shlex.quote(str(folder))}"
+            command = f"dali-salaug --resume --out {shlex.quote(str(folder))}"
             print(f"\nInterrupted; the state is in {folder / LAST}. To resume:\n  {command}", file=sys.stderr)
         return 130
     if run.world.is_main:
