@@ -63,7 +63,11 @@ def announce(words: list[str]) -> None:
 def _version() -> str:
     """Return the version, without importing the package, which imports torch."""
     spec = importlib.util.find_spec("dali_salaug")
-    found = spec and spec.origin and re.search(r'^__version__ = "(.+)"', Path(spec.origin).read_text(), flags=re.M)
+    try:
+        source = Path(spec.origin).read_text() if spec and spec.origin else ""
+    except OSError:  # whatever it is, what follows reports it
+        source = ""
+    found = re.search(r'^__version__ = "(.+)"', source, flags=re.M)
     return found[1] if found else ""
 
 
