@@ -102,7 +102,7 @@ def test_a_command_that_is_not_understood(words: list[str], message: str, capsys
         ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
         ({"train_images": 0}, r"--train-images must be at least 1; got 0"),
         ({"validate_every": 0}, r"--validate-every must be at least 1; got 0"),
-        ({"batch_size": -1}, r"--batch-size must be at least 1; got -1"),
+        ({"batch_size": -1}, r"--batch-size must be in \[1, 2147483647\]; got -1"),
         ({"lr": 0.0}, r"--lr must be above 0; got 0"),
         ({"lr_steps": (3, 0)}, r"--lr-steps must be at least 1; got 0"),
         ({"saliency": "magic"}, r"--saliency must be one of gradient, .*; got 'magic'"),
