@@ -12,9 +12,9 @@ from .methods.puzzlemix import PuzzleMixDraw
 def region_share(saliency: Tensor, drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
     """Return the share of each map's mass in the drawn region, and the region's share of the image's area.
 
-    For a method that pastes clean regions over augmented images (:class:`KeepPaste`), this is the share that was kept.
-    For every other method it is the share that was cut away from the image itself (not from its partner). The two
-    shares of a region drawn without saliency are equal on average. Nothing waits for the device.
+    For a method that `keeps_region`, such as :class:`KeepPaste`, this is the share that was kept. For every other
+    method it is the share that was cut away from the image itself (not from its partner). The two shares of a region
+    drawn without saliency are equal on average. Nothing waits for the device.
 
     Args:
         saliency: of the images, (B, h, w), floating point, at any resolution; values that are not finite count as 0,

@@ -12,10 +12,11 @@ from .policies.sub_policies import AutoAugment, SubPolicies
 from .policies.transforms import Affine, SimCLR
 from .policies.trivialaugment import TrivialAugment
 from .readers.base import DataError
-from .sources import find_dataset
+from .sources import find_dataset, find_validation
 
 __all__ = [
     "POLICIES", "Affine", "AugMix", "AutoAugment", "Batch", "DataError", "Dataset", "GraphBatch", "GraphTransform",
     "ImageLoader", "Policy", "RandAugment", "SimCLR", "SubPolicies", "TrivialAugment", "find_dataset", "find_policy",
+    "find_validation",
     "image_loader",
 ]  # fmt: skip

@@ -48,17 +48,17 @@ C = TypeVar("C", bound="Config")
 _BY_OPTIMIZER = {"sgd": (0.1, 1e-4), "adamw": (2.5e-4, 0.05), "lamb": (1e-3, 0.02)}
 
 
-def _is_of(value: Any, annotation: Any) -> bool:
+def is_of(value: Any, annotation: Any) -> bool:
     """Return whether a value is of the type of an option; a whole number is a number too, but True is none."""
     if isinstance(annotation, types.UnionType):
-        return any(_is_of(value, part) for part in typing.get_args(annotation))
+        return any(is_of(value, part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
         parts = typing.get_args(annotation)
         if not isinstance(value, tuple):
             return False
         if parts[-1] is Ellipsis:
-            return len(value) > 0 and all(_is_of(part, parts[0]) for part in value)
-        return len(value) == len(parts) and all(map(_is_of, value, parts))
+            return len(value) > 0 and all(is_of(part, parts[0]) for part in value)
+        return len(value) == len(parts) and all(map(is_of, value, parts))
     if isinstance(value, bool):
         return annotation is bool
     return isinstance(value, int | float if annotation is float else annotation)
@@ -73,6 +73,11 @@ class Config:
         "the images: a folder with train/<class>/* and val/<class>/*, CIFAR's pickles, shards, lists, s3://; see"
         " docs/data.md",
         by_data="the embedded data set, generated on first use",
+    )
+    val_data: str | None = _option(
+        None,
+        "validation images of another folder, in any layout of --data; classes agree by name",
+        by_data="those of --data",
     )
     out: str | None = _option(None, "run folder, new unless --resume is used", by_data="runs/<time>-<model>-<method>")
     model: str = _option(
@@ -101,7 +106,7 @@ class Config:
         None, "passes over the training images", low=1, by_data="15 embedded, 30 for small images, 90 for photographs"
     )
     batch_size: int | None = _option(
-        None, "images in a step, over all processes", low=1, by_data="32 embedded, 128 otherwise"
+        None, "images in a step, over all processes", low=1, high=2**31 - 1, by_data="32 embedded, 128 otherwise"
     )
     accumulate: int = _option(
         1, "parts into which a process splits its images of a step, one after the other, to save memory", low=1
@@ -111,6 +116,7 @@ class Config:
         None,
         "side of the network's input in pixels",
         low=8,
+        high=16384,
         by_data="that of --weights, or the only one that the model takes; else 48 embedded, else the first image's"
         " shorter side, at most 224",
     )
@@ -236,10 +242,15 @@ class Config:
         0.1, "largest share of an epoch's images that may be replaced; more stop the run", low=0, high=1
     )
     max_pixels: int = _option(
-        MAX_PIXELS, "a larger image counts as one that cannot be decoded; decoding takes 3 bytes a pixel", low=1
+        MAX_PIXELS,
+        "a larger image counts as one that cannot be decoded; decoding takes 3 bytes a pixel",
+        low=1,
+        high=2**62,
     )
-    workers: int | None = _option(None, "threads that decode and augment", low=1, by_data="the number of CPUs")
-    seed: int = _option(0, "seed of weights, order, crops, policies and regions", low=0)
+    workers: int | None = _option(
+        None, "threads that decode and augment", low=1, high=1024, by_data="the number of CPUs"
+    )
+    seed: int = _option(0, "seed of weights, order, crops, policies and regions", low=0, high=2**62)
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
     amp: str = _option(
         "off",
@@ -255,7 +266,8 @@ class Config:
         high=1,
     )
     decode_size_hint: tuple[int, int] | None = _option(
-        None, "sides of the largest images in pixels, for which a GPU's decoders reserve memory at the start", low=1,
+        None, "sides of the largest images in pixels, for which a GPU's decoders reserve memory at the start",
+        low=1, high=65535,
         by_data="as images arrive", names=("WIDTH", "HEIGHT"),
     )  # fmt: skip
     validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)
@@ -351,7 +363,7 @@ class Config:
 
     def of_wrong_type(self) -> str | None:
         """Return the name of the first option whose value is of another type than stated; None where all are right."""
-        return next((o.name for o in dataclasses.fields(self) if not _is_of(getattr(self, o.name), o.type)), None)
+        return next((o.name for o in dataclasses.fields(self) if not is_of(getattr(self, o.name), o.type)), None)
 
 
 def _required(name: str) -> Any:

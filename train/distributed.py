@@ -1,11 +1,14 @@
 """The processes of a run: torchrun starts one for each GPU; without torchrun there is a single process."""
 
+import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from train.errors import UserError
 
 PATIENCE = 600  # seconds until all processes must have started
+LAG = 10  # seconds that another process may reach the same error later
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,51 @@ class World:
 
 
 ALONE = World()
+
+
+def report(message: str) -> None:
+    """Print an error that ends this process. Of several processes with the same error, the main one prints it.
+
+    Another process first waits a little for the main one's error. It prints its own where the main one has none, or
+    another.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    store = _store_of_errors()
+    if rank and store is not None:
+        try:
+            store.wait(["main"], timedelta(seconds=LAG))
+            if store.get("main").decode() == message:
+                return
+        except RuntimeError:  # the time is over, or torchrun has ended
+            pass
+    print(f"process {rank}: {message}" if rank else message, file=sys.stderr, flush=True)
+    if store is not None:
+        with contextlib.suppress(RuntimeError):
+            store.set("other" if rank else "main", message)
+
+
+def failed_elsewhere() -> bool:
+    """Return whether another process has printed an error, which may be why this one cannot reach it any more."""
+    rank, store = int(os.environ.get("RANK", 0)), _store_of_errors()
+    if store is None:
+        return False
+    try:
+        store.wait(["main" if rank else "other"], timedelta(seconds=1))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _store_of_errors() -> dist.Store | None:
+    """Return the store of torchrun, for the errors of this start; None without torchrun."""
+    if not dist.is_torchelastic_launched() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=LAG))
+    except RuntimeError:
+        return None
+    return dist.PrefixStore(f"errors/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def may_restart() -> bool:

@@ -1,8 +1,10 @@
 """The errors that the programs report to the user, and how they word those of others."""
 
+import difflib
 import errno
 import os
 import resource
+from collections.abc import Iterable
 
 _ADVICE = {
     "Raise the limit of open files (ulimit -n), or lower --workers": (errno.EMFILE, errno.ENFILE),
@@ -21,12 +23,18 @@ _OPTIONS = {
     "max_bad_share=": "--max-bad-share ",
     "max_pixels=": "--max-pixels ",
     "max_pixels": "--max-pixels",
-    "check_files in pipelines.bad_files.check": "python -m train check-data DIR",
+    "check_files in pipelines.bad_files.check": "dali-salaug check-data DIR",
 }
 
 
 class UserError(Exception):
     """A mistake that the user can correct. The message is complete without a traceback."""
+
+
+def did_you_mean(word: object, names: Iterable[object]) -> str:
+    """Return the end of a message: the closest of the legal names to a word; "" where none is close."""
+    close = difflib.get_close_matches(str(word), map(str, names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def first_line(error: BaseException) -> str:

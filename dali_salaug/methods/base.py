@@ -82,6 +82,7 @@ class Method(ABC, Generic[DrawT]):
         uses_saliency: whether :meth:`draw` needs the saliency maps.
         uses_augmented: whether :meth:`apply` needs the augmented images.
         traceable: whether a saliency map can be followed through what the method does to an image.
+        keeps_region: whether the region is what the input keeps of the clean image; otherwise it is what it lacks.
         own_map: the saliency method by which this method itself makes maps of the partners; "" where it makes none.
         default_warmup_epochs: the epochs that its authors train without it.
     """
@@ -89,6 +90,7 @@ class Method(ABC, Generic[DrawT]):
     uses_saliency: bool = False
     uses_augmented: bool = False
     traceable: bool = True
+    keeps_region: bool = False
     own_map: str = ""
     default_warmup_epochs: int = 0
 

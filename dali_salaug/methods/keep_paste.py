@@ -62,6 +62,7 @@ class KeepPaste(Method[BoxDraw]):
 
     uses_saliency = True
     uses_augmented = True
+    keeps_region = True
     traceable = False  # an input has pixels of two images, each with its own map
 
     def __init__(self, size: int | tuple[int, int] | None = None, *, tau: float = 0.6) -> None:

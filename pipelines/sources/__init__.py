@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ..readers.base import DataError
 from ..readers.s3 import is_address
 from ..readers.untrusted import untrusted
 from . import cifar, file_list, folders, lmdb, s3, tar, tfrecord
+from .folders import check_known
 from .splits import find_records
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -37,6 +40,8 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
     - `root/<class>/…`: the same images for training and validation;
     - `s3://bucket/root`: class folders, with train/ and val/ or without, in a store that speaks S3.
 
+    Where there are no validation images, those for tests take their place: `test`, `testing`, `test.txt`.
+
     In class folders, nested files belong to the class folder above them. Hidden files and folders, those that systems
     leave (`@eaDir`, `__MACOSX`, `lost+found` and the like), files without an image suffix (`IMAGE_SUFFIXES`, in any
     case) and links to folders inside a class are ignored.
@@ -57,14 +62,44 @@ def find_dataset(root: str | os.PathLike[str], train: bool = True) -> Dataset:
             training images lack, or a file cannot be read or is not what it seems to be. Whatever the files hold, no
             other error is raised, and nothing that they name is run.
     """
-    if is_address(root):
-        dataset = s3.find(root, train)
-    else:
-        top = Path(root)
-        with untrusted(top, "a data set"):
-            dataset = _find(top, train)
+    dataset = _find_anywhere(root, train)
     _warn(dataset, train)
     return dataset
+
+
+def find_validation(root: str | os.PathLike[str], classes: Sequence[str]) -> Dataset:
+    """Find validation images that are not beside the training images, in any layout of `find_dataset`.
+
+    Where `root` has training images too, its validation images count, otherwise all that it has.
+
+    Args:
+        root: Folder of the validation images.
+        classes: Of the training images. Classes agree by name.
+
+    Returns:
+        The data set, whose labels number `classes`.
+
+    Raises:
+        DataError: As `find_dataset`, or the images have a class that is not in `classes`.
+    """
+    dataset = _find_anywhere(root, train=False)
+    given = dataset.class_indices
+    here = [dataset.classes[label] for label in np.unique(given[given >= 0])]
+    check_known(set(here), list(classes), Path(dataset.root))
+    number = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number.get(name, -1) for name in dataset.classes], dtype=np.int64)[given]
+    labels[given < 0] = -1
+    dataset = replace(dataset, classes=list(classes), labels=labels)
+    _warn(dataset, train=False)
+    return dataset
+
+
+def _find_anywhere(root: str | os.PathLike[str], train: bool) -> Dataset:
+    if is_address(root):
+        return s3.find(root, train)
+    top = Path(root)
+    with untrusted(top, "a data set"):
+        return _find(top, train)
 
 
 def _find(top: Path, train: bool) -> Dataset:

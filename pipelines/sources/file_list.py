@@ -11,14 +11,14 @@ from ..readers.files import files_reader
 from ..readers.untrusted import read_lines
 from .splits import read_classes
 
-TRAIN, VAL = "train.txt", "val.txt"
+TRAIN, VAL, TEST = "train.txt", "val.txt", "test.txt"
 _ADDRESS = "://"
 _DIGITS = 18  # of a label
 _SHOWN = 200  # characters of a line in a message
 
 
 def read(path: Path, train: bool) -> Dataset:
-    """Read a training list, or the `val.txt` beside it, whose number of classes is the training list's.
+    """Read a training list, or the `val.txt` beside it (else `test.txt`), with the training list's number of classes.
 
     Paths in a list that are not absolute begin in its folder.
 
@@ -29,9 +29,11 @@ def read(path: Path, train: bool) -> Dataset:
     classes = read_classes(path.parent, path, training[1])
     if train:
         return Dataset(classes, training[1], str(path.parent), files_reader(training[0]))
-    beside = path.with_name(VAL)
-    if not os.path.lexists(beside):
-        raise DataError(f"no list '{beside}' for validation beside '{path}'. Add it: a path and a label on each line.")
+    beside = next((place for name in (VAL, TEST) if os.path.lexists(place := path.with_name(name))), None)
+    if beside is None:
+        raise DataError(
+            f"no list '{path.with_name(VAL)}' for validation beside '{path}'. Add it: a path and a label on each line."
+        )
     paths, labels = _read(beside)
     read_classes(path.parent, beside, labels, classes)
     return Dataset(classes, labels, str(path.parent), files_reader(paths))

@@ -13,7 +13,7 @@ from ..readers.base import DataError
 from ..readers.files import files_reader
 from ..readers.untrusted import read_lines
 from . import imagenet
-from .names import TRAIN, VAL, find_split, is_folder, is_left_out, note_left_out, says_any, subfolders
+from .names import TEST, TRAIN, VAL, find_split, is_folder, is_left_out, note_left_out, says_any, subfolders
 
 _ANNOTATIONS = "val_annotations.txt"
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -36,7 +36,7 @@ def find_splits(top: Path) -> Path | None:
 def read_split(top: Path, base: Path, train: bool) -> Dataset:
     """Find the images of `base/train/<class>/…`, or of `base/val` in any of the layouts.
 
-    Labels of both number the classes of `base/train`.
+    Labels of both number the classes of `base/train`. Class folders in `base/test` replace a missing `base/val`.
 
     Args:
         top: The folder of the data.
@@ -52,6 +52,9 @@ def read_split(top: Path, base: Path, train: bool) -> Dataset:
     if train:
         return _read_classes(top, train_folder, classes)
     if val_folder is None:
+        test_folder = find_split(base, TEST)
+        if test_folder is not None and subfolders(test_folder):
+            return _read_classes(top, test_folder, classes)
         raise DataError(
             f"no folder '{base / VAL}' for validation beside '{train_folder}'. "
             f"Add it, or give '{train_folder}' itself to use the same images for both."

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from ..readers.base import DataError
 
-TRAIN, VAL = "train", "val"
-_TEST = "test"
+TRAIN, VAL, TEST = "train", "val", "test"
 # A name's words: letters together, and capitals within them. "strain" and "interval" are others than "train" and "val".
 _WORD = re.compile(r"[A-Z]?(?:(?![A-Z])[^\W\d_])+|[A-Z]+(?![a-z])")
 _WORDS = {
     TRAIN: re.compile(r"train(ing)?(set|data)?", re.IGNORECASE),
     VAL: re.compile(r"val(id(ation)?)?(set|data)?", re.IGNORECASE),
-    _TEST: re.compile(r"test(ing)?(set|data)?", re.IGNORECASE),
+    TEST: re.compile(r"test(ing)?(set|data)?", re.IGNORECASE),
 }
 # Folders of class folders: the whole name. An image class may be called "bullet train".
 _FOLDERS = {
     TRAIN: re.compile(r"(ilsvrc\d*_img_)?train(ing)?", re.IGNORECASE),
     VAL: re.compile(r"(ilsvrc\d*_img_)?val(id(ation)?)?", re.IGNORECASE),
+    TEST: re.compile(r"(ilsvrc\d*_img_)?test(ing)?", re.IGNORECASE),
 }
 # Made by systems and programs in folders of others' files, hidden ones (with a dot) aside.
 _JUNK = {
@@ -46,12 +46,12 @@ def is_junk(name: str) -> bool:
 
 
 def says(name: str, split: str) -> bool:
-    """Return whether one of a name's words is that of a split, "train" or "val", in any case."""
+    """Return whether one of a name's words is that of a split, "train", "val" or "test", in any case."""
     return any(_WORDS[split].fullmatch(word) for word in _WORD.findall(name))
 
 
 def says_any(name: str) -> bool:
-    """Return whether one of a name's words is that of a split, that of test images included."""
+    """Return whether one of a name's words is that of a split."""
     return any(says(name, split) for split in _WORDS)
 
 

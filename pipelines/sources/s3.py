@@ -14,7 +14,7 @@ from ..readers.base import DataError, StoreError
 from ..readers.files import files_reader
 from ..readers.s3 import SCHEME, client, split
 from .folders import check_known
-from .names import TRAIN, VAL, is_left_out, note_left_out, split_folder
+from .names import TEST, TRAIN, VAL, is_left_out, note_left_out, split_folder
 
 
 def find(root: str | os.PathLike[str], train: bool) -> Dataset:
@@ -36,7 +36,8 @@ def find(root: str | os.PathLike[str], train: bool) -> Dataset:
     training = split_folder(folders, TRAIN, top)
     classes = _classes([key for key in keys if _parts(key)[0] == training], 1)
     if classes:
-        folder, depth = (training if train else split_folder(folders, VAL, top)), 1
+        splits = (TRAIN,) if train else (VAL, TEST)
+        folder, depth = next((name for s in splits if (name := split_folder(folders, s, top))), None), 1
         wanted = [key for key in keys if _parts(key)[0] == folder]
         check_known(set(_classes(wanted, depth)), classes, Path(f"{folder}/"))
     classes = classes or _classes(keys, 0)

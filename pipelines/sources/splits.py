@@ -13,7 +13,7 @@ from ..readers.base import DataError
 from ..readers.records import Index, Records
 from ..readers.untrusted import read_lines
 from .index import COLUMNS, Split, load_or_make
-from .names import TRAIN, VAL, find_split, is_left_out, says
+from .names import TEST, TRAIN, VAL, find_split, is_left_out, says
 
 CLASSES = "classes.txt"
 
@@ -49,7 +49,8 @@ def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
     """Find the images in the files of a kind; None where there is no such file.
 
     The files are those in `top/train` and `top/val` (or `training`, `validation`, in any case), else those in `top`
-    with the words "train" and "val" in their names; where no name has either, all files are for both.
+    with the words "train" and "val" in their names; where no name has either, all files are for both. Where there are
+    none for validation, those for tests take their place.
 
     Raises:
         DataError: There are files for training or for validation only, or one that is named for both; a file cannot be
@@ -65,7 +66,7 @@ def find_records(top: Path, train: bool, source: Source) -> Dataset | None:
     shift = int(source.from_one and _begins_at_one(top, labels))
     classes = read_classes(top, split.folder, labels - shift)
     if not train and split.name == TRAIN:
-        split = _find_split(top, source, VAL)
+        split = _find_split(top, source, VAL) or _find_split(top, source, TEST)
         if split is None:
             raise _lacks(top, source, VAL)
         index = load_or_make(split, source.kind, source.scan, source.columns)
@@ -86,7 +87,7 @@ def _find_split(top: Path, source: Source, name: str) -> Split | None:
             f"'{top / both}' has both '{TRAIN}' and '{VAL}' in its name: rename it, or sort such files into folders "
             f"'{TRAIN}' and '{VAL}'."
         )
-    chosen = [file for file in files if says(file, name)]
+    chosen = [file for file in files if says(file, name) and (name == TRAIN or not says(file, TRAIN))]
     return Split(name, top, chosen) if chosen else None
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dali_salaug import METHODS as REGISTERED
 from dali_salaug import (
     AttentiveCutMix,
     BoxDraw,
@@ -55,6 +56,26 @@ def test_it_is_the_sum_over_the_pixels(method, grid):
     expected = (fine_mask * fine_map).sum((1, 2)) / fine_map.sum((1, 2))
     torch.testing.assert_close(share.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(area.double(), masks.double().mean((1, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_a_method_says_whether_its_region_is_kept(name):
+    """By the pixels: within the region the input has those of the clean image, or others."""
+    generator = torch.Generator().manual_seed(0)
+    images, augmented = torch.randn(2, 8, 3, 32, 32, generator=generator)
+    method = REGISTERED[name].build(5)
+    drawn = method.draw(images, torch.rand(8, 16, 16, generator=generator), generator)
+    own = drawn.first if isinstance(drawn, HybridMixDraw) else drawn
+    if not isinstance(own, BoxDraw | MaskDraw):
+        assert not method.keeps_region
+        return
+    unchanged = (method.apply(images, drawn, augmented) == images).all(1, keepdim=True)
+    masks = own.masks if isinstance(own, MaskDraw) else box_mask(own.boxes, (32, 32))
+    if "partners" in vars(own):  # an image may be its own partner
+        masks &= (own.partners != torch.arange(8))[:, None, None, None]
+    assert masks.any()
+    assert bool(unchanged[masks].all()) is method.keeps_region
+    assert method.keeps_region or unchanged[masks].float().mean() < 0.1
 
 
 def test_of_puzzlemix_what_is_no_longer_shown():

@@ -6,6 +6,7 @@ disagreement with the copy of another image, which is that of unrelated maps; an
 """
 
 import argparse
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,16 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_salaug.consistency.map_geometry import composed, map_distance, scaled, unwarp
-from pipelines import find_dataset
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, configure, load_best, loader_of
-from train.cli.checks import check_traceable
-from train.data.loaders import data_folder
+from train.cli.checks import check_traceable, is_traceable
+from train.cli.parser import SEED
+from train.config import Config
+from train.data.loaders import validation_images
 from train.engine.objective import transform
 from train.engine.stage import make_stage
 
 BATCH = 64
 ANY_POLICY = "randaugment"  # the method for any --policy: the network receives the policy's images
+DEFAULT_POLICY = "flips_rotation"  # of runs whose own transformation has no map, as in the paper
 
 
 class Measured(NamedTuple):
@@ -69,11 +72,23 @@ def compare(
     return Measured(distances(own), distances(own.roll(1, 0)), clean_hit, transformed_hit)
 
 
+def default_transformation(config: Config) -> dict[str, Any]:
+    """Return "method" and "policy" for a run: its own method, where a map can follow what that does to an image.
+
+    Otherwise, its policy alone, such as RandAugment for KeepRandAugment; else flips and rotations.
+    """
+    if is_traceable(config):
+        return {}
+    alone: dict[str, Any] = {"method": ANY_POLICY, "policy": config.policy}
+    own = config.policy is not None and is_traceable(dataclasses.replace(config, **alone))
+    return alone if own else {"method": ANY_POLICY, "policy": DEFAULT_POLICY}
+
+
 def measure(run: Path, chosen: dict[str, Any], data: Path | None, limit: int, seed: int) -> dict[str, Any]:
     """Measure the agreement for the best checkpoint of a run.
 
     Args:
-        chosen: "method" and "policy" in place of the run's.
+        chosen: "method" and "policy" in place of the run's; empty: see `default_transformation`.
         limit: images at most. They are drawn at random, and so are their transformations, the same for every run.
 
     Returns:
@@ -81,8 +96,9 @@ def measure(run: Path, chosen: dict[str, Any], data: Path | None, limit: int, se
         standard "error".
     """
     trained = load_best(run)
-    dataset = find_dataset(data or data_folder(trained.config), train=False)
+    dataset = validation_images(trained.config, trained.classes, data)
     check_classes(trained, dataset, run)
+    chosen = chosen or default_transformation(trained.config)
     config = configure(trained, {"interpolation": "linear"} | chosen, dataset)
     check_traceable(config, "the agreement")
     dataset = dataset.take(np.random.default_rng(seed).permutation(len(dataset))[:limit])
@@ -123,9 +139,10 @@ def _print(result: dict[str, Any]) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measuring_options(parser, least=2)
     done = parser.add_mutually_exclusive_group()
-    done.add_argument("--policy", help="transform by this policy, as for training (default: the run's)")
-    done.add_argument("--method", help="transform by this method, as for training (default: the run's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the images and transformations (default: %(default)s)")
+    own = "the run's method; where maps cannot follow that, its policy, or flips_rotation"
+    done.add_argument("--policy", help=f"transform by this policy, as for training (default: {own})")
+    done.add_argument("--method", help="transform by this method, as for training (default: see --policy)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the images and transformations (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.methods.base import Method
-from pipelines import Dataset, find_dataset
+from pipelines import Dataset
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import Trained, check_classes, load_best, spread_evenly
 from train.cli.parser import at_least
-from train.data.loaders import data_folder
+from train.data.loaders import validation_folder, validation_images
 from train.errors import UserError
 
 BATCH = 64
@@ -132,8 +132,8 @@ def measure(
         normal 95 % interval "ci95" too.
     """
     config, model, device = trained.config, trained.model, trained.device
-    root = data or data_folder(config)
-    dataset = find_dataset(root, train=False)
+    root = data or validation_folder(config)
+    dataset = validation_images(config, trained.classes, data)
     if dataset.reader.kind != "files":
         raise UserError(f"{root}: it has no image files, which boxes belong to; pass --data")
     if any("://" in path for path in dataset.reader.files):

@@ -6,7 +6,6 @@ are computed in reduced precision, compared with those that they draw on the flo
 
 import argparse
 import copy
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,8 @@ from dali_salaug.regions import admitted, candidate_axis, draw_candidates, regio
 from pipelines import ImageLoader
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, load_best, spread_evenly
-from train.data.loaders import make_loader
+from train.cli.parser import SEED
+from train.data.loaders import make_loader, validation_images
 
 BATCH = 64
 
@@ -114,8 +114,8 @@ def measure(run: Path, data: Path | None, limit: int, seed: int) -> dict[str, An
         "allowed_ci95" is Wilson's interval, which also holds at shares of 0 and 1.
     """
     trained = load_best(run)
-    config = trained.config if data is None else dataclasses.replace(trained.config, data=str(data))
-    loader = make_loader(config, train=False, batch_size=BATCH, device=trained.device)
+    config, dataset = trained.config, validation_images(trained.config, trained.classes, data)
+    loader = make_loader(config, train=False, dataset=dataset, batch_size=BATCH, device=trained.device)
     check_classes(trained, loader.dataset, run)
     models = {dtype: copy.deepcopy(trained.model).to(dtype) for dtype in {p.weights for p in PRECISIONS.values()}}
 
@@ -184,7 +184,7 @@ def _print(result: dict[str, Any]) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measuring_options(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the draws (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from dali_salaug import METHODS, SaliencyStage
 from train.benchmarks.measuring import interleaved, medians_and_ranges, peak_memory, place_of
+from train.cli.parser import at_least
 from train.models.registry import build_model
 
 HELP = "time and memory of a step and of the stage against batch size and resolution"
@@ -29,14 +30,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--method", choices=list(METHODS), default="keep_cutout", metavar="NAME", help="method of the stage"
     )
     parser.add_argument(
-        "--batch-sizes", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512], help="images in a batch"
+        "--batch-sizes", type=at_least(1), nargs="+", default=[16, 32, 64, 128, 256, 512], help="images in a batch"
     )
-    parser.add_argument("--at-size", type=int, default=32, help="side in pixels, while the batch grows")
+    parser.add_argument("--at-size", type=at_least(8, 16384), default=32, help="side in pixels, while the batch grows")
     parser.add_argument(
-        "--image-sizes", type=int, nargs="+", default=[32, 64, 96, 128, 160, 192, 224], help="sides in pixels"
+        "--image-sizes",
+        type=at_least(8, 16384),
+        nargs="+",
+        default=[32, 64, 96, 128, 160, 192, 224],
+        help="sides in pixels",
     )
-    parser.add_argument("--at-batch", type=int, default=16, help="images in a batch, while the resolution grows")
-    parser.add_argument("--repeats", type=int, default=3, help="interleaved turns")
+    parser.add_argument(
+        "--at-batch", type=at_least(1), default=16, help="images in a batch, while the resolution grows"
+    )
+    parser.add_argument("--repeats", type=at_least(1), default=3, help="interleaved turns")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to measure")
 
 

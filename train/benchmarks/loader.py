@@ -13,6 +13,7 @@ from tqdm import tqdm
 from pipelines import DataError, find_dataset, image_loader
 from train.benchmarks.measuring import medians_and_ranges, spread, summary
 from train.benchmarks.references import FORMS, POLICIES, TorchvisionImages, torchvision_loader
+from train.cli.parser import at_least
 from train.data.shapes import embedded_data
 
 HELP = "images/s of pipelines.image_loader against torchvision's transforms in a DataLoader"
@@ -29,11 +30,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--policies", nargs="+", choices=POLICIES, default=list(POLICIES), metavar="NAME",
         help="policies to apply; none: clean images alone, the others: clean and augmented ones (default: all)",
     )  # fmt: skip
-    parser.add_argument("--image-size", type=int, help="side in pixels (default: 224; CIFAR 32, the embedded data 48)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch")
-    parser.add_argument("--repeats", type=int, default=5, help="interleaved turns")
-    parser.add_argument("--workers", type=int, default=2, help="threads of DALI, processes of the DataLoader")
-    parser.add_argument("--batches", type=int, default=20, help="batches in a turn")
+    parser.add_argument(
+        "--image-size", type=at_least(8, 16384), help="side in pixels (default: 224; CIFAR 32, the embedded data 48)"
+    )
+    parser.add_argument("--batch-size", type=at_least(1), default=64, help="images in a batch")
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="interleaved turns")
+    parser.add_argument(
+        "--workers", type=at_least(1, 1024), default=2, help="threads of DALI, processes of the DataLoader"
+    )
+    parser.add_argument("--batches", type=at_least(1), default=20, help="batches in a turn")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where DALI works")
 
 

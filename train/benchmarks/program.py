@@ -10,7 +10,8 @@ from train.benchmarks.measuring import environment
 from train.benchmarks.page import write_page
 from train.cli.parser import HelpFormatter, check_writable
 from train.engine.files import write_json
-from train.errors import UserError
+from train.engine.memory import is_out_of_memory
+from train.errors import UserError, first_line
 
 BENCHMARKS = {"loader": loader, "stage": stage, "consistency": consistency, "step": step, "growth": growth}
 
@@ -67,6 +68,17 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def _measured(module: Any, options: argparse.Namespace) -> dict[str, Any]:
+    if module not in (stage, consistency, growth):  # the others do not take a model and sizes as they are
+        return module.measure(options)
+    try:
+        return module.measure(options)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"--model {options.model} cannot be measured at these sizes: {first_line(error)}") from error
+
+
 def run(options: argparse.Namespace) -> int:
     """Measure as the command line states. Returns the exit status, 0.
 
@@ -82,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     check_writable(options.json)
     module = BENCHMARKS[options.benchmark]
-    result = module.measure(options)
+    result = _measured(module, options)
     print("\n" + module.table(result))
     if options.json:
         write_json(options.json, {"environment": surroundings, "command": options.line, **result})

@@ -1,5 +1,6 @@
 """The references of the loader's benchmark: torchvision does the work of `pipelines.image_loader`."""
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class TorchvisionImages(TorchDataset):
 
 def torchvision_loader(images: TorchvisionImages, *, batch_size: int, workers: int, epoch: int) -> DataLoader:
     """Return a tuned DataLoader, `epoch` images long: persistent workers, prefetching, pinned memory with a GPU."""
-    return DataLoader(
+    loader = DataLoader(
         images,
         batch_size=batch_size,
         sampler=RandomSampler(range(len(images)), num_samples=epoch),
@@ -81,3 +82,10 @@ def torchvision_loader(images: TorchvisionImages, *, batch_size: int, workers: i
         prefetch_factor=2,
         pin_memory=torch.cuda.is_available(),
     )
+    # Ctrl-C reaches the workers too, which would each print a traceback. They start here, and inherit what is ignored.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        iter(loader)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return loader

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dali_salaug import METHODS, KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
 from train.benchmarks.measuring import interleaved, medians_and_ranges, operations, peak_memory, place_of, spread
+from train.cli.parser import at_least
 from train.models.registry import FIRST_BLOCK, build_model
 
 HELP = "what the saliency stage adds to a training step"
@@ -38,9 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_step_options(parser: argparse.ArgumentParser, *, images: str) -> None:
     parser.add_argument("--model", default="resnet50", help="as for training")
-    parser.add_argument("--image-size", type=int, default=224, help="side in pixels")
-    parser.add_argument("--batch-size", type=int, default=16, help=images)
-    parser.add_argument("--repeats", type=int, default=5, help="interleaved turns")
+    parser.add_argument("--image-size", type=at_least(8, 16384), default=224, help="side in pixels")
+    parser.add_argument("--batch-size", type=at_least(1), default=16, help=images)
+    parser.add_argument("--repeats", type=at_least(1), default=5, help="interleaved turns")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to measure")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
 

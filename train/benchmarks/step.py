@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from train.benchmarks.loader import DropLast, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
-from train.cli.checks import check
-from train.cli.parser import OPTIONS, add_option, stated
+from train.cli.checks import check, check_effect
+from train.cli.parser import OPTIONS, add_option, at_least, check_writable, stated
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.engine.loader_wait import LoaderWait
@@ -32,8 +32,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name in OPTIONS:
         if name not in UNUSED:
             add_option(parser, name)
-    parser.add_argument("--steps", type=int, default=30, help="steps to time (default: %(default)s)")
-    parser.add_argument("--traced", type=int, default=5, help="steps to trace after those (default: %(default)s)")
+    parser.add_argument("--steps", type=at_least(1), default=30, help="steps to time (default: %(default)s)")
+    parser.add_argument(
+        "--traced", type=at_least(1), default=5, help="steps to trace after those (default: %(default)s)"
+    )
     parser.add_argument(
         "--trace", type=Path, default=Path("step-trace.json.gz"),
         help="file of the trace, for ui.perfetto.dev (default: %(default)s)",
@@ -49,8 +51,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "loader", the wait; "saliency" and "compositing", the stage; "model", forward, loss and backward. On the CPU
         they are the host's, on a GPU those of its kernels. "batch_size", images in a step; "settings"; "trace".
     """
-    config = Config(**stated(options))
+    check_writable(options.trace)
+    chosen = stated(options)
+    config = Config(**chosen)
     check(config)
+    check_effect(chosen, config)
     run = Run(resolve_for_data(config))
     run.model.train()
     run.objective.set_epoch(run.config.warmup_epochs)

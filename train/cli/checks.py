@@ -1,31 +1,31 @@
 """Checks of a run's options before anything is built from them."""
 
 import importlib.util
-import types
-import typing
+import sys
+from collections.abc import Callable, Collection
 from typing import Any
 
-from dali_salaug import METHODS, Clean, Method
+from dali_salaug import METHODS, Clean, Method, MethodEntry
 from pipelines import POLICIES, find_policy
-from train.cli.parser import OPTIONS
+from train.cli.parser import OPTIONS, in_words
 from train.config import Config
 from train.engine.objective import make_consistency
-from train.errors import UserError
+from train.errors import UserError, did_you_mean
 from train.models.published import check_published
 from train.models.registry import check_model
 
 
 def check(config: Config) -> None:
     """Raise UserError where an option is illegal; the message has its legal values and its value."""
-    wrong = config.of_wrong_type()  # from a file of options
+    wrong = config.of_wrong_type()
     if wrong is not None:
-        value = getattr(config, wrong)
-        hint = " (in YAML, write 1.0e-3 in place of 1e-3, which is text)" if isinstance(value, str) else ""
-        raise UserError(f"--{wrong.replace('_', '-')} must be {_in_words(OPTIONS[wrong].type)}; got {value!r}{hint}")
+        legal, value = in_words(OPTIONS[wrong].type), getattr(config, wrong)
+        raise UserError(f"--{wrong.replace('_', '-')} must be {legal}; got {value!r}")
     for name in OPTIONS:
         check_value(name, getattr(config, name))
     if config.method not in METHODS:
-        raise UserError(f"--method must be one of {', '.join(METHODS)}; got {config.method!r}")
+        hint = did_you_mean(config.method, METHODS)
+        raise UserError(f"--method must be one of {', '.join(METHODS)}; got {config.method!r}{hint}")
     if config.policy is not None:
         with_policy = [name for name, entry in METHODS.items() if entry.policy]
         if config.method not in with_policy:
@@ -33,7 +33,7 @@ def check(config: Config) -> None:
         try:
             find_policy(config.policy)
         except ValueError as error:
-            raise UserError(f"--{error}") from error
+            raise UserError(f"--{error}{did_you_mean(config.policy, POLICIES)}") from error
     check_model(config.model)
     check_fine_tuning(config)
     check_optimizer(config)
@@ -104,20 +104,45 @@ def check_value(name: str, value: Any) -> None:
         raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        if is_number and not (number >= low and (high is None or number <= high)):
+        if is_number and not (low <= number <= (sys.float_info.max if high is None else high)):
             legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
             raise UserError(f"{flag} must be {legal}; got {number}")
 
 
-def _in_words(annotation: Any) -> str:
-    if isinstance(annotation, types.UnionType):
-        return " or ".join(map(_in_words, typing.get_args(annotation)))
-    if typing.get_origin(annotation) is tuple:
-        first, *others = typing.get_args(annotation)
-        count = "at least one value" if others[-1] is Ellipsis else f"{1 + len(others)} values"
-        return f"{count}, each {_in_words(first)}"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "null"}
-    return words[annotation]
+# The options that only some methods have, and those methods, in words and by their facts.
+_OF_SOME: dict[str, tuple[str, Callable[[MethodEntry], bool]]] = {
+    "policy": ("with a policy", lambda entry: entry.policy is not None),
+    "interpolation": ("with a policy", lambda entry: entry.policy is not None),
+    "tau": ("that compare regions with a quantile", lambda entry: entry.takes("tau")),
+    "region_size": ("with a square region", lambda entry: entry.takes("size")),
+    "saliency": ("with a map of each image", lambda entry: entry.build(2).uses_saliency),
+    "saliency_scale": ("with a map of each image", lambda entry: entry.build(2).uses_saliency),
+    "saliency_target": ("with a map of each image", lambda entry: entry.build(2).uses_saliency),
+    "warmup_epochs": ("that change the images", lambda entry: not isinstance(entry.build(2), Clean)),
+}
+
+
+def check_effect(stated: Collection[str], config: Config) -> None:
+    """Raise UserError where an option has no effect with the method.
+
+    Args:
+        stated: names of the options that the command line states. A preset, such as the config.yaml of a run, has all.
+        config: checked.
+    """
+    entry = METHODS[config.method]
+    for name, (which, has) in _OF_SOME.items():
+        if name in stated and not has(entry):
+            methods = ", ".join(other for other, facts in METHODS.items() if has(facts))
+            raise UserError(
+                f"--{name.replace('_', '-')} has no effect with --method {config.method}: it is for methods {which},"
+                f" {methods}"
+            )
+    if "saliency_target" in stated and (config.saliency or entry.saliency) == "fine_grained":
+        raise UserError("--saliency-target has no effect with --saliency fine_grained, whose map needs no model")
+    if config.early_head != "off" and config.early_weight == 0 and not entry.build(2).uses_saliency:
+        raise UserError(
+            f"--early-head has no effect with --method {config.method}, which uses no map, and --early-weight 0"
+        )
 
 
 def check_consistency(config: Config) -> None:
@@ -144,6 +169,8 @@ def check_consistency(config: Config) -> None:
 
 def check_traceable(config: Config, asked_by: str) -> None:
     """Raise UserError where a map cannot follow what the method does to the image; `asked_by` begins the message."""
+    if is_traceable(config):
+        return
     if not _traceable(METHODS[config.method].build(2)):
         methods = ", ".join(name for name, entry in METHODS.items() if _traceable(entry.build(2)))
         raise UserError(
@@ -151,13 +178,18 @@ def check_traceable(config: Config, asked_by: str) -> None:
             f" {config.method} (noise has no map, an image pasted over its augmented copy has two, and clean images are"
             " not transformed)"
         )
-    policy = config.policy or METHODS[config.method].policy
-    if policy is not None and find_policy(policy).chains > 1:
-        policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
-        raise UserError(
-            f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
-            f" {policy}, a mixture of several images"
-        )
+    policies = ", ".join(name for name, entry in POLICIES.items() if entry.chains == 1)
+    raise UserError(
+        f"{asked_by} needs a policy that moves each pixel to one place, --policy {policies}, or a file; got"
+        f" {config.policy or METHODS[config.method].policy}, a mixture of several images"
+    )
+
+
+def is_traceable(config: Config) -> bool:
+    """Return whether a map can follow what the method and the policy do to the image."""
+    entry = METHODS[config.method]
+    policy = config.policy or entry.policy
+    return _traceable(entry.build(2)) and (policy is None or find_policy(policy).chains == 1)
 
 
 def _traceable(method: Method) -> bool:

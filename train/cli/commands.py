@@ -10,7 +10,6 @@ on your own images, to resume that run, and to see what a method does to them:
 %(prog)s COMMAND --help explains the options of a command.
 """
 
-import argparse
 import importlib
 import shlex
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_salaug import __version__
-from train.cli.parser import HelpFormatter
+from train.cli.parser import HelpFormatter, Parser
 
 # Each command's module and what it does. The module's docstring is the description in its help; `add_options(parser)`
 # adds its options, and `run(options)` returns its exit status. Modules are imported where they are needed.
@@ -49,13 +48,13 @@ def import_command(name: str) -> Any:
     return importlib.import_module(COMMANDS[name][0])
 
 
-def build_parser(names: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+def build_parser(names: Collection[str] = tuple(COMMANDS)) -> Parser:
     """Return the parser of the program.
 
     Args:
         names: the commands that get their options. The modules of the others are not imported.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program_name(),
         usage="%(prog)s [COMMAND] [OPTION ...]",
         description=__doc__,
@@ -94,11 +93,11 @@ def run(arguments: list[str]) -> int:
     return import_command(name).run(options)
 
 
-def _check_training_options(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+def _check_training_options(parser: Parser, arguments: list[str]) -> None:
     """Exit where training does not know an option, whose value `parser` would take for a command."""
-    training = argparse.ArgumentParser(prog=parser.prog, usage=parser.usage, add_help=False)
+    training = Parser(prog=parser.prog, usage=parser.usage, add_help=False)
     training.add_argument("-h", "--help", "--version", action="store_true")
     import_command("train").add_training_options(training)
-    _, unknown = training.parse_known_args(arguments)
+    options, unknown = training.parse_known_args(arguments)
     if unknown and unknown[0].startswith("-"):
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.unrecognized(unknown, training.flags(options))

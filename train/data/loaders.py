@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipelines import Batch, Dataset, ImageLoader, find_dataset, image_loader
+from pipelines import Batch, Dataset, ImageLoader, find_dataset, find_validation, image_loader
 from train.config import Config, ResolvedConfig
 from train.data.shapes import embedded_data
 from train.distributed import ALONE, World
@@ -20,23 +20,44 @@ def data_folder(config: Config) -> Path:
     return Path(config.data) if config.data else embedded_data()
 
 
+def validation_folder(config: Config) -> Path:
+    """Return the folder of the validation images, which may be that of all images."""
+    return data_folder(config) if config.val_data is None else Path(config.val_data)
+
+
 def absolute(data: str) -> str:
     """Return the absolute path of a folder of images; an s3:// address unchanged."""
     return data if data.startswith("s3://") else os.path.abspath(data)
+
+
+def validation_images(config: Config, classes: list[str] | None = None, data: Path | None = None) -> Dataset:
+    """Return the validation images of a configuration.
+
+    Args:
+        classes: of the training images, if already known.
+        data: a folder in place of the configuration's.
+
+    Raises:
+        DataError: there are none, or they have a class that the training images lack.
+    """
+    if data is not None or config.val_data is None:
+        return find_dataset(data or data_folder(config), train=False)
+    return find_validation(config.val_data, classes or find_dataset(data_folder(config)).classes)
 
 
 def resolve_for_data(config: Config, dataset: Dataset | None = None, facts: Facts = UNKNOWN) -> ResolvedConfig:
     """Return the configuration with the defaults that the data, the method and the model decide.
 
     Args:
-        dataset: the data, if already found.
+        dataset: the training images, if already found.
         facts: what is known of the weights to start from.
 
     Raises:
-        UserError: the first image cannot be read.
+        UserError: the first image cannot be read, or an option is impossible with this data.
         DataError: the data cannot be found.
     """
     dataset = dataset or find_dataset(data_folder(config))
+    _check_numbers(config, dataset)
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
     images = min(len(dataset), config.train_images or len(dataset))
     model_side = config.image_size or facts.image_size or only_side(config.model)
@@ -47,6 +68,22 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None, facts: Fact
     resolved.saliency_scale = map_scale(config, resolved)
     resolved.mean, resolved.std = config.mean or facts.mean, config.std or facts.std
     return resolved
+
+
+def _check_numbers(config: Config, dataset: Dataset) -> None:
+    """Raise UserError where the numbers of images and classes make an option impossible."""
+    count, classes = len(dataset), len(dataset.classes)
+    if config.train_images is not None and not classes <= config.train_images <= count:
+        raise UserError(
+            f"--train-images must be from {classes}, one of each class, to {count}, all that {dataset.root} has; got"
+            f" {config.train_images}"
+        )
+    images = config.train_images or count
+    if config.lr_per_256 is not None and config.batch_size is not None and config.batch_size > images:
+        raise UserError(
+            f"--lr-per-256 {config.lr_per_256:g} would be scaled to --batch-size {config.batch_size}, but a step has no"
+            f" more than the {images} training images: lower --batch-size to at most {images}, or state --lr"
+        )
 
 
 def shares_images(train: Dataset, validation: Dataset) -> bool:
@@ -80,7 +117,9 @@ def make_loader(
     Raises:
         DataError: the data cannot be found or used, or its labels are not class indices.
     """
-    root = data_folder(config) if dataset is None else dataset
+    root: Path | Dataset = data_folder(config) if dataset is None else dataset
+    if not train and dataset is None and config.val_data is not None:
+        root = validation_images(config)
     options: dict[str, Any] = {
         "batch_size": config.batch_size // world.size // config.accumulate,
         "image_size": config.image_size,

@@ -32,6 +32,7 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
     Raises:
         UserError: the file cannot be written. The message gives the cause, and says that the old content is intact.
     """
+    require_file(path, "choose another name")
     unfinished = None
     try:
         handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}-", suffix=UNFINISHED, dir=path.parent)
@@ -59,10 +60,10 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
             os.unlink(unfinished)
 
 
-def require_file(path: Path) -> None:
+def require_file(path: Path, remedy: str = "remove it, or choose another run folder") -> None:
     """Raise UserError if a path leads to something else than a file, such as a FIFO, whose opening may never return."""
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a regular file; remove it, or choose another run folder")
+        raise UserError(f"{path}: not a regular file; {remedy}")
 
 
 def _flush_folder(folder: Path) -> None:

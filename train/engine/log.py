@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,19 @@ from train.engine.files import atomic_write, require_file, to_json
 from train.errors import UserError
 
 LOG = "log.jsonl"
+WIDTH = 80  # characters of a printed line
+_FORMATS = {  # of the values that are printed alone, in their order
+    "train_loss": "train loss {:.4f}",
+    "train_saliency_loss": "saliency loss {:.4f}",
+    "val_loss": "val loss {:.4f}",
+    "val_top1": "top-1 {:.2f} %",
+    "val_top5": "top-5 {:.2f} %",
+    "lr": "lr {:.2g}",
+    "seconds": "{:.1f} s",
+    "images_per_second": "{:.0f} images/s",
+    "loader_wait_share": "loader wait {:.0%}",
+    "skipped": "skipped {} steps",
+}
 
 
 class Record:
@@ -58,7 +71,7 @@ class Record:
         self._events.add_image("augmentations", pixels, epoch, dataformats="HWC")
 
     def print_epoch(self, values: dict[str, float]) -> None:
-        """Print an epoch's line."""
+        """Print an epoch's line, see `format_epoch`."""
         print(format_epoch(values, self._epochs), flush=True)
 
 
@@ -103,22 +116,23 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def format_epoch(values: dict[str, float], epochs: int) -> str:
-    """Return the line that is printed of an epoch."""
-    formats = {
-        "train_saliency_loss": "saliency loss {:.4f}  ",
-        "val_loss": "val loss {:.4f}  ",
-        "val_top1": "top-1 {:6.2f} %  ",
-        "val_top5": "top-5 {:6.2f} %  ",
-        "saliency_kept": "kept {:.0%} of the saliency",
-        "saliency_cut": "cut {:.0%} of the saliency",
-        "region_area": " in {:.0%} of the area  ",
-        "lr": "lr {:.2g}  ",
-        "skipped": "skipped {} steps  ",
-    }
-    shown = "".join(form.format(values[name]) for name, form in formats.items() if name in values)
+    """Return what is printed of an epoch: a line, and where that has more than `WIDTH` characters, further ones."""
+    parts = [f"epoch {values['epoch']:>{len(str(epochs))}}/{epochs}"]
+    parts += [form.format(values[name]) for name, form in _FORMATS.items() if name in values]
+    if "region_area" in values:
+        name, done = ("saliency_kept", "kept") if "saliency_kept" in values else ("saliency_cut", "cut")
+        parts.append(f"{done} {values[name]:.0%} saliency, {values['region_area']:.0%} area")
     replaced = [value for name, value in values.items() if name.endswith("_replaced")]
-    return (
-        f"epoch {values['epoch']:>{len(str(epochs))}}/{epochs}  train loss {values['train_loss']:.4f}  {shown}"
-        f"{values['seconds']:6.1f} s  {values['images_per_second']:7.0f} images/s"
-        f"  loader wait {values['loader_wait_share']:.0%}" + (f"  {sum(replaced)} replaced" if replaced else "")
-    )
+    parts += [f"{sum(replaced)} replaced"] if replaced else []
+    return "\n".join(in_lines(parts))
+
+
+def in_lines(parts: Iterable[str]) -> list[str]:
+    """Return the parts one after the other, in lines of at most `WIDTH` characters where the parts permit it."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 2 + len(part) <= WIDTH:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(f"    {part}" if lines else part)
+    return lines

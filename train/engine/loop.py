@@ -15,6 +15,7 @@ from train.engine.bad_files import count_replaced, log_bad_files
 from train.engine.log import Record
 from train.engine.metrics import Meter, validation_sums
 from train.engine.pictures import write_pictures
+from train.engine.progress import Progress
 from train.engine.run import Run
 from train.engine.stopping import Interrupted, StopSignal
 from train.errors import UserError
@@ -70,6 +71,8 @@ def restore(run: Run, state: dict[str, Any], folder: Path) -> None:
     run.load_state_dict(state)
     if run.config.epochs < run.epoch:
         raise UserError(f"--epochs must be at least {run.epoch}, the epochs that are done; got {run.config.epochs}")
+    if run.epoch == run.config.epochs:  # finished: what the user should know before the first step has no effect
+        run.warnings.clear()
     lost = None
     if run.world.is_main and run.best >= 0:  # some validation wrote it
         try:
@@ -78,7 +81,8 @@ def restore(run: Run, state: dict[str, Any], folder: Path) -> None:
             lost = f"{error}. The best network so far, of top-1 {run.best:.2f} %, is lost"
     lost = run.world.broadcast(lost)
     if lost:
-        run.warnings.append(f"{lost}; the next validation writes a new {checkpoint.BEST}")
+        next_one = f"; the next validation writes a new {checkpoint.BEST}" if run.epoch < run.config.epochs else ""
+        run.warnings.append(lost + next_one)
         run.best = -1.0
 
 
@@ -94,8 +98,8 @@ def print_finished(run: Run, folder: Path) -> None:
     if run.world.is_main:
         best = f", best top-1 {run.best:.2f} %" if run.best >= 0 else ""
         print(
-            f"the run in {folder} is finished: {run.epoch} of {run.config.epochs} epochs are done{best}. To train"
-            f" further, resume with --epochs above {run.epoch}"
+            f"the run in {folder} is finished: {run.epoch} of {run.config.epochs} epochs are done{best}.\n"
+            f"To train further, resume with --epochs above {run.epoch}"
         )
 
 
@@ -114,12 +118,14 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
     reader = run.train_loader.dataset.reader
     files = reader.files if reader.kind == "files" else None
     before, start = run.seconds, time.perf_counter()
-    with _progress_bar(run.steps, run, f"epoch {run.epoch + 1}/{config.epochs}", done=run.step) as bar:
+    images = min(run.steps * config.batch_size, len(run.train_loader.dataset))
+    done, shown = run.step * config.batch_size, run.world.is_main
+    name = f"epoch {run.epoch + 1}/{config.epochs}"
+    with Progress(name, batches=run.steps, images=images, done=done, shown=shown) as progress:
         batches = run.loader_wait.measure(run.train_loader)
         while run.step < run.steps:
             losses = run.train_step(batches)
             run.seconds = before + time.perf_counter() - start
-            bar.update()
             stopping = stop.agreed()
             saving = stopping or (config.checkpoint_every > 0 and run.step % config.checkpoint_every == 0)
             if saving or run.step % READ_LOSS_EVERY == 0 or run.step == run.steps:
@@ -128,10 +134,15 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
                         tqdm.write(f"warning: {sentence}", file=sys.stderr)
             if record is not None and run.step % READ_LOSS_EVERY == 0:
                 values = {name: value.item() for name, value in losses.items()}
-                bar.set_postfix(loss=f"{values['loss']:.3f}")
+                progress.show_loss(values["loss"])
                 values["lr"] = float(run.scheduler.get_last_lr()[0])
                 record.add_step(values, run.epoch * run.steps + run.step)
                 run.loader_wait.read()
+            elif run.device.type == "cpu" and (progress.due or run.step == 1):  # reading waits for nothing there
+                progress.show_loss(losses["loss"].item())
+            taken = min(config.batch_size, images - done)
+            done += taken
+            progress.update(taken, run.step)
             if saving:
                 save(run, folder)
             if stopping:
@@ -193,13 +204,14 @@ def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
     model = run.network.validated.eval()
     run.world.broadcast_buffers(model)
     in_all_processes = len(run.val_loader.dataset) // (run.world.size * run.val_loader.batch_size)  # batches
-    with _progress_bar(len(run.val_loader), run, "validation") as bar:
+    batches, images = len(run.val_loader), len(run.val_loader.dataset)
+    with Progress("validation", batches=batches, images=images, shown=run.world.is_main) as progress:
         for number, batch in enumerate(run.val_loader):
             with run.autocast():
                 logits = model(batch.images)
             sums = validation_sums(logits.float(), batch.labels)
             meter.add([*sums, count_replaced(batch)], len(batch.labels))
-            bar.update()
+            progress.update(len(batch.labels) * run.world.size, number + 1)
             if number < in_all_processes and stop.agreed():  # all steps are done: a resumed run starts by validating
                 save(run, folder)
                 raise Interrupted
@@ -212,9 +224,3 @@ def save(run: Run, folder: Path) -> None:
     state = run.state_dict()
     if run.world.is_main:
         checkpoint.save(state, folder / checkpoint.LAST)
-
-
-def _progress_bar(total: int, run: Run, what: str, done: int = 0) -> tqdm:
-    """Return a progress bar on stderr, which disappears at its end; only the main process shows it, on a terminal."""
-    disable = None if run.world.is_main else True
-    return tqdm(total=total, initial=done, desc=what, unit="batch", leave=False, disable=disable)

@@ -64,8 +64,7 @@ class StageObjective(Objective):
         self.stage = stage
         self.network = network
         self.loss_names = loss_names
-        kept = "saliency_kept" if stage.method.uses_augmented else "saliency_cut"
-        self.measure_names = (kept, "region_area")
+        self.measure_names = ("saliency_kept" if stage.method.keeps_region else "saliency_cut", "region_area")
 
     def set_epoch(self, epoch: int) -> None:
         self.stage.set_epoch(epoch)

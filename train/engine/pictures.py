@@ -26,12 +26,14 @@ from dali_salaug import (
 from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.methods.hybridmix import HybridMixDraw
 from dali_salaug.methods.mixing import PairDraw
+from pipelines.names import printable
 from train.data.loaders import make_loader
 from train.engine.log import Record
 from train.engine.run import Run
 from train.engine.stage import training_stage
 
 IMAGES = 6
+LONGEST = 26  # characters of a file name, in the width of a picture
 CELLS = 10  # largest number of pictures side by side, which decides how many images a row of the sheet holds
 REGION = "#00e5ff"  # of regions written to; stands out from photographs and from the saliency map's colours
 SOURCE = "#76ff03"  # of regions that pixels come from; likewise
@@ -186,6 +188,7 @@ def draw_sheet(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    files: Sequence[str] = (),
 ) -> None:
     """Write a contact sheet as PNG.
 
@@ -195,6 +198,7 @@ def draw_sheet(
         notes: text below the last column.
         path: of the PNG.
         mean, std: of the pictures' normalisation.
+        files: text below the first column; none where there are none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -202,7 +206,7 @@ def draw_sheet(
     count, width, side = len(names), len(columns), columns[0].pictures.shape[-1]
     abreast = min(count, max(1, CELLS // width))
     rows = math.ceil(count / abreast)
-    figure = Figure(figsize=(1.5 * abreast * width + 0.6, (1.65 if any(notes) else 1.5) * rows + 0.5))
+    figure = Figure(figsize=(1.5 * abreast * width + 0.6, (1.65 if any(notes) or files else 1.5) * rows + 0.5))
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, abreast * width, squeeze=False)
@@ -224,12 +228,20 @@ def draw_sheet(
                 ax.set_title(column.title, fontsize=10)
             if place == 0:
                 ax.set_ylabel(names[image], fontsize=10)
+                if files:
+                    ax.set_xlabel(_shortened(files[image]), fontsize=7, parse_math=False)
             if place == width - 1 and notes[image]:
                 ax.set_xlabel(notes[image], fontsize=8)
             for boxes, colour in ((column.sources, SOURCE), (column.boxes, REGION)):
                 if boxes is not None:
                     _outline(ax, boxes[image].tolist(), colour)
     figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _shortened(name: str) -> str:
+    """Return a file name, without its middle where it is wider than a picture."""
+    name = printable(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
 
 
 def _pictures(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 
 from pipelines import Batch
 from train.config import ResolvedConfig
-from train.data.loaders import empty_batch, make_loader
+from train.data.loaders import empty_batch, make_loader, validation_images
 from train.data.marks import first_change, marks_of
 from train.distributed import ALONE, World
 from train.engine import checkpoint
@@ -68,8 +68,9 @@ class Run:
         self.config = config
         self.world = world
         self.train_loader = make_loader(config, train=True, world=world)
-        self.val_loader = make_loader(config, train=False, world=world)
         self.classes = self.train_loader.dataset.classes
+        validation = validation_images(config, self.classes)
+        self.val_loader = make_loader(config, train=False, dataset=validation, world=world)
         self.device = self.train_loader.device
         datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
         self.marks = {name: marks_of(dataset) for name, dataset in datasets.items()} if world.is_main else {}

@@ -20,10 +20,7 @@ def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: A
     method = METHODS[config.method].build(num_classes, region_size=config.region_size, tau=config.tau)
     side = config.image_size
     if config.region_size > side:  # also where the method has no region, for pictures are drawn beside Cutout
-        raise UserError(
-            f"--method {config.method} at --image-size {side}: size must fit into the image, at most {side}×{side}"
-            f" pixels; lower --region-size, which is {config.region_size}"
-        )
+        raise UserError(f"--region-size must be at most --image-size, {side}; got {config.region_size}")
     try:  # with one image, before anything is trained
         method.draw(torch.zeros(1, 3, side, side), torch.zeros(1, side, side), torch.Generator())
     except ValueError as error:

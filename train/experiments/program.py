@@ -22,7 +22,7 @@ from train.cli.parser import at_least
 from train.config import Config
 from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.engine.files import write_json
-from train.errors import UserError
+from train.errors import UserError, did_you_mean
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.tasks import Task, run_all
 
@@ -152,7 +152,6 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
     shared = {"model": options.model, "epochs": options.epochs, "validate_every": options.epochs}
     shared["data"] = absolute(options.data)
     if options.train_images:
-        dataset.first(options.train_images)  # raises where the data set has fewer
         shared["train_images"] = options.train_images
     tasks = []
     for seed, condition in itertools.product(range(options.seeds), experiment.conditions):
@@ -228,8 +227,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", required=True, help="the images, as for training (required)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
     parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="of each run (default: the experiment's, see below)")
-    parser.add_argument("--train-images", type=int, help="of each run; 0: all (default: the experiment's)")
+    parser.add_argument("--epochs", type=at_least(1), help="of each run (default: the experiment's, see below)")
+    parser.add_argument("--train-images", type=at_least(0), help="of each run; 0: all (default: the experiment's)")
     parser.add_argument("--seeds", type=at_least(1), help="runs of each condition (default: the experiment's)")
     parser.add_argument(
         "--jobs",
@@ -267,7 +266,8 @@ def run(options: argparse.Namespace) -> int:
     for pattern in options.only:
         if not any(_selected(condition, [pattern]) for condition in experiment.conditions):
             names = ", ".join(condition.name for condition in experiment.conditions)
-            raise UserError(f"--only {pattern}: no such condition; there are {names}")
+            hint = did_you_mean(pattern, (condition.name for condition in experiment.conditions))
+            raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
     options.out = options.out or Path("runs") / options.name
     surroundings = environment()
     train, validation = find_dataset(options.data), find_dataset(options.data, train=False)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+import train
 from train.config import ResolvedConfig
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
@@ -24,6 +25,8 @@ from train.experiments.comparison import Condition, Outcome
 
 OUTPUT = "output.txt"  # in a run's folder: its output
 AGREEMENT = "agreement.json"  # likewise: the agreement that was measured
+# As `python -m train`, which would run a train.py in the user's folder.
+_PROGRAM = "import sys; sys.path[0] = sys.argv.pop(1); from train.__main__ import main; sys.exit(main())"
 MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
 
 
@@ -104,7 +107,7 @@ class Task(NamedTuple):
             agreement = self.unmeasured()
             command = self._measuring(*agreement) if agreement else self._training(threads)
             return subprocess.Popen(
-                [sys.executable, "-m", "train", *command],
+                [sys.executable, "-c", _PROGRAM, str(Path(train.__file__).parent.parent), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

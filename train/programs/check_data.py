@@ -20,9 +20,8 @@ from pipelines.bad_files.probe import native_errors_hidden
 from pipelines.build import usable_cores
 from pipelines.names import printable
 from pipelines.sources import left_out
-from train.cli.parser import check_writable
+from train.cli.parser import at_least, check_writable
 from train.engine.files import write_json
-from train.errors import UserError
 
 
 def find_all(root: Path) -> list[Dataset]:
@@ -77,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fast", action="store_true", help="look for undecodable files only (default: damaged ones too)"
     )
-    parser.add_argument("--workers", type=int, help="threads that decode (default: one for each CPU)")
+    parser.add_argument("--workers", type=at_least(1, 1024), help="threads that decode (default: one for each CPU)")
     parser.add_argument(
         "--list",
         type=Path,
@@ -100,8 +99,6 @@ def run(options: argparse.Namespace) -> int:
         UserError: an illegal option, or a file cannot be written.
         DataError: the folder cannot be used.
     """
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers must be at least 1; got {options.workers}")
     for path in (options.list, options.list0, options.json):
         check_writable(path)
     datasets = find_all(options.data)

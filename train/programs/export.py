@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dali_salaug import __version__
 from train.analysis.trained import load_best
-from train.cli.parser import add_run
+from train.cli.parser import add_run, check_writable
 from train.engine import checkpoint
 from train.engine.files import atomic_write
 from train.errors import UserError
@@ -107,11 +107,11 @@ def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: as `read_run`, or the file cannot be written.
     """
+    check_writable(out)
     weights, facts = read_run(run)
     path = out or (run if run.is_dir() else run.parent) / f"{facts['model']}{SUFFIX}"
     facts["load"] = loading_code(Origin(facts["library"], facts["model"], facts["options"]), path.name)
     header = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "export again") as file:
         file.write(save(weights, metadata={"format": "pt", **header}))
     return path, facts

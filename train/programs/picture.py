@@ -22,13 +22,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from pipelines import Dataset, find_dataset
+from pipelines import Dataset
 from train.analysis.coverage import box_shares, measure, read_boxes, view
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
-from train.cli.parser import add_option, add_run, at_least, check_writable, stated
+from train.cli.parser import SEED, add_option, add_run, at_least, check_writable, stated
 from train.config import Config
-from train.data.loaders import data_folder
+from train.data.loaders import validation_folder, validation_images
 from train.engine.pictures import REGION, of_different_classes
 from train.engine.stage import make_stage
 from train.errors import UserError
@@ -75,7 +75,7 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
         UserError: the table does not exist, or has none of the images.
     """
     config, table = trained.config, read_boxes(boxes)
-    dataset = find_dataset(data_folder(config), train=False)
+    dataset = validation_images(config, trained.classes)
     chosen = dict(itertools.islice(_objects_in_view(dataset, table, config.image_size), count))
     if not chosen:
         raise UserError(f"{boxes}: has none of the validation images; its paths are relative to the data folder")
@@ -223,7 +223,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", type=at_least(1), default=9, help="of each square (default: %(default)s)")
     for name in MAP_OPTIONS:
         add_option(parser, name, default="the run's")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of policy and squares (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of policy and squares (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", default=Path("picture.png"), help="PNG to write (default: %(default)s)"
     )
@@ -242,7 +242,7 @@ def run(options: argparse.Namespace) -> int:
     given = stated(options, MAP_OPTIONS)
     check(Config(**vars(trained.config) | given))
     trained = trained._replace(config=dataclasses.replace(trained.config, **given))
-    boxes = options.boxes or data_folder(trained.config) / "boxes.tsv"
+    boxes = options.boxes or validation_folder(trained.config) / "boxes.tsv"
     examples = make_examples(trained, boxes, count=options.count, draws=options.draws, seed=options.seed)
     means = measure(trained, options.run, boxes, data=None, limit=sys.maxsize, repeats=options.draws)
     draw(examples, means, options.out, image_size=trained.config.image_size)

@@ -11,7 +11,7 @@ from train.errors import UserError
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty folder, for --data afterwards")
     parser.add_argument(
-        "--side", type=at_least(16), default=SIDE,
+        "--side", type=at_least(16, 4096), default=SIDE,
         help="width and height of the images in pixels; a larger side shows the same objects in more detail"
         " (default: %(default)s)",
     )  # fmt: skip

@@ -5,14 +5,19 @@ config.yaml, which is a preset for further runs.
 """
 
 import argparse
+import functools
+import logging
 import shlex
 import sys
+import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from dali_salaug import METHODS
-from train.cli.checks import check
+from train.cli.checks import check, check_effect
 from train.cli.parser import OPTIONS, add_option, names_of_methods, stated
 from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
@@ -21,6 +26,7 @@ from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
 from train.engine.checkpoint import LAST
 from train.engine.files import lock_folder, remove_unfinished, write_yaml
+from train.engine.log import WIDTH
 from train.engine.loop import fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
@@ -35,6 +41,7 @@ from train.models.published import UNKNOWN, Source
 FREE_OPTIONS = (
     "out",
     "data",
+    "val_data",
     "workers",
     "checkpoint_every",
     "epochs",
@@ -105,7 +112,12 @@ def run(options: argparse.Namespace) -> int:
     if options.list_methods:
         print(methods_table())
         return 0
-    return main(stated_options(options), options.resume)
+    chosen = stated_options(options)
+    if not options.resume:
+        config = Config(**chosen)
+        check(config)
+        check_effect(stated(options), config)
+    return main(chosen, options.resume)
 
 
 def main(chosen: dict[str, Any], resuming: bool) -> int:
@@ -114,7 +126,7 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    for name in ("data", "weights"):
+    for name in ("data", "val_data", "weights"):
         if isinstance(chosen.get(name), str):
             chosen[name] = absolute(chosen[name])  # a run can be resumed from another working directory
     if may_restart() and "out" not in chosen:
@@ -162,6 +174,7 @@ def begin(config: Config, world: World, source: Source | None = None) -> tuple[R
             raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
         data_folder(config)  # one process generates the embedded data
     folder = Path(world.broadcast(str(folder)))
+    _print_listing(config, world)
     resolved = resolve_for_data(config, facts=UNKNOWN if source is None else source.facts)
     resolved.out = str(folder)
     check_share(resolved, world)
@@ -186,9 +199,31 @@ def resume(config: ResolvedConfig, state: dict[str, Any], folder: Path, world: W
         UserError: the images have changed since, or there are more processes or fewer.
     """
     check_share(config, world)
-    run = Run(config, world)
+    _print_listing(config, world)
+    progress = state.get("progress")
+    finished = isinstance(progress, dict) and progress.get("epoch") == config.epochs
+    with _unwarned() if finished else nullcontext():  # its first start has warned
+        run = Run(config, world)
     restore(run, state, folder)
     return run
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Silence the warnings of the data's logger."""
+    logger = logging.getLogger("pipelines")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _print_listing(config: Config, world: World) -> None:
+    """Print that the images are listed, which takes minutes for many on a slow disk; the main process does."""
+    if world.is_main:
+        print(f"listing the images of {config.data or 'the embedded data set'}", flush=True)
 
 
 def check_share(config: ResolvedConfig, world: World) -> None:
@@ -222,7 +257,7 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
         raise
     except Interrupted:
         if run.world.is_main:
-            command = f"python -m train --resume --out {shlex.quote(str(folder))}"
+            command = f"dali-salaug --resume --out {shlex.quote(str(folder))}"
             print(f"\nInterrupted; the state is in {folder / LAST}. To resume:\n  {command}", file=sys.stderr)
         return 130
     if run.world.is_main:
@@ -247,17 +282,20 @@ def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
     """Print what is trained on which images, and warn where the accuracies will say little."""
     config, train_images, val_images = run.config, run.train_loader.dataset, run.val_loader.dataset
     processes = f", {run.world.size} processes" if run.world.size > 1 else ""
-    print(
-        f"{config.model}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters, {run.objective}\n"
-        f"{len(train_images)} training and {len(val_images)} validation images of "
-        f"{len(run.classes)} classes at {config.image_size}×{config.image_size} on {run.device}{processes}\n"
-        f"run folder: {folder}",
-        flush=True,
-    )
+    parameters = sum(p.numel() for p in run.model.parameters()) / 1e6
+    lines = [
+        f"{config.model}, {parameters:.2f} M parameters, {run.objective}",
+        f"{len(train_images)} training and {len(val_images)} validation images of {len(run.classes)} classes at"
+        f" {config.image_size}×{config.image_size} on {run.device}{processes}",
+    ]
+    fill = functools.partial(textwrap.fill, width=WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    print(*(fill(line, break_long_words=False) for line in lines), f"run folder: {folder}", sep="\n", flush=True)
+    if run.epoch >= config.epochs:  # the run is finished
+        return
     if config.data and shares_images(train_images, val_images):
-        warning = f"{config.data} has no train/ and val/: accuracies are on the training images"
-        print(f"warning: {warning}", file=sys.stderr)
-    if resuming and run.epoch < config.epochs:
+        cause = f"{config.data} has no train/ and val/" if config.val_data is None else "--val-data has training images"
+        print(f"warning: {cause}: accuracies are on the training images", file=sys.stderr)
+    if resuming:
         print(f"resuming in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from dali_salaug import BoxDraw, Cutout, Draw, Method, Mixup, SaliencyConsistency
 from dali_salaug.methods.mixup import MixupDraw
 from train.__main__ import main as program
-from train.analysis.agreement import compare
+from train.analysis.agreement import compare, default_transformation
+from train.config import Config
 from train.models.registry import build_model
 
 FLIP = torch.tensor([[[-1.0, 0, 16], [0, 1, 0]]])
@@ -107,7 +108,8 @@ def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "method", "policy"),
     [
-        (["--policy", "flips_rotation"], "randaugment", "flips_rotation"),
+        (["--policy", "affine"], "randaugment", "affine"),
+        ([], "randaugment", "flips_rotation"),
         (["--method", "cutout"], "cutout", None),
         (["--method", "cutmix"], "cutmix", None),
         (["--method", "keep_cutout", "--images", "9"], "keep_cutout", None),
@@ -134,6 +136,22 @@ def test_the_program(
     assert f"{result['own']['mean']:.5f} ± {result['own']['error']:.5f}" in text
 
 
+@pytest.mark.parametrize(
+    ("method", "policy", "expected"),
+    [
+        ("cutout", None, {}),
+        ("autoaugment", "simclr", {}),
+        ("none", None, {"method": "randaugment", "policy": "flips_rotation"}),
+        ("keep_randaugment", "randaugment", {"method": "randaugment", "policy": "randaugment"}),
+        ("keep_autoaugment", "affine", {"method": "randaugment", "policy": "affine"}),
+        ("keep_augmix", "augmix", {"method": "randaugment", "policy": "flips_rotation"}),
+        ("augmix", "augmix", {"method": "randaugment", "policy": "flips_rotation"}),
+    ],
+)
+def test_the_transformation_without_an_option(method: str, policy: str | None, expected: dict[str, str]) -> None:
+    assert default_transformation(Config(method=method, policy=policy)) == expected
+
+
 def test_another_seed_draws_others(trained: Path, tmp_path: Path) -> None:
     for seed in "01":
         assert (
@@ -146,7 +164,7 @@ def test_another_seed_draws_others(trained: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "the agreement needs a method that"),
+        (["--method", "keep_randaugment"], "the agreement needs a method that"),
         (["--method", "magic"], "--method must be one of none, "),
         (["--policy", "augmix"], "a mixture of several images"),
     ],

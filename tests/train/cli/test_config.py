@@ -15,7 +15,7 @@ from pipelines import POLICIES
 from train.__main__ import main
 from train.cli.checks import check
 from train.cli.commands import COMMANDS, build_parser
-from train.cli.presets import PRESETS
+from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
 from train.engine.files import write_yaml
 from train.errors import UserError
@@ -102,7 +102,7 @@ def test_a_command_that_is_not_understood(words: list[str], message: str, capsys
         ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
         ({"train_images": 0}, r"--train-images must be at least 1; got 0"),
         ({"validate_every": 0}, r"--validate-every must be at least 1; got 0"),
-        ({"batch_size": -1}, r"--batch-size must be at least 1; got -1"),
+        ({"batch_size": -1}, r"--batch-size must be in \[1, 2147483647\]; got -1"),
         ({"lr": 0.0}, r"--lr must be above 0; got 0"),
         ({"lr_steps": (3, 0)}, r"--lr-steps must be at least 1; got 0"),
         ({"saliency": "magic"}, r"--saliency must be one of gradient, .*; got 'magic'"),
@@ -158,7 +158,7 @@ def test_the_configuration_of_a_run_is_a_preset(tmp_path: Path) -> None:
     [
         (None, r"--preset must be one of .*keepaugment-cifar.*, or a YAML file; got '.*none\.yaml'"),
         ("lr: [", "cannot be read: while parsing"),
-        ("rate: 0.1", r"its keys must be options such as data, out, model, method; got \['rate'\]"),
+        ("rate: 0.1", r"its keys must be options such as data, val_data, out, model; got \['rate'\]"),
         ("- lr", "its keys must be options .* got no mapping"),
     ],
 )
@@ -178,6 +178,64 @@ def test_a_preset_that_would_never_end_is_answered(special: str, tmp_path: Path)
         parse("--preset", str(path))
     with pytest.raises(UserError, match=r"special\.yaml: not the configuration of a run: .*, not a regular file"):
         ResolvedConfig.load(path)
+
+
+def test_a_preset_is_read_as_its_options_are_typed(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for text, and off for false."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "lr: 1e-3\nmomentum: 9e-1\nbatch_size: 1e3\nepochs: 12\namp: off\nearly_head: off\ncompile: off\n"
+        "crop_scale: [1e-1, 1]\nlr_steps: [3, 1e1]\ndecode_size_hint: null\nmodel: small\ntau: 1\n"
+    )
+    options = read_preset(str(path))
+    assert options == {
+        "lr": 0.001, "momentum": 0.9, "batch_size": 1000, "epochs": 12, "amp": "off", "early_head": "off",
+        "compile": False, "crop_scale": (0.1, 1), "lr_steps": (3, 10), "decode_size_hint": None, "model": "small",
+        "tau": 1,
+    }  # fmt: skip
+    assert type(options["batch_size"]) is type(options["lr_steps"][1]) is int
+    check(Config(**options))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train_images: 3.5", r"train_images must be a whole number or null; got 3\.5$"),
+        ("train_images: 35e-1", r"train_images must be a whole number or null; got '35e-1'$"),
+        ("lr: fast", r"lr must be a number or null; got 'fast'$"),
+        ("lr: true", r"lr must be a number or null; got True$"),
+        ("compile: 1", r"compile must be true or false; got 1$"),
+        ("amp: on", r"amp must be text; got True$"),
+        ("model: 3", r"model must be text; got 3$"),
+        ("crop_scale: [0.5]", r"crop_scale must be 2 values, each a number or null; got \[0\.5\]$"),
+        ("momentum:", r"momentum must be a number; got None$"),
+        ("data: {a: 1}", r"data must be text or null; got \{'a': 1\}$"),
+    ],
+)
+def test_a_preset_of_another_type(line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(line)
+    with pytest.raises(UserError, match=f"^--preset {path}: {message}"):
+        read_preset(str(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": float("inf")}, "--lr must be at least 0; got inf"),
+        ({"lr_warmup_epochs": float("inf")}, "--lr-warmup-epochs must be at least 0; got inf"),
+        ({"clip_grad": float("nan")}, "--clip-grad must be at least 0; got nan"),
+        ({"batch_size": 2**31}, r"--batch-size must be in \[1, 2147483647\]; got 2147483648"),
+        ({"image_size": 10**6}, r"--image-size must be in \[8, 16384\]; got 1000000"),
+        ({"workers": 2000}, r"--workers must be in \[1, 1024\]; got 2000"),
+        ({"seed": 2**64}, r"--seed must be in \[0, \d+\]; got \d+"),
+        ({"max_pixels": 2**63}, r"--max-pixels must be in \[1, \d+\]; got \d+"),
+        ({"decode_size_hint": (70000, 3)}, r"--decode-size-hint must be in \[1, 65535\]; got 70000"),
+    ],
+)
+def test_what_is_too_large(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(Config(**values))
 
 
 @pytest.mark.parametrize("text", ["2001-99-99: 1", "[" * 10_000])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dali_salaug import __version__
 from pipelines import DataError
-from train.__main__ import main
+from train.__main__ import announce, main
 from train.errors import UserError
 from train.programs import index
 
@@ -45,6 +46,51 @@ def test_a_reader_that_leaves_is_no_error(shapes: Path) -> None:
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_the_first_line_comes_before_the_imports(shapes: Path) -> None:
+    """Within two seconds, where importing takes many."""
+    code = """
+import sys, time, train.__main__
+start = time.perf_counter()
+class Finder:
+    def find_spec(self, name, *_):
+        if name in ("torch", "nvidia.dali", "numpy"):
+            print("imports", name, time.perf_counter() - start < 2)
+            sys.exit()
+sys.meta_path.insert(0, Finder())
+train.__main__.main(sys.argv[1:])
+"""
+    for words, expected in (
+        ([], [f"dali_salaug {__version__}: starting to train, loading PyTorch and DALI", "imports"]),
+        (
+            ["train", "--data", "x"],
+            [f"dali_salaug {__version__}: starting to train, loading PyTorch and DALI", "imports"],
+        ),
+        (["index", str(shapes)], ["imports"]),
+        (["--help"], ["imports"]),
+        (["train", "--list-methods"], ["imports"]),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        *before, last = done.stdout.splitlines()
+        assert before == expected[:-1]
+        assert last.startswith("imports ")
+        assert last.endswith(" True")
+
+
+def test_other_commands_start_with_a_line_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    announce(["show", "run"])
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    announce(["show", "run"])
+    assert capsys.readouterr() == ("", f"dali_salaug {__version__}: starting show\n")
+    monkeypatch.setenv("RANK", "1")
+    announce(["show", "run"])
+    announce([])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_variable_is_set_before_torch_is_imported() -> None:

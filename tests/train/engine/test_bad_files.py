@@ -116,7 +116,7 @@ def test_too_many_bad_files_stop_the_run(options: list[str], tmp_path: Path, cap
     errors = capsys.readouterr().err
     assert "of this process's 56 samples of an epoch cannot be decoded so far, more than the share that may" in errors
     assert "--max-bad-share 0.05" in errors
-    assert "python -m train check-data" in errors
+    assert "dali-salaug check-data" in errors
     assert program([*options, "--max-bad-share", "1.5", "--out", str(tmp_path / "other")]) == 2
     assert "--max-bad-share must be in [0, 1]; got 1.5" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from train.errors import UserError, system_error
 
 @pytest.mark.parametrize("method", ["none", "keep_cutout", "random_erasing", "mixup"])
 def test_a_region_larger_than_the_image(method: str, run_of: Callable[..., Run]) -> None:
-    with pytest.raises(UserError, match=r"at most 16×16 pixels; lower --region-size, which is 17"):
+    with pytest.raises(UserError, match="--region-size must be at most --image-size, 16; got 17"):
         run_of(method=method, image_size=16, region_size=17, device="cpu")
     assert run_of(method=method, image_size=16, region_size=16, device="cpu").steps == 6
 
@@ -55,7 +55,7 @@ def test_a_batch_larger_than_the_data(shapes: Path, run_of: Callable[..., Run]) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lr": "1e-3"}, r"--lr must be a number or null; got '1e-3' \(in YAML, write 1\.0e-3 in place of 1e-3"),
+        ({"lr": "1e-3"}, r"--lr must be a number or null; got '1e-3'$"),
         ({"epochs": 2.5}, r"--epochs must be a whole number or null; got 2\.5$"),
         ({"batch_size": True}, r"--batch-size must be a whole number or null; got True$"),
         ({"compile": 1}, r"--compile must be true or false; got 1$"),
@@ -74,7 +74,7 @@ def test_a_whole_number_is_a_number() -> None:
     check(Config(lr=1, consistency=(1, 0, 1), method="cutout", tau=1))
 
 
-GIVEN = ["--image-size", "16", "--region-size", "6", "--batch-size", "24", "--epochs", "1", "--method", "none"]
+GIVEN = ["--image-size", "16", "--batch-size", "24", "--epochs", "1", "--method", "none"]
 
 
 def test_what_may_not_be_read_or_written(

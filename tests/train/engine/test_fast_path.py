@@ -193,7 +193,7 @@ def test_the_learning_rate_in_proportion_to_the_batch_size(shapes: Path) -> None
         ({"amp": "half"}, "--amp must be one of off, bfloat16, float16"),
         ({"consistency": (1, 0, 1), "method": "cutout", "amp": "float16"}, "too small for --amp float16"),
         ({"consistency": (1, 0, 1), "method": "cutout", "compile": True}, "no second derivatives"),
-        ({"decode_size_hint": (0, 4)}, "--decode-size-hint must be at least 1"),
+        ({"decode_size_hint": (0, 4)}, r"--decode-size-hint must be in \[1, 65535\]"),
     ],
 )
 def test_illegal_options(options: dict[str, Any], message: str) -> None:

@@ -92,7 +92,7 @@ def test_ctrl_c_and_resuming_give_what_an_uninterrupted_run_gives(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130, errors
-    assert "python -m train --resume --out parts" in errors
+    assert "dali-salaug --resume --out parts" in errors
     assert "Traceback" not in errors
     progress = checkpoint.load(last)["progress"]
     assert progress["epoch"] == 0

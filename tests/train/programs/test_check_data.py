@@ -99,7 +99,7 @@ def test_good_files_and_those_that_cannot_be_checked(
     assert f"only the training images are checked: no folder '{tmp_path}/val'" in errors
     for arguments, message in (
         ([str(tmp_path / "nowhere")], f"no folder '{tmp_path / 'nowhere'}'"),
-        ([str(folder), "--workers", "0"], "--workers must be at least 1; got 0"),
+        ([str(folder), "--list", os.devnull], f"{os.devnull}: not a regular file; choose another name"),
         ([str(folder), "--json", str(tmp_path / "no" / "bad.json")], f"there is no folder {tmp_path / 'no'}"),
     ):
         assert program(["check-data", *arguments]) == 2
