@@ -9,6 +9,7 @@ script without the project:
 """
 
 import argparse
+from functools import partial  # +
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-# - from torch.utils.data import DataLoader
 # - from torchvision.datasets import ImageFolder
 from torchvision.models import get_model
 
 # - from torchvision.transforms import v2
 from dali_salaug import KeepPaste, SaliencyStage  # +
+from dali_salaug.integrations.lightning import ImageDataModule, SaliencyAugmentation  # +
 from pipelines import image_loader  # +
 from train.data.shapes import embedded_data
 
@@ -32,56 +33,23 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.lr = lr
         self.network = get_model(model, num_classes=num_classes)
-        self.stage = SaliencyStage(KeepPaste(), seed=0)  # +
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
-        # - inputs, targets = batch
-        inputs, targets = self.stage(self.network, batch.images, batch.labels, batch.augmented)  # +
+        inputs, targets = batch
         loss = F.cross_entropy(self.network(inputs), targets)
-        self.log("loss", loss, batch_size=len(inputs), prog_bar=True)
+        self.log("loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Any, _: int) -> None:
-        # - images, labels = batch
-        images, labels = batch.images, batch.labels  # +
+        images, labels = batch
         correct = self.network(images).argmax(1) == labels
-        self.log("top1", 100 * correct.float().mean(), batch_size=len(images), prog_bar=True)
+        self.log("top1", 100 * correct.float().mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
-        # Scheduled by epochs: `estimated_stepping_batches` sets up the loader before Lightning can restore its state.
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    # Lightning saves the loader's state by itself.
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # +
-        checkpoint["stage"] = self.stage.state_dict()  # +
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # +
-        self.stage.load_state_dict(checkpoint["stage"])  # +
-
-
-class Images(lightning.LightningDataModule):
-    def __init__(self, root: Path, image_size: int, batch_size: int) -> None:
-        super().__init__()
-        self.root, self.image_size, self.batch_size = root, image_size, batch_size
-
-    def train_dataloader(self) -> Any:
-        # - crop = v2.RandomResizedCrop(self.image_size)
-        # - return self.loader("train", crop, v2.RandomHorizontalFlip(), v2.RandAugment())
-        return self.loader(policy="randaugment")  # +
-
-    def val_dataloader(self) -> Any:
-        # - return self.loader("val", v2.Resize(self.image_size), v2.CenterCrop(self.image_size))
-        return self.loader(train=False)  # +
-
-    # - def loader(self, split: str, *transforms: v2.Transform) -> DataLoader:
-    # -     normalise = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
-    # -     images = ImageFolder(self.root / split, v2.Compose([*transforms, *normalise]))
-    # -     return DataLoader(images, self.batch_size, shuffle=split == "train", num_workers=2)
-    def loader(self, **options: Any) -> Any:  # +
-        share = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}  # +
-        return image_loader(self.root, batch_size=self.batch_size, image_size=self.image_size, **share, **options)  # +
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,19 +73,27 @@ def main(arguments: list[str] | None = None) -> lightning.Trainer:
     args = build_parser().parse_args(arguments)
     root = args.data or embedded_data()
     lightning.seed_everything(0)
+
+    # - normalise = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
+    # - augment = [v2.RandomResizedCrop(args.image_size), v2.RandomHorizontalFlip(), v2.RandAugment()]
+    # - crop = [v2.Resize(args.image_size), v2.CenterCrop(args.image_size)]
+    # - train_set = ImageFolder(root / "train", v2.Compose([*augment, *normalise]))
+    # - val_set = ImageFolder(root / "val", v2.Compose([*crop, *normalise]))
+    # - options = {"batch_size": args.batch_size, "num_workers": 2}
+    # - data = lightning.LightningDataModule.from_datasets(train_set, val_set, **options)
+    loader = partial(image_loader, root, batch_size=args.batch_size, image_size=args.image_size)  # +
+    data = ImageDataModule(train=partial(loader, policy="randaugment"), val=partial(loader, train=False))  # +
+    callbacks: list[Any] = [ModelCheckpoint(args.out, every_n_train_steps=args.checkpoint_every, save_top_k=-1)]
+    callbacks.append(SaliencyAugmentation(SaliencyStage(KeepPaste(), seed=0), model="network"))  # +
     trainer = lightning.Trainer(
         max_epochs=args.epochs,
         default_root_dir=args.out,
-        callbacks=ModelCheckpoint(args.out, every_n_train_steps=args.checkpoint_every, save_top_k=-1),
+        callbacks=callbacks,
         logger=False,
         num_sanity_val_steps=0,
     )
     num_classes = len(list((root / "train").iterdir()))
-    trainer.fit(
-        Classifier(args.model, num_classes, args.lr),
-        datamodule=Images(root, args.image_size, args.batch_size),
-        ckpt_path=args.resume,
-    )
+    trainer.fit(Classifier(args.model, num_classes, args.lr), datamodule=data, ckpt_path=args.resume)
     print({name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()})
     return trainer
 

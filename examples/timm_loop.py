@@ -20,6 +20,7 @@ from timm.utils import AverageMeter, ModelEmaV3, accuracy
 
 # - from timm.data import Mixup, create_dataset, create_loader
 from dali_salaug import KeepCutMix, SaliencyStage  # +
+from dali_salaug.integrations.timm import SaliencyMixup, TimmLoader  # +
 from pipelines import image_loader  # +
 from train.data.shapes import embedded_data
 
@@ -45,9 +46,7 @@ def validate(model: torch.nn.Module, loader, device: torch.device) -> float:
     """Return the top-1 accuracy in per cent."""
     top1 = AverageMeter()
     model.eval()
-    # - for images, labels in loader:
-    for batch in loader:  # +
-        images, labels = batch.images, batch.labels  # +
+    for images, labels in loader:
         (correct,) = accuracy(model(images), labels, topk=(1,))
         top1.update(correct.item(), len(labels))
     return top1.avg
@@ -65,13 +64,14 @@ def main(arguments: list[str] | None = None) -> ModelEmaV3:
     # - val_loader = create_loader(val_set, **options)
     # - num_classes = len(train_set.reader.class_to_idx)
     options = {"batch_size": args.batch_size, "image_size": args.image_size}  # +
-    train_loader = image_loader(root, seed=0, **options)  # +
-    val_loader = image_loader(root, train=False, **options)  # +
-    num_classes = len(train_loader.dataset.classes)  # +
+    train_images = image_loader(root, seed=0, **options)  # +
+    val_loader = TimmLoader(image_loader(root, train=False, **options))  # +
+    num_classes = len(train_images.dataset.classes)  # +
 
-    # - mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.0, num_classes=num_classes)
-    stage = SaliencyStage(KeepCutMix(num_classes), seed=0)  # +
     model = create_model(args.model, num_classes=num_classes).to(device)
+    # - mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, num_classes=num_classes)
+    stage = SaliencyStage(KeepCutMix(num_classes), seed=0)  # +
+    train_loader = TimmLoader(train_images, SaliencyMixup(stage, model, num_classes))  # +
     optimizer = create_optimizer_v2(model, opt="adamw", lr=args.lr, weight_decay=0.05)
     scheduler, epochs = create_scheduler_v2(
         optimizer, num_epochs=args.epochs, updates_per_epoch=len(train_loader), step_on_epochs=False
@@ -84,18 +84,15 @@ def main(arguments: list[str] | None = None) -> ModelEmaV3:
         state = torch.load(args.resume, map_location=device, weights_only=True)
         for name, part in (("model", model), ("ema", ema), ("optimizer", optimizer), ("scheduler", scheduler)):
             part.load_state_dict(state[name])
-        stage.load_state_dict(state["stage"])  # +
-        train_loader.load_state_dict(state["loader"])  # +
         start = state["epoch"]
 
     for epoch in range(start, epochs):
         losses = AverageMeter()
         model.train()
         updates = epoch * len(train_loader)
-        # - for images, labels in train_loader:
-        for batch in train_loader:  # +
-            # - inputs, targets = mixup(images, labels)
-            inputs, targets = stage(model, batch.images, batch.labels, batch.augmented)  # +
+        train_loader.set_epoch(epoch)  # +
+        for inputs, targets in train_loader:
+            # - inputs, targets = mixup(inputs, targets)
             loss = criterion(model(inputs), targets)
             optimizer.zero_grad()
             loss.backward()
@@ -109,7 +106,6 @@ def main(arguments: list[str] | None = None) -> ModelEmaV3:
         )
         if args.checkpoint:
             parts = {"model": model, "ema": ema, "optimizer": optimizer, "scheduler": scheduler}
-            parts |= {"loader": train_loader, "stage": stage}  # +
             torch.save(
                 {name: part.state_dict() for name, part in parts.items()} | {"epoch": epoch + 1}, args.checkpoint
             )

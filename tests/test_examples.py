@@ -16,7 +16,7 @@ from train.data.shapes import SHAPES, write_shapes
 from train.models.registry import build_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-PAGE = (EXAMPLES.parent / "docs" / "your-own-loop.md").read_text()
+LOOP, FRAMEWORKS = ((EXAMPLES.parent / "docs" / name).read_text() for name in ("your-own-loop.md", "frameworks.md"))
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 SMALL = ["--image-size=32", "--batch-size=8"]
 
@@ -147,7 +147,7 @@ def test_lightning_casts_and_moves_our_batch(data: Path, tmp_path: Path) -> None
 
 
 def test_the_plain_loop_of_the_page_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)[0]
+    code = re.findall(r"```python\n(.*?)```", LOOP, flags=re.S)[0]
     code = code.replace("/data/imagenet", str(data)).replace("batch_size=256", "batch_size=8, image_size=32")
     code = code.replace("step % 1000 == 999", "step == 3")
     monkeypatch.chdir(tmp_path)
@@ -167,10 +167,8 @@ def test_the_plain_loop_of_the_page_resumes(data: Path, tmp_path: Path, monkeypa
     assert_same_weights(resumed, whole)
 
 
-def test_the_links_and_commands_of_the_page() -> None:
-    for target in re.findall(r"\]\((.+?)\)", PAGE):
-        assert (EXAMPLES.parent / "docs" / target).exists(), target
-    commands = re.findall(r"^python examples/(\w+\.py)(.*)$", PAGE, flags=re.M)
+def test_the_commands_of_the_page() -> None:
+    commands = re.findall(r"^python examples/(\w+\.py)(.*)$", FRAMEWORKS, flags=re.M)
     assert len(commands) == 4
     for script, options in commands:
         load(EXAMPLES / script).build_parser().parse_args(shlex.split(options))

@@ -25,7 +25,10 @@ from train.cli.parser import HelpFormatter, Parser
 COMMANDS = {
     "train": ("train.programs.train", "train a classifier, or resume a run; the same without the word train"),
     "show": ("train.programs.show", "draw what a method does to your own images"),
-    "export": ("train.programs.export", "write the trained weights to a file that loads without this project"),
+    "export": (
+        "train.programs.export",
+        "write the trained weights to a file that loads without this project, and a model card",
+    ),
     "check-data": ("train.programs.check_data", "decode every image of a data set, and list the bad ones"),
     "index": ("train.programs.index", "list the images in shards and LMDB folders once, before training"),
     "coverage": ("train.analysis.coverage", "measure how much of the object the methods remove or keep"),

@@ -1,28 +1,34 @@
-"""Write the weights that validated best in a run as a plain state_dict in safetensors.
+"""Write the weights that validated best in a run as a plain state_dict in safetensors, and a model card beside them.
 
 The file loads into torchvision's or timm's own constructor, without this project; the early head is left out. Its
 header has the classes, the normalisation, the image size and the code that loads it, which is printed too. Models that
 are in neither library (small, and the CIFAR forms except resnet18_cifar, which is torchvision's with another stem) load
-into train.models.registry.OWN[NAME](num_classes=N).
+into train.models.registry.OWN[NAME](num_classes=N). The card is a README.md as model hubs read it: figures, data,
+method, configuration, and how to load the weights.
 """
 
 import argparse
+import importlib.util
 import json
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import nn
 
 from dali_salaug import __version__
-from train.analysis.trained import load_best
+from train.analysis.trained import Trained, load_best
 from train.cli.parser import add_run, check_writable
 from train.engine import checkpoint
 from train.engine.files import atomic_write
-from train.errors import UserError
+from train.errors import UserError, first_line
 from train.models.registry import Origin, origin
+from train.programs.model_card import card_path, model_card
 
 SUFFIX = ".safetensors"
+ONNX_NEEDS = ("onnx", "onnxscript")
 
 # Two lines make this model of torchvision's.
 _RESNET18_CIFAR = """\
@@ -55,27 +61,29 @@ def loading_code(made: Origin, file_name: str) -> str:
     return code + f"model.load_state_dict(load_file({file_name!r}))\nmodel.eval()\n"
 
 
-def read_run(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights that validated best in a run, and what one has to know to use them.
+class Exported(NamedTuple):
+    """The files that were written, and the facts in the header of the weights."""
+
+    weights: Path
+    card: Path
+    onnx: Path | None
+    facts: dict[str, Any]
+
+
+def facts_of(trained: Trained, best: Path) -> dict[str, Any]:
+    """Return what one has to know to use the weights: "model", "library", "num_classes" and so on, see docs/export.md.
 
     Args:
-        run: its folder, or its best.pt.
-
-    Returns:
-        The `state_dict` of the model, without the early head, on the CPU; each tensor is contiguous and has memory of
-        its own. And "model", "library", "num_classes" and so on, see docs/export.md.
+        trained: what `load_best` returned of the file `best`.
 
     Raises:
-        UserError: there is no best.pt, or it is not of this program.
+        UserError: the file is not the best network of a run.
     """
-    trained = load_best(run)
-    path = run / checkpoint.BEST if run.is_dir() else run
-    state = checkpoint.load(path)
+    state = checkpoint.load(best)
     if not isinstance(state.get("epoch"), int) or not isinstance(state.get("val_top1"), float | int):
-        raise UserError(f"{path}: not the best network of a run; pass the run's folder, or its best.pt")
+        raise UserError(f"{best}: not the best network of a run; pass the run's folder, or its best.pt")
     made = origin(trained.config.model, len(trained.classes), trained.config.image_size)
-    weights = {name: value.cpu().contiguous().clone() for name, value in trained.model.state_dict().items()}
-    return weights, {
+    return {
         "model": made.name,
         "library": made.library,
         "options": made.options,
@@ -92,29 +100,77 @@ def read_run(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
 
 
-def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """Write the weights of a run to a file, whole or not at all, with the facts of `read_run` in its header.
+def export(run: Path, out: Path | None = None, *, onnx: bool = False) -> Exported:
+    """Write the weights of a run and their model card, each whole or not at all.
 
-    The header's values are texts; facts of other types are JSON. "load" is the code of `loading_code`.
+    The weights are the `state_dict` of the model, without the early head. Their header has the facts of `facts_of` as
+    texts; facts of other types are JSON. "load" is the code of `loading_code`.
 
     Args:
         run: its folder, or its best.pt.
-        out: the file; None: MODEL.safetensors in the run's folder.
-
-    Returns:
-        The file, and the facts in its header.
+        out: the file of the weights; None: MODEL.safetensors in the run's folder.
+        onnx: whether to write the network as ONNX too, with the same header, beside the weights.
 
     Raises:
-        UserError: as `read_run`, or the file cannot be written.
+        UserError: there is no best.pt, or it is not of this program; the network cannot be written as ONNX, or a
+            package for that is missing; or a file cannot be written.
     """
     check_writable(out)
-    weights, facts = read_run(run)
-    path = out or (run if run.is_dir() else run.parent) / f"{facts['model']}{SUFFIX}"
+    if onnx and (missing := [name for name in ONNX_NEEDS if importlib.util.find_spec(name) is None]):
+        raise UserError(f"--onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    best = run / checkpoint.BEST if run.is_dir() else run
+    trained = load_best(best)
+    facts = facts_of(trained, best)
+    path = out or best.with_name(f"{facts['model']}{SUFFIX}")
     facts["load"] = loading_code(Origin(facts["library"], facts["model"], facts["options"]), path.name)
     header = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-    with atomic_write(path, "export again") as file:
-        file.write(save(weights, metadata={"format": "pt", **header}))
-    return path, facts
+    network = trained.model.cpu().eval()
+    graph = onnx_of(network, facts["image_size"], header) if onnx else None
+    exported = Exported(path, card_path(path), path.with_suffix(".onnx") if onnx else None, facts)
+    with checkpoint.reading(best):
+        card = model_card(facts, trained.config, path, best.parent, exported.onnx)
+
+    weights = {name: value.contiguous().clone() for name, value in network.state_dict().items()}
+    contents = {path: save(weights, metadata={"format": "pt", **header}), exported.card: card.encode()}
+    if exported.onnx is not None and graph is not None:
+        contents[exported.onnx] = graph
+    for file_path, content in contents.items():
+        with atomic_write(file_path, "export again") as file:
+            file.write(content)
+    return exported
+
+
+def onnx_of(network: nn.Module, image_size: int, header: dict[str, str]) -> bytes:
+    """Return a network as ONNX: "images" (N, 3, S, S), float32, to "logits" (N, K), for any N.
+
+    Args:
+        network: on the CPU, in eval mode.
+        header: the metadata of the file.
+
+    Raises:
+        UserError: torch cannot express the network in ONNX, or the file would exceed 2 GB.
+    """
+    import onnx
+
+    example = torch.zeros(2, 3, image_size, image_size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch itself does in the export
+            program = torch.onnx.export(
+                network,
+                (example,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        model = program.model_proto
+        onnx.helper.set_model_props(model, header)
+        return model.SerializeToString()
+    except Exception as error:  # of many libraries
+        raise UserError(f"--onnx: this network cannot be written as ONNX: {first_line(error)}") from error
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +178,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"file to write (default: MODEL{SUFFIX} in the run's folder)"
     )
+    parser.add_argument("--onnx", action="store_true", help="write the network as ONNX too, beside the weights")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -132,9 +189,10 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.out is not None and options.out.suffix != SUFFIX:
         raise UserError(f"--out must end in {SUFFIX}; got {options.out}")
-    path, facts = export(options.run, options.out)
+    path, card, onnx, facts = export(options.run, options.out, onnx=options.onnx)
+    others = f"{'' if onnx is None else f'{onnx}, as ONNX. '}{card}, the model card."
     print(
         f"{path}: {facts['model']} after epoch {facts['epoch']}, top-1 {facts['val_top1']:.2f} %,"
-        f" {path.stat().st_size / 1e6:.1f} MB. To load it:\n\n{facts['load']}"
+        f" {path.stat().st_size / 1e6:.1f} MB. {others} To load it:\n\n{facts['load']}"
     )
     return 0

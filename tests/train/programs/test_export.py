@@ -1,5 +1,6 @@
 """Exported weights: they load where this project cannot be imported, and the network answers the same."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from train.__main__ import main
 from train.analysis.trained import load_best
+from train.engine import checkpoint
+from train.errors import UserError
 from train.models.registry import build_model
+from train.programs.export import onnx_of
 
 MODELS = {
     "resnet18": ("--method=cutout",),
@@ -104,6 +110,100 @@ def test_the_page_explains_the_header(runs: Path) -> None:
     rows = re.findall(r"^\| (`.+?`) \|", page, flags=re.M)
     explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert explained == set(header(file_of(runs, "resnet18"))) - {"format"}
+
+
+def card(path: Path) -> tuple[dict, str]:
+    """The front matter and the rest."""
+    _, front, text = path.read_text().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_the_card_says_what_a_hub_reads(runs: Path, shapes: Path) -> None:
+    front, text = card(runs / "timm/test_resnet" / "README.md")
+    assert front["library_name"] == "timm"
+    assert front["pipeline_tag"] == "image-classification"
+    assert {"dali_salaug", "cutout"} < set(front["tags"])
+    assert "license" not in front
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    logged = json.loads((runs / "timm/test_resnet" / "log.jsonl").read_text())
+    assert (model["name"], result["dataset"]["name"]) == ("test_resnet", shapes.name)
+    assert result["metrics"][0]["value"] == pytest.approx(logged["val_top1"] / 100, abs=1e-4)
+
+    assert f"| top-1 accuracy, % | {logged['val_top1']:.4g} |" in text
+    assert f"| loss | {logged['val_loss']:.4g} |" in text
+    assert header(file_of(runs, "timm/test_resnet"))["load"] in text
+    assert "a square at a random place set to zero (DeVries & Taylor 2017" in text
+    for name in (path.name for path in (shapes / "train").iterdir()):
+        assert f"`{name}`" in text
+    configuration = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)[0])
+    best = load_best(runs / "timm/test_resnet").config
+    assert configuration["lr"] == best.lr
+    assert configuration["method"] == "cutout"
+    assert str(shapes.parent) not in text, "no path of this machine"
+
+
+def test_the_card_of_hostile_names_is_still_one(runs: Path, tmp_path: Path) -> None:
+    """Class names of a checkpoint cannot end a block, begin a heading or a table, or take up the page."""
+    state = checkpoint.load(runs / "small" / "best.pt")
+    state["classes"] = ["```\n# heading\n---", "| a | b |", "<script>", "[x](y)", "x" * 1000, *state["classes"][5:]]
+    checkpoint.save(state, tmp_path / "best.pt")
+    assert main(["export", str(tmp_path / "best.pt")]) == 0
+    front, text = card(tmp_path / "README.md")
+    assert front["model-index"][0]["name"] == "small"
+    for mark in ("# heading", "| a |", "<script>", "[x]"):
+        assert not re.search(rf"^{re.escape(mark)}", text, flags=re.M)
+    assert "<" not in text
+    assert text.count("```") == 4, "two blocks: to load it, and the configuration"
+    assert "x" * 100 not in text
+
+
+def test_a_readme_of_the_users_is_left_alone(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README.md").write_text("# Mine\n")
+    command = ["export", str(runs / "small"), "--out", str(tmp_path / "mine.safetensors")]
+    assert main(command) == 0
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    first = (tmp_path / "mine-card.md").read_text()
+    assert f"{tmp_path / 'mine-card.md'}, the model card" in capsys.readouterr().out
+    (tmp_path / "README.md").write_text(first.replace("small", "old"))  # a card of ours is written anew
+    assert main(command) == 0
+    assert (tmp_path / "README.md").read_text() == first
+
+
+def test_onnx_answers_as_the_network(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For batches of any size, by onnxruntime, as the card explains it."""
+    assert main(["export", str(runs / "small"), "--onnx", "--out", str(tmp_path / "net.safetensors")]) == 0
+    assert f"{tmp_path / 'net.onnx'}, as ONNX" in capsys.readouterr().out
+    network = load_best(runs / "small").model.cpu().eval()
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    for count in (1, 5):
+        images = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), network(images), rtol=1e-4, atol=1e-5)
+    kept = session.get_modelmeta().custom_metadata_map
+    assert json.loads(kept["classes"]) == load_best(runs / "small").classes
+    code = re.findall(r"```python\n(import onnxruntime.*?)```", (tmp_path / "README.md").read_text(), flags=re.S)[0]
+    names = {"images": INPUTS.numpy()}
+    exec(code.replace("'net.onnx'", repr(str(tmp_path / "net.onnx"))), names)
+    torch.testing.assert_close(torch.from_numpy(names["logits"]), network(INPUTS).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_onnx_cannot_do(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OfValues(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3)) if images.sum().item() > 0 else images.mean((2, 3)) * 2
+
+    with pytest.raises(UserError, match="--onnx: this network cannot be written as ONNX: "):
+        onnx_of(OfValues(), 8, {})
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    out = tmp_path / "net.safetensors"
+    assert main(["export", str(runs / "small"), "--onnx", "--out", str(out)]) == 2
+    assert "--onnx needs onnxscript: pip install onnxscript" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_from_the_file_to_a_file(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
