@@ -109,7 +109,7 @@ def test_auto_augment_for_imagenet_is_timms_original_pixel_by_pixel(make_photo: 
     picture = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
     original = timm.data.auto_augment.auto_augment_policy_original({"img_mean": (128, 128, 128), "magnitude_std": 0})
     policy = AutoAugment()
-    table = policy._table(SIZE)
+    table = policy._table((SIZE, SIZE))
     seen = set()
     for row, (mine, theirs) in enumerate(zip(policy.sub_policies, original, strict=True)):
         for column, (operation, augment) in enumerate(zip(mine, theirs, strict=True)):
