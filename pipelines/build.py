@@ -10,12 +10,12 @@ from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 from .arguments import INT32_MAX, flag, is_sequence, numbers, path, refuse, require, require_one, share, span, whole
 from .datasets import Dataset
 from .graph.pipeline import MAX_PIXELS, Recipe
-from .image_folders import is_folder
 from .loader import ImageLoader
 from .options import LoaderOptions
 from .policies.base import Policy
 from .policies.registry import find_policy
 from .readers.hugging_face import is_hugging_face
+from .readers.image_folders import is_folder
 from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
