@@ -35,13 +35,13 @@ from .geometry import (
 from .graph.pipeline import DTYPES, MAX_PIXELS, Recipe
 from .graph.transform import GraphTransform
 from .graph.trial import place
-from .image_folders import is_folder
 from .loader import ImageLoader
 from .options import LoaderOptions
 from .order.samplers import Sampler, Weights, choose_order
 from .policies.base import Policy
 from .policies.registry import find_policy
 from .readers.hugging_face import is_hugging_face
+from .readers.image_folders import is_folder
 from .sources import find_dataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

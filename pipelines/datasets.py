@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import image_folders
 from . import labels as kinds
 from .arguments import INT32_MAX, flag, refuse, require, whole
 from .labels import Labels
-from .readers import hugging_face
+from .readers import hugging_face, image_folders
 from .readers.base import DataError, Reader
 from .readers.samples import samples_reader
 

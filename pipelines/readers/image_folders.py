@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
-from .arguments import refuse, require, shown
+from ..arguments import refuse, require, shown
 
 _LEGAL = "an ImageFolder or another DatasetFolder of torchvision, or a Subset of one"
 _INSTEAD = {
