@@ -1,4 +1,4 @@
-"""examples/: they run, resume exactly, and are under fifteen marked lines away from the same scripts without us."""
+"""examples/: they run, resume exactly, and are at most ten marked lines away from the same scripts without us."""
 
 import difflib
 import importlib.util
@@ -61,12 +61,12 @@ def test_both_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_our_part_is_under_fifteen_added_lines(path: Path) -> None:
+def test_our_part_is_at_most_ten_added_lines(path: Path) -> None:
     plain = re.sub(r"^ *# - (.*)\n", "", path.read_text(), flags=re.M).splitlines()  # of ours, what it does not run
     added = [
         line[2:] for line in difflib.ndiff(without_us(path).splitlines(), plain) if line.startswith("+ ") and line[2:]
     ]
-    assert 5 < len(added) < 15
+    assert 5 < len(added) <= 10
     assert all(line.endswith("# +") for line in added)
 
 
