@@ -87,7 +87,7 @@ def _of_timm(name: str) -> Source:
     import timm
 
     model = timm.create_model(name, pretrained=True)
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    config: dict[str, Any] = model.pretrained_cfg
     facts = Facts(_only_side(model), tuple(config["mean"]), tuple(config["std"]))
     return Source(model.state_dict(), f"timm's {config['architecture']}.{config['tag']}".rstrip("."), facts)
 
