@@ -3,7 +3,8 @@
 from .build import image_loader
 from .datasets import Dataset
 from .graph.transform import GraphBatch, GraphTransform
-from .loader import Batch, ImageLoader
+from .loading.batch import Batch
+from .loading.loader import ImageLoader
 from .policies.augmix import AugMix
 from .policies.base import Policy
 from .policies.randaugment import RandAugment

@@ -22,7 +22,8 @@ from .arguments import (
     whole,
 )
 from .datasets import Dataset
-from .geometry import (
+from .decoding import MAX_PIXELS
+from .graph.crops import (
     CROP_RATIO,
     LEAST,
     check_crop,
@@ -32,10 +33,10 @@ from .geometry import (
     image_size_of,
     stored_size,
 )
-from .graph.pipeline import DTYPES, MAX_PIXELS, Recipe
+from .graph.recipe import DTYPES, Recipe
 from .graph.transform import GraphTransform
 from .graph.trial import place
-from .loader import ImageLoader
+from .loading.loader import ImageLoader
 from .options import LoaderOptions
 from .order.samplers import Sampler, Weights, choose_order
 from .policies.base import Policy

@@ -14,7 +14,8 @@ from ..datasets import Dataset
 from ..decoding import DecodingError, TooLarge, check_size, decode, for_dali
 from ..forks import abandoned_in_children
 from ..formats import article, format_of
-from ..graph.pipeline import Recipe, view_inputs, view_pipeline
+from ..graph.pipeline import view_inputs, view_pipeline
+from ..graph.recipe import Recipe
 from ..names import printable
 from ..readers.base import DataError
 

@@ -80,5 +80,5 @@ def test_type_checkers_know_the_signature(tmp_path: Path) -> None:
         ("3", "call-arg"), ("4", "arg-type"), ("5", "call-arg"),
     ]  # fmt: skip
     assert [line.partition("type is ")[2] for line in lines if "note: Revealed" in line] == [
-        '"pipelines.loader.ImageLoader"', '"torch._tensor.Tensor"',
+        '"pipelines.loading.loader.ImageLoader"', '"torch._tensor.Tensor"',
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines import DataError, image_loader
-from pipelines.inputs import Inputs
+from pipelines.loading.inputs import Inputs
 
 GOOD = 10
 

@@ -14,7 +14,8 @@ from scipy import stats
 from torchvision.transforms import v2
 
 from pipelines import POLICIES, Affine, AugMix, AutoAugment, Policy, RandAugment, TrivialAugment
-from pipelines.graph.pipeline import Recipe, image_pipeline
+from pipelines.graph.pipeline import image_pipeline
+from pipelines.graph.recipe import Recipe
 from pipelines.policies.operations import compose, geometry, mirrored
 
 SIZE = 96

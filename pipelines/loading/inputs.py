@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from . import draws
-from .datasets import Dataset
-from .geometry import in_short
-from .graph import transform
-from .graph.pipeline import Recipe
-from .options import LoaderOptions
-from .policies.base import PolicyDraw
-from .policies.operations import compose, mirrored
+from .. import draws
+from ..datasets import Dataset
+from ..graph import transform
+from ..graph.crops import in_short
+from ..graph.recipe import Recipe
+from ..options import LoaderOptions
+from ..policies.base import PolicyDraw
+from ..policies.operations import compose, mirrored
 
 PADDING = 4  # pixels, of pad-and-crop
 # Fields of a recipe that are not in `configuration` as they are: they do not change the pixels, follow from the policy,

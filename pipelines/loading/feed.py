@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .bad_files.probe import contiguous
-from .bad_files.substitutes import Substitutes
+from ..bad_files.probe import contiguous
+from ..bad_files.substitutes import Substitutes
+from ..order.schedule import Schedule
 from .inputs import Inputs
-from .order.schedule import Schedule
 
 
 class Made(NamedTuple):

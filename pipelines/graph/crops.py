@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
-from .arguments import finite, is_sequence, pair, refuse, require, require_one, span, whole
-from .datasets import Dataset
-from .readers.pixels import Pixels
+from ..arguments import finite, is_sequence, pair, refuse, require, require_one, span, whole
+from ..datasets import Dataset
+from ..readers.pixels import Pixels
 
 Size = tuple[int, int]  # height, width
 

@@ -4,62 +4,29 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
-from .arguments import refuse, require, shown, whole
-from .bad_files.probe import Probe
-from .bad_files.substitutes import Substitutes
-from .datasets import Dataset
-from .feed import Made, Source, weakly
-from .forks import abandoned_in_children
-from .geometry import Size, check_fits, image_size_of, in_short
-from .graph.pipeline import Recipe, image_pipeline
-from .graph.trial import check_sizes, explained
+from ..arguments import refuse, require, shown, whole
+from ..bad_files.probe import Probe
+from ..bad_files.substitutes import Substitutes
+from ..datasets import Dataset
+from ..forks import abandoned_in_children
+from ..graph.crops import Size, check_fits, image_size_of, in_short
+from ..graph.pipeline import image_pipeline
+from ..graph.recipe import Recipe
+from ..graph.trial import explained
+from ..labels import LabelTable
+from ..options import LoaderOptions
+from ..order.schedule import Schedule
+from .batch import Batch, Views, batch_of
+from .feed import Source, weakly
 from .inputs import Inputs
-from .labels import LabelTable
-from .options import LoaderOptions
-from .order.schedule import Schedule
 
 _LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # batches made ahead
-
-# tuple[torch.Tensor, ...], if there are 2 or more views. Any, so that with one view no type checker asks which it is.
-_Views: TypeAlias = Any
-
-
-class Batch(NamedTuple):
-    """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
-
-    A named tuple, which frameworks such as Lightning move and cast like any collection. It does not unpack into two:
-    `ImageLoader.pairs` returns (inputs, labels).
-
-    Attributes:
-        images: (B, 3, H, W), channels-last in memory: the clean images. Floating point, normalised; or uint8 from 0 to
-            255.
-        augmented: The same crops and flips after the policy and `after_policy`, like `images`; None without either.
-            With 2 or more `views`, a tuple of such tensors, each with its own draws.
-        labels: As the data set has them: class indices, (B,) int64; rows, (B, K) float32; numbers, (B,) float32; or a
-            dictionary of tensors (B, ...).
-        indices: (B,) int64, the samples' places in the data set.
-        matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
-            `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5. A tuple if `augmented` is one.
-        replaced: The places in the data set of the samples that could not be decoded and were replaced
-            (`on_bad_file="replace"`). All else describes the samples that replace them.
-        views: (B, 2, 3) float32, None unless requested by `with_views`: crop and flips, from the whole image to
-            `images`, acting on (x, y, 1). Both are in shares of their width and height: (0, 0) is the upper left
-            corner, (1, 1) the lower right. What a crop shows beyond its image is padding.
-    """
-
-    images: torch.Tensor
-    augmented: torch.Tensor | _Views | None
-    labels: Any  # a tensor, in nearly all data sets: a union would trouble the type checkers of all users
-    indices: torch.Tensor
-    matrices: torch.Tensor | _Views | None = None
-    replaced: tuple[int, ...] = ()
-    views: torch.Tensor | None = None
 
 
 def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
@@ -92,7 +59,6 @@ class ImageLoader:
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
         self._labels = LabelTable(dataset.labels, options.device)
-        self._dtype = getattr(torch, recipe.dtype)
         mean, std = (255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (self.mean, self.std))
         # On the device already, so that `normalize` does not wait for a copy.
         self._mean, self._scale = (values.to(options.device, torch.float32) for values in (mean, 1 / std))
@@ -331,7 +297,8 @@ class ImageLoader:
                 # After a break or a jump, what had been made ahead comes out first.
                 made = source.made.popleft()
                 if made.place == wanted:
-                    return self._batch_of(outputs, made)
+                    with self.device:
+                        return batch_of(outputs, self.recipe, self._labels, made)
                 continue
             try:
                 if not source.made:
@@ -358,28 +325,6 @@ class ImageLoader:
         )
         self._pipeline = abandoned_in_children(pipeline)
 
-    def _batch_of(self, outputs: tuple, made: Made) -> Batch:
-        if self.recipe.transforms:
-            views = self.recipe.views if self.recipe.augments else 0
-            for output in (outputs[0], *outputs[2 : 2 + views]):
-                check_sizes(self.recipe.transforms, output, self.recipe.image_size)
-        with self.device:
-            tensors = [torch.from_dlpack(output.as_tensor()) for output in outputs]
-        images, indices, *others = tensors
-        views = self.recipe.views if self.recipe.augments else 0
-        augmented = tuple(view.to(self._dtype).permute(0, 3, 1, 2) for view in others[:views])
-        crops = others.pop() if self.recipe.with_views else None
-        matrices = tuple(others[views:])
-        return Batch(
-            images=images.to(self._dtype).permute(0, 3, 1, 2),
-            augmented=augmented if views > 1 else augmented[0] if augmented else None,
-            labels=self._labels(indices, made.indices),
-            indices=indices,
-            matrices=matrices if views > 1 and matrices else matrices[0] if matrices else None,
-            replaced=made.replaced,
-            views=crops,
-        )
-
 
 class Pairs:
     """A loader whose batches are pairs: (inputs, labels).
@@ -397,7 +342,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor | _Views, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor | Views, torch.Tensor]]:
         return ((batch.images if batch.augmented is None else batch.augmented, batch.labels) for batch in self.loader)
 
     def set_epoch(self, epoch: int) -> None:

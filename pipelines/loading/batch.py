@@ -1,0 +1,72 @@
+"""A batch, and how it comes out of the pipeline."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from ..graph.recipe import Recipe
+from ..graph.trial import check_sizes
+from ..labels import LabelTable
+from .feed import Made
+
+# tuple[torch.Tensor, ...], if there are 2 or more views. Any, so that with one view no type checker asks which it is.
+Views: TypeAlias = Any
+
+
+class Batch(NamedTuple):
+    """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
+
+    A named tuple, which frameworks such as Lightning move and cast like any collection. It does not unpack into two:
+    `ImageLoader.pairs` returns (inputs, labels).
+
+    Attributes:
+        images: (B, 3, H, W), channels-last in memory: the clean images. Floating point, normalised; or uint8 from 0 to
+            255.
+        augmented: The same crops and flips after the policy and `after_policy`, like `images`; None without either.
+            With 2 or more `views`, a tuple of such tensors, each with its own draws.
+        labels: As the data set has them: class indices, (B,) int64; rows, (B, K) float32; numbers, (B,) float32; or a
+            dictionary of tensors (B, ...).
+        indices: (B,) int64, the samples' places in the data set.
+        matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
+            `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5. A tuple if `augmented` is one.
+        replaced: The places in the data set of the samples that could not be decoded and were replaced
+            (`on_bad_file="replace"`). All else describes the samples that replace them.
+        views: (B, 2, 3) float32, None unless requested by `with_views`: crop and flips, from the whole image to
+            `images`, acting on (x, y, 1). Both are in shares of their width and height: (0, 0) is the upper left
+            corner, (1, 1) the lower right. What a crop shows beyond its image is padding.
+    """
+
+    images: torch.Tensor
+    augmented: torch.Tensor | Views | None
+    labels: Any  # a tensor, in nearly all data sets: a union would trouble the type checkers of all users
+    indices: torch.Tensor
+    matrices: torch.Tensor | Views | None = None
+    replaced: tuple[int, ...] = ()
+    views: torch.Tensor | None = None
+
+
+def batch_of(outputs: tuple, recipe: Recipe, labels: LabelTable, made: Made) -> Batch:
+    """Return what the pipeline of `recipe` has returned as a batch, on torch's current device."""
+    views = recipe.views if recipe.augments else 0
+    if recipe.transforms:
+        for output in (outputs[0], *outputs[2 : 2 + views]):
+            check_sizes(recipe.transforms, output, recipe.image_size)
+    images, indices, *others = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+    crops = others.pop() if recipe.with_views else None
+    return Batch(
+        images=_images(images, recipe),
+        augmented=_alone_or_all(tuple(_images(view, recipe) for view in others[:views])),
+        labels=labels(indices, made.indices),
+        indices=indices,
+        matrices=_alone_or_all(tuple(others[views:])),
+        replaced=made.replaced,
+        views=crops,
+    )
+
+
+def _images(pixels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    return pixels.to(getattr(torch, recipe.dtype)).permute(0, 3, 1, 2)  # from (B, H, W, 3)
+
+
+def _alone_or_all(tensors: tuple[torch.Tensor, ...]) -> torch.Tensor | Views | None:
+    return tensors if len(tensors) > 1 else tensors[0] if tensors else None
