@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dali_salaug import SaliencyConsistency, WithEarlyHead
+from pipelines.loading.loader import PREFETCH
 from train.config import ResolvedConfig
 from train.distributed import World
 from train.engine import checkpoint
@@ -229,11 +230,19 @@ def _single_image(error: Exception, config: ResolvedConfig, images: int, world: 
     )
 
 
+def _loaded(config: ResolvedConfig, images: int, world: World) -> int:
+    """Return the bytes of the batches that the loader makes ahead, and of the one in use; not those of decoding."""
+    part = math.ceil(images / world.size / config.accumulate)
+    of_each = 2 if config.policy is not None else 1
+    return (PREFETCH + 1) * part * of_each * 3 * 4 * config.image_size**2
+
+
 def _memory_warning(config: ResolvedConfig, network: Network, activations: int, images: int, world: World) -> list[str]:
     """Compare what a step of that many images needs, beyond the weights that are there already, with what is free."""
     device = next(network.model.parameters()).device
     trained = sum(p.numel() * p.element_size() for p in network.module.parameters() if p.requires_grad)
     need = activations + (2 if config.optimizer == "sgd" else 3) * trained  # gradients and their averages
+    need += _loaded(config, images, world)
     if device.type == "cpu":
         need *= world.local_size
     free = free_memory(device)

@@ -195,6 +195,16 @@ def test_a_step_that_needs_more_memory_than_there_is_is_warned_of(
     assert "lower --batch-size or --image-size, or split the step with --accumulate" in warning
 
 
+def test_the_loader_s_batches_are_part_of_the_memory(run_of: Callable[..., Run]) -> None:
+    """The batch in use and the two made ahead, clean and, with a policy, augmented."""
+    for method, tensors in (("none", 1), ("randaugment", 2)):
+        run = run_of(device="cpu", batch_size=16, accumulate=2, method=method)
+        batch = next(iter(run.train_loader))
+        parts = [batch.images] if batch.augmented is None else [batch.images, batch.augmented]
+        assert len(parts) == tensors
+        assert probe._loaded(run.config, 16, run.world) == 3 * sum(part.nbytes for part in parts)
+
+
 def test_the_memory_of_a_step_is_what_its_graph_keeps(run_of: Callable[..., Run]) -> None:
     """Of a network whose graph is known: a convolution keeps its input, ReLU its output, the rest is small."""
     config = config_of(image_size=64, method="none", device="cpu")
