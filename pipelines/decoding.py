@@ -2,8 +2,7 @@
 
 DALI's decoders return wrong pixels without an error, or end the process, for some forms of the formats that they name.
 The header decides: DALI receives the forms that it is known to decode correctly, and of every other form a PPM file of
-the pixels that Pillow decodes; of an animation, the first frame's. JPEG files, by their names, go to DALI without being
-looked at.
+the pixels that Pillow decodes; of an animation, the first frame's.
 """
 
 import contextlib

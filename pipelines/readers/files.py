@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from ..decoding import MAX_PIXELS
-from ..formats import is_jpeg_name
+from ..decoding import MAX_PIXELS, DecodingError, for_dali
+from ..formats import JPEG, is_jpeg_name
 from . import s3
 from .base import READ_THREADS, Reader, reading_threads
-from .untrusted import is_regular, read_bytes
+from .untrusted import open_regular, read_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +42,14 @@ class Files(Reader):
     def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
         if self.feed == "contents":
             return self.contents(indices, max_pixels)
-        parts = reading_threads().map(self._paths, np.array_split(indices, READ_THREADS))
+        shares = np.array_split(indices, READ_THREADS)
+        parts = reading_threads().map(lambda share: self._paths(share, max_pixels), shares)
         return [path for part in parts for path in part]
 
-    def _paths(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Return paths whose opening ends: that of a FIFO waits for a writer."""
+    def _paths(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
         paths = [self.files[index] for index in indices]
         # As a folder, which it is not, its opening fails.
-        paths = [path if _ADDRESS in path or is_regular(path) else f"{path}/" for path in paths]
+        paths = [path if _ADDRESS in path or _is_for_dali(path, max_pixels) else f"{path}/" for path in paths]
         return [np.frombuffer(os.fsencode(path), dtype=np.uint8) for path in paths]
 
     def take(self, chosen: np.ndarray) -> "Files":
@@ -63,6 +63,18 @@ class FileContents(Files):
 
 
 _ADDRESS = "://"
+
+
+def _is_for_dali(path: str, max_pixels: int) -> bool:
+    """Return whether DALI may open a file with a JPEG's name: it decodes some forms of other formats incorrectly."""
+    try:
+        with open_regular(path) as file:  # of a FIFO, the opening in DALI would wait for a writer
+            if file.read(len(JPEG)) == JPEG:
+                return True
+        content = read_bytes(path)
+        return for_dali(content, max_pixels) is content
+    except (OSError, DecodingError):
+        return False  # the loader reads it again, and says why
 
 
 def files_reader(files: list[str]) -> Files:

@@ -55,14 +55,6 @@ def untrusted(path: str | os.PathLike[str], form: str) -> Iterator[None]:
         raise DataError(f"cannot read '{os.fspath(path)}' as {form}: {reason}. Fetch or make it again.") from error
 
 
-def is_regular(path: str) -> bool:
-    """Return whether a path leads to a regular file, or to nothing; anything else may keep a reader waiting."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return True  # whoever opens it gets the error
-
-
 def open_regular(path: str | os.PathLike[str]) -> FileIO:
     """Open a regular file for reading. Links are followed.
 

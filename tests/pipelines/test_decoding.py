@@ -224,6 +224,20 @@ def test_files_under_the_name_of_a_jpeg_file_are_named(tmp_path: Path, photo: Im
         list(loader)
 
 
+def test_a_form_that_dali_decodes_incorrectly_is_not_decoded_under_the_name_of_a_jpeg_file(
+    tmp_path: Path, photo: Image.Image
+) -> None:
+    """Grey with alpha, of which DALI makes red, green and blue without a word; a PNG file is decoded as ever."""
+    (tmp_path / "a").mkdir()
+    photo.save(tmp_path / "a" / "0.jpg", "PNG")
+    options = {"batch_size": 2, "image_size": 16, "train": False, "device": "cpu"}
+    [batch] = image_loader(tmp_path, **options)
+    assert batch.images.std() > 0
+    photo.convert("LA").save(tmp_path / "a" / "1.jpg", "TIFF")
+    with pytest.raises(DataError, match=r"1\.jpg': it is a TIFF file under the name of a JPEG file, .* rename it"):
+        list(image_loader(tmp_path, **options))
+
+
 def test_the_suffixes_are_those_of_files_that_are_decoded() -> None:
     assert {".gif", ".avif", ".heic", ".heif", ".hif", ".jfif", ".jpe"} < set(IMAGE_SUFFIXES)
     assert len(set(IMAGE_SUFFIXES)) == len(IMAGE_SUFFIXES)
