@@ -1,17 +1,17 @@
-"""Compare KeepCutout, measured again, with the Cutout runs of 2026-11-20: `python compare.py`, in this folder."""
+"""Print the table of KeepCutout by the mean of the map: `python compare.py`, in this folder."""
 
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 from train.experiments.comparison import Outcome, paired_difference
 
 SIDE = 32
 
 
-def runs(file: Path, condition: str) -> dict[int, Outcome]:
-    found = json.loads(file.read_text())["conditions"].get(condition, {"runs": {}})["runs"]
-    return {int(seed): Outcome(**run) for seed, run in found.items()}
+def runs(conditions: dict[str, Any], name: str) -> dict[int, Outcome]:
+    return {int(seed): Outcome(**run) for seed, run in conditions[name]["runs"].items()}
 
 
 def mean_area(size: int) -> float:
@@ -21,24 +21,24 @@ def mean_area(size: int) -> float:
 
 
 here = Path(__file__).parent
-old, new = here.parent / "2026-11-20-keepaugment" / "results.json", here / "results.json"
-print("| condition | area cut, % | top-1, % | seeds, % | minus Cutout, points [95% interval] | before, by the sum |")
+new = json.loads((here / "results.json").read_text())
+old = json.loads((here.parent / "2026-11-20-keepaugment" / "results.json").read_text())["conditions"]
+for name, seeds in new["controls"].items():  # of conditions that the change does not concern, trained again
+    for seed, top1 in seeds.items():
+        assert top1 == old[name]["runs"][seed]["top1"], f"{name} has changed since: train all its seeds again"
+print("| condition | area cut, % | top-1, % | seeds 0 to 2, % | minus Cutout, points [95% interval] | before, by the sum |")
 print("|" + " --- |" * 6)
 for size in (16, 20):
-    cutout = runs(old, f"cutout-{size}")
-    for seed, run in runs(new, f"cutout-{size}").items():  # trained again as a control
-        assert run.top1 == cutout[seed].top1, "Cutout has changed since: train all its seeds again"
-    for name in (f"cutout-{size}", f"keep_cutout-full-{size}", f"keep_cutout-low-{size}"):
-        outcomes = cutout if name.startswith("cutout") else runs(new, name)
-        if not outcomes:
-            continue
+    names = [f"cutout-{size}", *(f"keep_cutout-{price}-{size}" for price in ("full", "low", "early", "both"))]
+    cutout = runs(new["conditions"], names[0])
+    for name in names:
+        outcomes = runs(new["conditions"], name)
         values = [outcomes[seed].top1 for seed in sorted(outcomes)]
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         areas = [run.region_area for run in outcomes.values() if run.region_area is not None]
         area = statistics.fmean(areas) if areas else mean_area(size)
         difference = before = ""
-        if outcomes is not cutout:
-            difference = str(paired_difference(outcomes, cutout))
-            before = str(paired_difference(runs(old, name), cutout))
+        if name != names[0]:
+            difference, before = str(paired_difference(outcomes, cutout)), str(paired_difference(runs(old, name), cutout))
         seeds = ", ".join(f"{value:.2f}" for value in values)
-        print(f"| {name} | {area:.1f} | {statistics.fmean(values):.2f}{spread} | {seeds} | {difference} | {before} |")
+        top1 = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+        print(f"| {name} | {area:.1f} | {top1} | {seeds} | {difference} | {before} |")
