@@ -125,7 +125,8 @@ def check_differentiable(gradient: Tensor) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if type(node).__name__ == "NotImplemented":
+        # The nodes of an operator that has no derivative, and of a Function marked as once differentiable.
+        if type(node).__name__ in ("NotImplemented", "Error"):
             raise ValueError(
                 "model must have second derivatives where the saliency loss is computed: one of its layers' has none in"
                 " PyTorch. Exchange the layer, or set gamma=0"

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from dali_salaug import SaliencyConsistency
@@ -20,6 +21,18 @@ class Activated(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.function(self.features(x)).mean((2, 3)))
+
+
+class Sine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return gradient * ctx.saved_tensors[0].cos()
 
 
 class Checkpointed(Activated):
@@ -43,9 +56,24 @@ def test_hardsigmoid_has_one():
 
 def test_a_model_without_one_is_answered_with_what_to_do():
     images = torch.randn(4, 3, 8, 8)
-    without = Activated(torch.ops.aten.hardsigmoid.default)  # past the exchange
-    with pytest.raises(ValueError, match=r"model must have second derivatives .* Exchange the layer, or set gamma=0"):
-        SaliencyConsistency()(without, images, images, LABELS)
+    for function in (torch.ops.aten.hardsigmoid.default, Sine.apply):  # the first is past the exchange
+        without = Activated(function)
+        with pytest.raises(ValueError, match=r"model must have second derivatives .* Exchange the layer, or set gamma"):
+            SaliencyConsistency()(without, images, images, LABELS)
     with pytest.raises(ValueError, match=r"model must have second derivatives .*use_reentrant=False.*gamma=0"):
         SaliencyConsistency()(Checkpointed(F.relu), images, images, LABELS)
     SaliencyConsistency(gamma=0, beta=1)(without, images, images, LABELS).total.backward()
+
+
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_float16_is_refused_where_it_would_be_differentiated_twice(scale):
+    net, images = torchvision.models.squeezenet1_1(num_classes=4), torch.randn(4, 3, 32, 32)
+    consistency, message = SaliencyConsistency(scale=scale), "float16. Use bfloat16, or set gamma=0"
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match=message):
+        consistency(net, images, images, LABELS)
+    with pytest.raises(ValueError, match=message):
+        consistency(net.half(), images.half(), images.half(), LABELS)
+    loss = SaliencyConsistency(gamma=0, beta=1)(net, images.half(), images.half(), LABELS)
+    assert loss.total.isfinite()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert consistency(net.float(), images, images, LABELS).total.isfinite()
