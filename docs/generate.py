@@ -21,9 +21,10 @@ from train.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-STAGE = RESULTS / "2026-11-20-cpu" / "stage-resnet50.json"
-EXPERIMENTS = [RESULTS / f"2026-11-20-{name}" / "results.json" for name in ("salfmix", "keepaugment")]
-DEFAULTS = {"size": 16, "scale": 0.5}  # of a method in these experiments, at 32×32
+# In the folder of each measurement, whose name begins with its date: reports of `benchmark stage` and of `experiment`.
+STAGE, EXPERIMENT = "stage-resnet50.json", "results.json"
+DEFAULTS = {"region_size": 16, "saliency_scale": 0.5}  # of a method in these experiments, at 32×32
+RENAMED = {"size": "region_size", "scale": "saliency_scale"}  # options that reports of 2026-11-20 have by other names
 MARKED = re.compile(r"(<!-- begin generated: (.+?) -->\n)(.*?)(<!-- end generated -->)", flags=re.S)
 NOT_MEASURED = "not measured"
 HEADINGS = {"one image": "One image", "two images": "Two images", "policy": "Policies"}  # of the kinds of methods
@@ -124,10 +125,17 @@ def costs() -> Iterator[str]:
 
 
 @cache
+def measured(file: str) -> list[dict[str, Any]]:
+    """Return the reports of this name in benchmarks/results/, the newest first."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"*/{file}"), reverse=True)]
+
+
 def shares() -> dict[str, float]:
-    """Return what the parts of the stage cost, in per cent of a plain step."""
-    measured = json.loads(STAGE.read_text())["shares"]
-    return {name: 100 * statistics.median(values) for name, values in measured.items()}
+    """Return what the parts of the stage cost, in per cent of a plain step: each in its newest measurement."""
+    newest: dict[str, list[float]] = {}
+    for report in measured(STAGE):
+        newest = report["shares"] | newest
+    return {name: 100 * statistics.median(values) for name, values in newest.items()}
 
 
 def map_cost(entry: MethodEntry) -> str:
@@ -151,14 +159,17 @@ def cost_after_the_map(entry: MethodEntry) -> str:
 
 
 def effect(entry: MethodEntry) -> str:
-    """Return the measured difference of top-1, and what it is measured against."""
+    """Return the newest measured difference of top-1, and what it is measured against."""
     if entry.name == "none":
         return "the baseline"
-    for path in EXPERIMENTS:
-        conditions = json.loads(path.read_text())["conditions"]
+    for report in measured(EXPERIMENT):
+        conditions = report.get("conditions", {})  # the report of `benchmark all` has none
         for condition in conditions.values():
-            if {**DEFAULTS, **condition["options"]} == {**DEFAULTS, "method": entry.name}:
-                difference, baseline = condition["difference"], conditions[condition["baseline"]]["options"]["method"]
+            options = {RENAMED.get(name, name): value for name, value in condition["options"].items()}
+            difference = condition["difference"]
+            # One seed gives no interval.
+            if DEFAULTS | options == DEFAULTS | {"method": entry.name} and difference and difference["interval"]:
+                baseline = conditions[condition["baseline"]]["options"]["method"]
                 low, high = difference["interval"]
                 figures = f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
                 return f"{figures} against `{baseline}`"

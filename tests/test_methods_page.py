@@ -5,7 +5,6 @@ import inspect
 import json
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,11 +36,12 @@ def generate() -> ModuleType:
     return module
 
 
-def test_the_generated_parts_are_up_to_date() -> None:
+def test_the_generated_parts_are_up_to_date(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Or: python docs/generate.py."""
-    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert generate.main() == 0, capsys.readouterr().out
 
 
 def parameters_of(name: str) -> set[str]:
@@ -133,6 +133,33 @@ def test_every_list_and_table_has_a_registered_method(generate: ModuleType, newc
         "saliency": "`gradient` (target `max`, scale 0.5)",
         "source": "Doe 2026, §1",
     }
+
+
+def test_the_table_has_what_a_newer_report_measured(
+    generate: ModuleType, newcomer: MethodEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each figure is that of the newest report that has it; an effect of one seed is none."""
+    monkeypatch.setattr(generate, "RESULTS", tmp_path)
+    generate.measured.cache_clear()
+
+    def write(folder: str, share: float, top1: float, seeds: int) -> None:
+        (tmp_path / folder).mkdir()
+        shares = {"map, low resolution": [0.2, 0.25, 0.2], **({"blank": [share]} if share else {})}
+        (tmp_path / folder / "stage-resnet50.json").write_text(json.dumps({"shares": shares}))
+        difference = {"mean": top1, "interval": [top1 - 1, top1 + 1] if seeds > 1 else None}
+        conditions = {
+            "a": {"options": {"method": "cutout"}, "baseline": None, "difference": None},
+            "b": {"options": {"method": "blank", "region_size": 16}, "baseline": "a", "difference": difference},
+        }
+        (tmp_path / folder / "results.json").write_text(json.dumps({"conditions": conditions}))
+
+    write("2026-01-01-first", 0.05, 1.5, seeds=3)
+    write("2026-01-02-next", 0.03, -2.25, seeds=3)
+    write("2026-01-03-last", 0, 9.0, seeds=1)
+    rows = "\n".join(generate.costs())
+    generate.measured.cache_clear()
+    assert "| `blank` | 20.0 | 3.00 | −2.25 [−3.25, −1.25] against `cutout` |" in rows
+    assert "| `cutout` | none | not measured | not measured |" in rows
 
 
 def test_the_stage_takes_a_registered_method(newcomer: MethodEntry) -> None:

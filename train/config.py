@@ -254,7 +254,7 @@ class Config:
     device: str = _option("auto", "where to decode and train", choices=("auto", "cpu", "cuda"))
     amp: str = _option(
         "off",
-        "automatic mixed precision of the model and the saliency pass; float16 scales the gradients",
+        "automatic mixed precision of the model; float16 scales the gradients; the saliency pass then uses bfloat16",
         choices=("off", "bfloat16", "float16"),
     )
     compile: bool = _option(False, "torch.compile for the step and the saliency pass")

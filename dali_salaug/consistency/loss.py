@@ -122,8 +122,8 @@ class SaliencyConsistency:
 
         Raises:
             ValueError: for an argument outside the ranges above; with γ above 0, for a model that cannot be
-                differentiated twice (compiled, with ``scale=1``; SyncBatchNorm), or whose wrapper cannot
-                (``static_graph``).
+                differentiated twice (compiled, with ``scale=1``; SyncBatchNorm; a layer without a second derivative),
+                or whose wrapper cannot (``static_graph``), and in float16.
         """
         images = check_images("images", images)
         transformed = check_like_images("transformed", transformed, images)
@@ -132,6 +132,7 @@ class SaliencyConsistency:
         in_one_pass = self.gamma > 0 and self.scale == 1
         if self.gamma > 0:
             _check_twice_differentiable(model, self.scale)
+            _check_precision(images)
         size = (images.shape[-2], images.shape[-1])
         targets = labels
         if method is not None and drawn is not None:
@@ -253,6 +254,16 @@ def _check_transformation(images: Tensor, matrices: Tensor | None, method: Metho
         raise ValueError(
             "method must make the transformed images from the clean ones alone, such as Cutout, CutMix or Mixup, and "
             f"not from noise or an augmented copy, which have no map; got {method!r}"
+        )
+
+
+def _check_precision(images: Tensor) -> None:
+    device = images.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
+    if dtype == torch.float16:
+        raise ValueError(
+            "images and autocast must be in float32 or bfloat16 where the saliency loss is computed, because gradients "
+            "of gradients underflow in float16; got float16. Use bfloat16, or set gamma=0"
         )
 
 

@@ -40,8 +40,8 @@ class Rule(NamedTuple):
 
 
 PRECISIONS = {
+    # Of float16 autocast too, under which the saliency pass computes in bfloat16.
     "bfloat16 autocast": Precision(torch.float32, torch.bfloat16),
-    "float16 autocast": Precision(torch.float32, torch.float16),
     "bfloat16 weights": Precision(torch.bfloat16, None),
     "float16 weights": Precision(torch.float16, None),
 }

@@ -52,7 +52,7 @@ def loading_code(made: Origin, file_name: str) -> str:
         code = _RESNET18_CIFAR.format_map(made.options)
     elif made.library == "dali_salaug":
         code = "from safetensors.torch import load_file\n"
-        code += "from train.models.registry import OWN  # pip install dali-salaug\n\n"
+        code += "from train.models.registry import OWN  # of the project dali_salaug, installed from its repository\n\n"
         code += f"model = OWN[{made.name!r}]({options})\n"
     else:
         function = {"torchvision": "torchvision.models.get_model", "timm": "timm.create_model"}[made.library]

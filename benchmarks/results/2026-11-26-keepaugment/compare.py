@@ -26,7 +26,7 @@ old = json.loads((here.parent / "2026-11-20-keepaugment" / "results.json").read_
 for name, seeds in new["controls"].items():  # of conditions that the change does not concern, trained again
     for seed, top1 in seeds.items():
         assert top1 == old[name]["runs"][seed]["top1"], f"{name} has changed since: train all its seeds again"
-print("| condition | area cut, % | top-1, % | seeds 0 to 2, % | minus Cutout, points [95% interval] | before, by the sum |")
+print("| condition | area cut, % | top-1, % | seeds 0 to 2, % | minus Cutout, points [95% interval] | by the sum |")
 print("|" + " --- |" * 6)
 for size in (16, 20):
     names = [f"cutout-{size}", *(f"keep_cutout-{price}-{size}" for price in ("full", "low", "early", "both"))]
@@ -38,7 +38,10 @@ for size in (16, 20):
         area = statistics.fmean(areas) if areas else mean_area(size)
         difference = before = ""
         if name != names[0]:
-            difference, before = str(paired_difference(outcomes, cutout)), str(paired_difference(runs(old, name), cutout))
+            difference, before = (
+                str(paired_difference(outcomes, cutout)),
+                str(paired_difference(runs(old, name), cutout)),
+            )
         seeds = ", ".join(f"{value:.2f}" for value in values)
         top1 = f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
         print(f"| {name} | {area:.1f} | {top1} | {seeds} | {difference} | {before} |")

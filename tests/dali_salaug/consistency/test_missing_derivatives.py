@@ -77,3 +77,17 @@ def test_a_model_that_detaches_the_images_is_not_said_to_lack_second_derivatives
     images = torch.randn(4, 3, 8, 8)
     with pytest.raises(ValueError, match=r"model must be differentiable with respect to the images; .* detach"):
         SaliencyConsistency()(Detached(F.relu), images, images, LABELS)
+
+
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_float16_is_refused_where_it_would_be_differentiated_twice(scale):
+    net, images = torchvision.models.squeezenet1_1(num_classes=4), torch.randn(4, 3, 32, 32)
+    consistency, message = SaliencyConsistency(scale=scale), "float16. Use bfloat16, or set gamma=0"
+    with torch.autocast("cpu", torch.float16), pytest.raises(ValueError, match=message):
+        consistency(net, images, images, LABELS)
+    with pytest.raises(ValueError, match=message):
+        consistency(net.half(), images.half(), images.half(), LABELS)
+    loss = SaliencyConsistency(gamma=0, beta=1)(net, images.half(), images.half(), LABELS)
+    assert loss.total.isfinite()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert consistency(net.float(), images, images, LABELS).total.isfinite()
