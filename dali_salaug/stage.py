@@ -272,4 +272,6 @@ class SaliencyStage:
         options |= {"warmup_epochs": self.warmup_epochs, "seed": self.seed}
         if self.head is not None:
             options["head"] = type(self.head).__name__
+        if self.memory is not None:
+            options["memory"] = self.memory
         return f"SaliencyStage({self.method!r}, {', '.join(f'{name}={value}' for name, value in options.items())})"

@@ -11,6 +11,7 @@ import yaml
 
 from dali_salaug import METHODS
 from dali_salaug.regions import default_length
+from dali_salaug.remembering import MEMORY
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
 from pipelines.decoding import MAX_PIXELS
@@ -180,7 +181,10 @@ class Config:
     tau: float = _option(0.6, "quantile τ that separates salient regions from the others", low=0, high=1)
     region_size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
     saliency: str | None = _option(
-        None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
+        None,
+        "method of the saliency map; memory: no pass of its own, the maps are remembered from the training steps",
+        choices=(*SALIENCY_METHODS, MEMORY),
+        by_data="the method's, gradient for most",
     )
     saliency_scale: float | None = _option(
         None,
@@ -390,6 +394,11 @@ class ResolvedConfig(Config):
     lr: float = _required("lr")
     weight_decay: float = _required("weight_decay")
     crop_scale: tuple[float, float] = _required("crop_scale")
+
+    @property
+    def live_saliency(self) -> str:
+        """The method of the live model's map; of a run with a memory, the gradient, which it remembers."""
+        return "gradient" if self.saliency == MEMORY else self.saliency
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:

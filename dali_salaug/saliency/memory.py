@@ -260,7 +260,7 @@ class SaliencyMemory:
         dtype = str(self._store.dtype).removeprefix("torch.")
         return (
             f"SaliencyMemory({self.samples}, grid={self.grid}, dtype={dtype!r}, share={self.share:g}, "
-            f"max_age={self.max_age})"
+            f"max_age={self.max_age}, {self.nbytes / 1e6:.3g} MB)"
         )
 
 

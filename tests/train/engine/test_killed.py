@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 POINTS = ("started", "half", "written", "flushed", "renamed")
 # 24 steps an epoch, 120 in all, and a checkpoint after each.
 OPTIONS = "--image-size 16 --batch-size 2 --epochs 5 --region-size 6 --method keep_cutout --ema 0.9 --device cpu"
-OPTIONS += " --checkpoint-every 1"
+OPTIONS += " --checkpoint-every 1 --saliency memory"
 
 
 def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
