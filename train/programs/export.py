@@ -107,7 +107,9 @@ def export(run: Path, out: Path | None = None) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: as `read_run`, or the file cannot be written.
     """
-    check_writable(out)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(out)
     weights, facts = read_run(run)
     path = out or (run if run.is_dir() else run.parent) / f"{facts['model']}{SUFFIX}"
     facts["load"] = loading_code(Origin(facts["library"], facts["model"], facts["options"]), path.name)
