@@ -172,7 +172,7 @@ def test_changed_settings_and_wrong_ones(
     assert results(out)["conditions"] == before["conditions"]
 
     assert program(["experiment", *one, "--train-images", "49"]) == 2
-    assert "must be from 8 to 48, got 49" in capsys.readouterr().err
+    assert "--train-images must be from 8, one of each class, to 48, all that" in capsys.readouterr().err
     assert program(["experiment", *one, "--data", str(shapes / "train")]) == 2
     assert "images that were not trained on" in capsys.readouterr().err
     assert program(["experiment", *one, "--model", "smal"]) == 2

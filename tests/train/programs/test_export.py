@@ -1,5 +1,6 @@
 """Exported weights: they load where this project cannot be imported, and the network answers the same."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -222,10 +223,16 @@ def test_what_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--resume" not in error
 
 
-def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing to resume."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     out = tmp_path / "small.safetensors"
-    out.mkdir()
+    monkeypatch.setattr(os, "fsync", full)
     assert main(["export", str(runs / "small"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.strip().endswith("Free some space or restore write permission, then export again")
 
