@@ -15,6 +15,7 @@ from dali_salaug.remembering import MEMORY
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
 from pipelines.decoding import MAX_PIXELS
+from pipelines.graph.crops import LEAST
 from pipelines.readers.untrusted import read_bytes
 from train.errors import UserError, first_line
 
@@ -132,7 +133,7 @@ class Config:
     std: tuple[float, float, float] | None = _option(
         None,
         "standard deviation of the channels in the normalisation, likewise",
-        low=0,
+        low=LEAST,
         high=1,
         by_data="that of --pretrained or --weights, else ImageNet's",
         names=("RED", "GREEN", "BLUE"),
@@ -224,7 +225,7 @@ class Config:
     )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
-        None, "area of a random resized crop relative to that of the image: least, most", low=0, high=1,
+        None, "area of a random resized crop relative to that of the image: least, most", low=LEAST, high=1,
         by_data="0.6 1 embedded, 0.08 1 otherwise", names=("LEAST", "MOST"),
     )  # fmt: skip
     horizontal_flip: float = _option(

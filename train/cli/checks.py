@@ -63,8 +63,8 @@ def check(config: Config) -> None:
             "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
             " out, or use a scale below 1"
         )
-    if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
-        raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
+    if config.crop_scale is not None and config.crop_scale[0] > config.crop_scale[1]:
+        raise UserError(f"--crop-scale must be least <= most; got {' '.join(map(str, config.crop_scale))}")
 
 
 def check_fine_tuning(config: Config) -> None:
@@ -82,8 +82,6 @@ def check_fine_tuning(config: Config) -> None:
     if (config.mean is None) != (config.std is None):
         one, other = ("--std", "--mean") if config.mean is None else ("--mean", "--std")
         raise UserError(f"{one} needs {other} too, the rest of the normalisation")
-    if config.std is not None and 0 in config.std:
-        raise UserError(f"--std must be above 0; got {' '.join(f'{value:g}' for value in config.std)}")
 
 
 def check_optimizer(config: Config) -> None:
