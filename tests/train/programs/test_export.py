@@ -140,8 +140,23 @@ def test_the_card_says_what_a_hub_reads(runs: Path, shapes: Path) -> None:
     configuration = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)[0])
     best = load_best(runs / "timm/test_resnet").config
     assert configuration["lr"] == best.lr
-    assert configuration["method"] == "cutout"
+    assert (configuration["method"], configuration["model"]) == ("cutout", "timm/test_resnet")
+    assert "Training started from" not in text
     assert str(shapes.parent) not in text, "no path of this machine"
+
+
+def test_the_card_of_a_fine_tuned_run_validated_elsewhere(runs: Path, tmp_path: Path) -> None:
+    """The accuracy is that on the other images, and the card names the weights that the run started from."""
+    state = checkpoint.load(runs / "small" / "best.pt")
+    state["config"] |= {"val_data": "/home/me/others", "weights": "/home/me/runs/first", "freeze_trunk": True}
+    checkpoint.save(state, tmp_path / "best.pt")
+    assert main(["export", str(tmp_path / "best.pt")]) == 0
+    front, text = card(tmp_path / "README.md")
+    (result,) = front["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "others"
+    assert "Validation images: others. " in text
+    assert "\n\nTraining started from first, whose trunk it kept.\n" in text
+    assert "/home" not in text
 
 
 def test_the_card_of_hostile_names_is_still_one(runs: Path, tmp_path: Path) -> None:
