@@ -66,6 +66,7 @@ def test_the_run_folder(cli: Any, tmp_path: Path, log_of: Any) -> None:
         assert f"epoch {epoch}/2" in done.stdout
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
 def test_each_kind_of_method_trains(method: str, cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     given = {"data": str(cli.data), "out": str(tmp_path / "run"), "method": method, "model": "small", "epochs": 1}

@@ -166,6 +166,7 @@ def test_a_folder_that_cannot_be_made(given: Given, tmp_path: Path, capsys: pyte
     assert "file/run: the folder cannot be made: Not a directory" in capsys.readouterr().err
 
 
+@pytest.mark.pictures
 def test_pictures_and_events(given: Given, tmp_path: Path) -> None:
     assert main(given | {"pictures_every": 2, "epochs": 3}, resuming=False) == 0
     folder = tmp_path / "run"
