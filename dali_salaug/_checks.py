@@ -201,4 +201,6 @@ def check_region_fits(size: tuple[int, int], images: Tensor) -> None:
 def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} on {value.device}"
+    if isinstance(value, tuple | list):  # such as a loader's several views
+        return f"a {type(value).__name__} of {len(value)}"
     return f"{type(value).__name__} {value!r}" if value is not None else "None"
