@@ -166,4 +166,6 @@ def check_region_fits(size: tuple[int, int], images: Tensor) -> None:
 def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} on {value.device}"
+    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        return f"{type(value).__name__} of {', '.join(map(_describe, value))}"
     return f"{type(value).__name__} {value!r}" if value is not None else "None"
