@@ -1,4 +1,4 @@
-"""docs/methods.md and the README's table: what the code knows is generated, and the prose covers the rest."""
+"""docs/methods.md and the README's list: what the code knows is generated, and the prose covers the rest."""
 
 import importlib.util
 import inspect
@@ -123,8 +123,8 @@ def test_every_list_and_table_has_a_registered_method(generate: ModuleType, newc
     parts = "<!-- begin generated: {} -->\n<!-- end generated -->\n"
     names = ("contents", "methods", "card blank", "costs")
     text = {name: generate.generated(parts.format(name)) for name in names}
-    assert "[`blank`](#blank)" in text["contents"]
-    assert "| [`blank`](docs/methods.md#blank) | a blank corner | gradient | Doe 2026 |" in text["methods"]
+    assert "[`blank`](docs/methods.md#blank)" in text["contents"]
+    assert "| [`blank`](#blank) | a blank corner | gradient | Doe 2026 |" in text["methods"]
     assert "| `blank` | 15.8 | not measured | not measured |" in text["costs"]
     rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", text["card blank"], flags=re.M))
     assert rows == {
