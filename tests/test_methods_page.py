@@ -89,7 +89,7 @@ def test_the_policy_in_the_page_is_one(tmp_path: Path) -> None:
 def test_the_cost_in_the_text_is_the_measured_one() -> None:
     raw = ROOT / "benchmarks" / "results" / "2026-11-20-cpu" / "stage-resnet50.json"
     both = 100 * statistics.median(json.loads(raw.read_text())["shares"]["map, both"])
-    assert re.search(r"With `--early-head auto` the map costs\s(\S+) %", PAGE)[1] == f"{both:.1f}"  # type: ignore[index]
+    assert re.search(r"With\s`--early-head\sauto`\sthe\smap\scosts\s(\S+) %", PAGE)[1] == f"{both:.1f}"  # type: ignore[index]
 
 
 class Blank(Method[BoxDraw]):
