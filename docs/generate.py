@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -54,10 +55,11 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]
 
 
 def contents() -> Iterator[str]:
-    """Yield the links to the cards, a line for each kind."""
+    """Yield the links to the cards, a line for each kind, for the README."""
     for kind, heading in HEADINGS.items():
-        cards = ", ".join(f"[`{name}`](#{name})" for name, entry in METHODS.items() if entry.kind == kind)
-        yield f"- [{heading}](#{heading.lower().replace(' ', '-')}): {cards}"
+        cards = [f"[`{name}`](docs/methods.md#{name})" for name, entry in METHODS.items() if entry.kind == kind]
+        line = f"- [{heading}](docs/methods.md#{heading.lower().replace(' ', '-')}): {', '.join(cards)}"
+        yield textwrap.fill(line, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def by_kind() -> list[tuple[str, MethodEntry]]:
@@ -66,9 +68,9 @@ def by_kind() -> list[tuple[str, MethodEntry]]:
 
 
 def methods() -> Iterator[str]:
-    """Yield the table of the methods, for the README."""
+    """Yield the table of the methods, for their page."""
     rows = [
-        (f"[`{name}`](docs/methods.md#{name})", entry.description, ", ".join(entry.maps) or "none", entry.source)
+        (f"[`{name}`](#{name})", entry.description, ", ".join(entry.maps) or "none", entry.source)
         for name, entry in by_kind()
     ]
     return table(("`--method`", "the network's input", "saliency", "source"), rows)

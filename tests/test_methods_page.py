@@ -1,4 +1,4 @@
-"""docs/methods.md and the README's table: what the code knows is generated, and the prose covers the rest."""
+"""docs/methods.md and the README's list: what the code knows is generated, and the prose covers the rest."""
 
 import importlib.util
 import inspect
@@ -89,7 +89,7 @@ def test_the_policy_in_the_page_is_one(tmp_path: Path) -> None:
 def test_the_cost_in_the_text_is_the_measured_one() -> None:
     raw = ROOT / "benchmarks" / "results" / "2026-11-20-cpu" / "stage-resnet50.json"
     both = 100 * statistics.median(json.loads(raw.read_text())["shares"]["map, both"])
-    assert re.search(r"With `--early-head auto` the map costs\s(\S+) %", PAGE)[1] == f"{both:.1f}"  # type: ignore[index]
+    assert re.search(r"With\s`--early-head\sauto`\sthe\smap\scosts\s(\S+) %", PAGE)[1] == f"{both:.1f}"  # type: ignore[index]
 
 
 class Blank(Method[BoxDraw]):
@@ -123,8 +123,8 @@ def test_every_list_and_table_has_a_registered_method(generate: ModuleType, newc
     parts = "<!-- begin generated: {} -->\n<!-- end generated -->\n"
     names = ("contents", "methods", "card blank", "costs")
     text = {name: generate.generated(parts.format(name)) for name in names}
-    assert "[`blank`](#blank)" in text["contents"]
-    assert "| [`blank`](docs/methods.md#blank) | a blank corner | gradient | Doe 2026 |" in text["methods"]
+    assert "[`blank`](docs/methods.md#blank)" in text["contents"]
+    assert "| [`blank`](#blank) | a blank corner | gradient | Doe 2026 |" in text["methods"]
     assert "| `blank` | 15.8 | not measured | not measured |" in text["costs"]
     rows = dict(re.findall(r"^\| (\w+) \| (.+) \|$", text["card blank"], flags=re.M))
     assert rows == {

@@ -226,7 +226,7 @@ def check_program(words: list[str]) -> None:
     if words[-1:] == ["--help"]:
         assert set(words[:1]) <= {"--help", *COMMANDS}, f"no such command: {words[0]}"
         return
-    options = PROGRAM.parse_args(words)
+    options = PROGRAM.parse_args(["none" if word == "NAME" else word for word in words])  # a method, where one is named
     assert options.command in (None, *words[:1]), f"{options.command} does not come first"
     if options.command in (None, "train") and not options.list_methods:
         chosen = stated_options(options)

@@ -130,8 +130,8 @@ def _method(entry: MethodEntry, config: ResolvedConfig) -> str:
         sentences.append(f"The policy is {_last_part(config.policy)}.")
     if method.uses_saliency:
         sentences.append(
-            f"The saliency map of the live model is by the method {_plain(config.saliency)}, of the target"
-            f" {_plain(config.saliency_target)}, at {config.saliency_scale:g} times the image's side."
+            f"The saliency map of the live model (method {_plain(config.saliency)}, target"
+            f" {_plain(config.saliency_target)}) has {config.saliency_scale:g} times the image's side."
         )
     return " ".join(sentences) + "\n"
 
