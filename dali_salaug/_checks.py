@@ -120,10 +120,15 @@ def check_label_form(labels: Tensor, num_classes: int, *, otherwise: str) -> Non
     else:
         legal = f"labels must be in [0, {num_classes}), the classes that there are"
         fits = (labels >= 0) & (labels < num_classes)
+    _require_all(legal, fits, labels)
+
+
+def _require_all(legal: str, fits: Tensor, values: Tensor) -> None:
+    """Require values: on the CPU by a ValueError, on a GPU by an assertion on the device, unwaited."""
     try:
         torch._assert_async(fits.all(), legal)
     except RuntimeError:
-        raise ValueError(f"{legal}; got {labels[~fits][0].item()}") from None
+        raise ValueError(f"{legal}; got {values[~fits][0].item()}") from None
 
 
 def check_matrices(matrices: object, images: Tensor) -> Tensor:
@@ -136,14 +141,44 @@ def check_matrices(matrices: object, images: Tensor) -> Tensor:
     return matrices  # type: ignore[return-value]
 
 
-def check_views(views: object, indices: object) -> None:
-    """Require the views (B, 2, 3) of samples at ``indices``, (B,)."""
+def check_places(indices: object, samples: int) -> None:
+    """Require places (B,) among so many samples. Their range is checked as that of labels."""
+    indices = _places(indices)
+    legal = f"indices must be in [0, {samples}), the places of the memory's samples"
+    _require_all(legal, (indices >= 0) & (indices < samples), indices)
+
+
+def _places(indices: object) -> Tensor:
     if not isinstance(indices, Tensor) or indices.ndim != 1 or indices.dtype != torch.int64:
         raise ValueError(f"indices must be an int64 tensor (B,), the samples' places; got {_describe(indices)}")
+    return indices
+
+
+def check_views(views: object, indices: object) -> None:
+    """Require the views (B, 2, 3) of samples at ``indices``, (B,)."""
+    indices = _places(indices)
     fits = isinstance(views, Tensor) and views.shape == (len(indices), 2, 3) and views.is_floating_point()
     if not fits or views.device != indices.device:  # type: ignore[attr-defined]
         raise ValueError(
             f"views must be a floating-point tensor ({len(indices)}, 2, 3) on {indices.device}; got {_describe(views)}"
+        )
+
+
+def check_gradient(gradient: object, weights: object, indices: Tensor) -> None:
+    """Require a gradient (B, C, H, W) of samples at ``indices``, and weights (B, H, W) or None."""
+    fits = isinstance(gradient, Tensor) and gradient.ndim == 4 and gradient.is_floating_point()
+    if not fits or len(gradient) != len(indices) or gradient.device != indices.device:  # type: ignore[attr-defined, arg-type]
+        raise ValueError(
+            f"gradient must be a floating-point tensor ({len(indices)}, C, H, W) on {indices.device}; "
+            f"got {_describe(gradient)}"
+        )
+    if weights is None:
+        return
+    form = (len(indices), *gradient.shape[2:])  # type: ignore[attr-defined]
+    fits = isinstance(weights, Tensor) and weights.shape == form and weights.is_floating_point()
+    if not fits or weights.device != indices.device:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"weights must be None or a floating-point tensor {form} on {indices.device}; got {_describe(weights)}"
         )
 
 
@@ -166,6 +201,6 @@ def check_region_fits(size: tuple[int, int], images: Tensor) -> None:
 def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)} on {value.device}"
-    if isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
-        return f"{type(value).__name__} of {', '.join(map(_describe, value))}"
+    if isinstance(value, tuple | list):  # such as a loader's several views
+        return f"a {type(value).__name__} of {len(value)}"
     return f"{type(value).__name__} {value!r}" if value is not None else "None"

@@ -224,9 +224,10 @@ class SaliencyStage:
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, counted from 0, for ``warmup_epochs`` and for the age of what a memory holds."""
-        self._epoch = epoch
+        check_whole_number("epoch", epoch, 0)
         if self.memory is not None:
             self.memory.set_epoch(epoch)
+        self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, the generator's state and the memory's: plain types and tensors, for ``torch.save``."""
@@ -241,13 +242,19 @@ class SaliencyStage:
             ValueError: if ``state`` is not the state of a stage.
         """
         keys = ["epoch", "generator"] + ["memory"] * (self.memory is not None)
-        if set(state) != set(keys):
-            raise ValueError(f"state must have the keys {' and '.join(map(repr, keys))}; got {sorted(state)}")
+        if not isinstance(state, dict) or set(state) != set(keys):
+            got = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"state must have the keys {' and '.join(map(repr, keys))}; got {got}")
+        if state["epoch"] is not None:
+            check_whole_number("epoch of the state", state["epoch"], 0)
+        generator = state["generator"]
+        if generator is not None and not (isinstance(generator, Tensor) and generator.dtype == torch.uint8):
+            raise ValueError(f"generator of the state must be None or a uint8 tensor; got {type(generator).__name__}")
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self._epoch = state["epoch"]
         self._generator = None
-        self._generator_state = state["generator"]
+        self._generator_state = generator
 
     def _map_size(self, images: Tensor) -> tuple[int, int]:
         height, width = (max(1, round(side * self._saliency_options["scale"])) for side in images.shape[-2:])
@@ -272,4 +279,6 @@ class SaliencyStage:
         options |= {"warmup_epochs": self.warmup_epochs, "seed": self.seed}
         if self.head is not None:
             options["head"] = type(self.head).__name__
+        if self.memory is not None:
+            options["memory"] = self.memory
         return f"SaliencyStage({self.method!r}, {', '.join(f'{name}={value}' for name, value in options.items())})"

@@ -45,7 +45,7 @@ def as_labels(value: object) -> Labels:
 def _numbers(name: str, value: object, legal: str) -> np.ndarray:
     array = as_array(name, value, legal)
     require(name, value, legal, array.ndim >= 1)
-    if array.ndim == 1 and not array.size:
+    if array.ndim == 1 and not array.size and array.dtype != np.float32:  # no list has that
         return np.empty(0, dtype=np.int64)
     if array.dtype.kind in "iu":
         return as_int64(name, array, legal)
@@ -83,7 +83,7 @@ def unknown(labels: Labels) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     if labels.dtype == np.int64:
         return np.flatnonzero(labels < 0)
-    return np.flatnonzero(~np.isfinite(labels).reshape(len(labels), -1).all(axis=1))
+    return np.flatnonzero(~np.isfinite(labels).all(axis=tuple(range(1, labels.ndim))))
 
 
 def take(labels: Labels, places: np.ndarray) -> Labels:

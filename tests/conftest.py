@@ -2,15 +2,27 @@
 
 import io
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nvidia.dali._utils import dali_trace
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With -n, each process takes consecutive tests, which share fixtures; an idle one takes over from others."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +31,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; torch.cuda.is_available() is False"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_origins_of_operators() -> None:
+    """DALI notes the line where each operator is made, for its messages; that is half the time of making a pipeline."""
+    dali_trace.set_tracing(enabled=False)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[str]:
+    """A program that takes the place of `sys.executable`, in which all is imported already; see warm_python.py."""
+    script = Path(__file__).with_name("warm_python.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket is short
+        client = f"{folder}/python"
+        command = [sys.executable, str(script), client, f"{folder}/socket"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield client
+            os.killpg(server.pid, signal.SIGKILL)  # and what a test that failed has left
 
 
 def _photo(height: int, width: int, seed: int = 0) -> Image.Image:

@@ -22,8 +22,9 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import dali_salaug
 import pipelines
-from train.cli.checks import check
+from train.cli.checks import check, check_effect
 from train.cli.commands import COMMANDS, build_parser
+from train.cli.parser import stated
 from train.cli.presets import PRESETS
 from train.config import Config
 from train.data.shapes import SHAPES, write_shapes
@@ -228,9 +229,10 @@ def check_program(words: list[str]) -> None:
     options = PROGRAM.parse_args(["none" if word == "NAME" else word for word in words])  # a method, where one is named
     assert options.command in (None, *words[:1]), f"{options.command} does not come first"
     if options.command in (None, "train") and not options.list_methods:
-        stated = stated_options(options)
+        chosen = stated_options(options)
         if "NAME" not in words and not any(word.endswith(".yaml") for word in words):
-            check(Config(**stated))
+            check(Config(**chosen))
+            check_effect(stated(options), Config(**chosen))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(p == page for p, _ in commands())], ids=name_of)
@@ -261,7 +263,7 @@ def test_named_options_modules_files_and_attributes_are_there() -> None:
                 there = match[1] in options
             elif re.fullmatch(r"(dali_salaug|pipelines|train|tests|docs|benchmarks|examples)/[\w./-]*", text):
                 there = (ROOT / text).exists()
-            elif text in ("train.txt", "val.txt"):
+            elif text in ("train.txt", "val.txt", "train.py"):
                 continue  # files of the user's
             elif match := re.fullmatch(r"((?:dali_salaug|pipelines|train)(?:\.[a-z_]\w*)+)(?:\.([A-Z]\w*))?", text):
                 there = is_importable(match[1], match[2])

@@ -11,9 +11,11 @@ import yaml
 
 from dali_salaug import METHODS
 from dali_salaug.regions import default_length
+from dali_salaug.remembering import MEMORY
 from dali_salaug.saliency.maps import METHODS as SALIENCY_METHODS
 from dali_salaug.saliency.maps import TARGETS
 from pipelines.decoding import MAX_PIXELS
+from pipelines.graph.crops import LEAST
 from pipelines.readers.untrusted import read_bytes
 from train.errors import UserError, first_line
 
@@ -131,7 +133,7 @@ class Config:
     std: tuple[float, float, float] | None = _option(
         None,
         "standard deviation of the channels in the normalisation, likewise",
-        low=0,
+        low=LEAST,
         high=1,
         by_data="that of --pretrained or --weights, else ImageNet's",
         names=("RED", "GREEN", "BLUE"),
@@ -180,7 +182,10 @@ class Config:
     tau: float = _option(0.6, "quantile τ that separates salient regions from the others", low=0, high=1)
     region_size: int | None = _option(None, "side of the square region in pixels", low=1, by_data="12 + image size / 8")
     saliency: str | None = _option(
-        None, "method of the saliency map", choices=SALIENCY_METHODS, by_data="the method's, gradient for most"
+        None,
+        "method of the saliency map; memory: no pass of its own, the maps are remembered from the training steps",
+        choices=(*SALIENCY_METHODS, MEMORY),
+        by_data="the method's, gradient for most",
     )
     saliency_scale: float | None = _option(
         None,
@@ -220,7 +225,7 @@ class Config:
     )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
-        None, "area of a random resized crop relative to that of the image: least, most", low=0, high=1,
+        None, "area of a random resized crop relative to that of the image: least, most", low=LEAST, high=1,
         by_data="0.6 1 embedded, 0.08 1 otherwise", names=("LEAST", "MOST"),
     )  # fmt: skip
     horizontal_flip: float = _option(
@@ -390,6 +395,11 @@ class ResolvedConfig(Config):
     lr: float = _required("lr")
     weight_decay: float = _required("weight_decay")
     crop_scale: tuple[float, float] = _required("crop_scale")
+
+    @property
+    def live_saliency(self) -> str:
+        """The method of the live model's map; of a run with a memory, the gradient, which it remembers."""
+        return "gradient" if self.saliency == MEMORY else self.saliency
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:

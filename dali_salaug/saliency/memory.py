@@ -12,12 +12,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_choice, check_number, check_views, check_whole_number
+from .._checks import check_choice, check_gradient, check_number, check_places, check_views, check_whole_number
 from .._tensors import at_least_float32
 
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16}
 _LEVELS = 254  # of a byte: 0 stands for a cell that was never seen
 _NEVER = -1
+_LAST_EPOCH = 2**31 - 1
 _PIECE = 65_536  # samples that are exchanged at a time: a copy of the whole store would double its memory
 
 
@@ -88,19 +89,27 @@ class SaliencyMemory:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, counted from 0, from which ages are counted."""
+        """Set the epoch, from 0 to 2³¹ − 1, from which ages are counted."""
         check_whole_number("epoch", epoch, 0)
+        if epoch > _LAST_EPOCH:
+            raise ValueError(f"epoch must be a whole number of at most {_LAST_EPOCH}; got {epoch}")
         self.epoch = epoch
 
     def ages(self, indices: Tensor) -> Tensor:
         """Return for each sample the epochs since its map was last written, (B,) int32; −1 where it has no map.
 
+        A map of a later epoch, where the epochs were set back, is of age 0.
+
         Args:
             indices: (B,), int64, places in the data set.
+
+        Raises:
+            ValueError: for indices of another form or out of range; out of range on a GPU, an assertion there fails.
         """
+        check_places(indices, self.samples)
         written = self._written[indices]
-        age = self.epoch - written
-        known = written != _NEVER
+        age = (self.epoch - written).clamp(min=0)
+        known = written >= 0
         if self.max_age is not None:
             known &= age <= self.max_age
         return torch.where(known, age, _NEVER)
@@ -117,7 +126,7 @@ class SaliencyMemory:
             size: (h, w) of the maps; the grid's by default.
 
         Raises:
-            ValueError: for views of another form.
+            ValueError: for views of another form, and for indices as :meth:`ages`.
         """
         check_views(views, indices)
         maps, seen, known = self._decoded(indices)
@@ -148,14 +157,15 @@ class SaliencyMemory:
                 pixel of that place; None: all of it.
 
         Raises:
-            ValueError: for views of another form.
+            ValueError: for a tensor of another form, and for indices as :meth:`ages`.
         """
         check_views(views, indices)
+        check_gradient(gradient, weights, indices)
         with torch.autocast(gradient.device.type, enabled=False):
             self._write(indices, views, at_least_float32(gradient).abs().amax(1), gradient.isfinite().all(), weights)
 
     def _write(self, indices: Tensor, views: Tensor, saliency: Tensor, finite: Tensor, weights: Tensor | None) -> None:
-        rows, columns = (self._overlaps(views, axis, saliency.shape[1 + axis]) for axis in (0, 1))
+        rows, columns = (self._overlaps(views, axis, saliency.shape[1 + axis]).to(saliency.dtype) for axis in (0, 1))
         weights = torch.ones_like(saliency) if weights is None else weights.to(saliency.dtype)
         covered = rows @ weights @ columns.mT  # (B, rows, columns): the share of each cell
         new = rows @ (weights * saliency) @ columns.mT
@@ -167,7 +177,8 @@ class SaliencyMemory:
         new = torch.where(shown, level * new / covered, 0.0)
         share = torch.where(seen, self.share * covered.clamp(max=1), 1.0)
         maps = torch.where(shown, old + share * (new - old), old)
-        told = finite & level.isfinite().flatten() & shown.flatten(1).any(1)
+        # Beyond the dtype's range, the sum of what is new is 0 or infinite, and so the level infinite or 0.
+        told = finite & (level.isfinite() & (level > 0)).flatten() & shown.flatten(1).any(1)
         last = _last_of_each(indices)
         maps, seen, told = maps[last], (seen | shown)[last], told[last]
         codes = torch.where(told[:, None, None], self._encoded(maps, seen), self._store[indices])
@@ -226,8 +237,8 @@ class SaliencyMemory:
 
     def _decoded(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the maps, with mean 1 over the cells seen, float32; which cells were seen; which samples have any."""
-        codes = self._store[indices]
         known = self.ages(indices) != _NEVER
+        codes = self._store[indices]
         if codes.dtype == torch.uint8:
             seen = (codes > 0) & known[:, None, None]
             maps = ((codes.float() - 1) / _LEVELS).square()
@@ -242,7 +253,8 @@ class SaliencyMemory:
             # By the root: most cells are far below the peak.
             codes = 1 + (_LEVELS * (maps / peak).sqrt()).round()
         else:
-            codes = _of_mean_one(maps, seen).clamp(min=2.0**-14)  # 0 stands for a cell that was never seen
+            # 0 stands for a cell that was never seen. Of more than 255 × 255 cells, one may exceed the dtype's range.
+            codes = _of_mean_one(maps, seen).clamp(2.0**-14, torch.finfo(torch.float16).max)
         return torch.where(seen, codes, 0.0).to(self._store.dtype)
 
     def _overlaps(self, views: Tensor, axis: int, pixels: int) -> Tensor:
@@ -260,7 +272,7 @@ class SaliencyMemory:
         dtype = str(self._store.dtype).removeprefix("torch.")
         return (
             f"SaliencyMemory({self.samples}, grid={self.grid}, dtype={dtype!r}, share={self.share:g}, "
-            f"max_age={self.max_age})"
+            f"max_age={self.max_age}, {self.nbytes / 1e6:.3g} MB)"
         )
 
 

@@ -17,7 +17,7 @@ from ..forks import abandoned_in_children
 from ..graph.crops import Size, check_fits, image_size_of, in_short
 from ..graph.pipeline import image_pipeline
 from ..graph.recipe import Recipe
-from ..graph.trial import explained
+from ..graph.trial import explained, place
 from ..labels import LabelTable
 from ..options import LoaderOptions
 from ..order.schedule import Schedule
@@ -160,6 +160,19 @@ class ImageLoader:
         policy = self.options.policy
         return replace(self.recipe, image_size=size, operations=policy.operations(size) if policy else ())
 
+    def _tried(self, recipe: Recipe) -> Recipe:
+        """Return a recipe whose transforms were tried at its size. They may use other arrays there."""
+        if recipe.image_size == self.recipe.image_size:
+            return replace(recipe, before_policy=self.recipe.before_policy, after_policy=self.recipe.after_policy)
+        options: dict[str, Any] = {
+            "image_size": recipe.image_size, "device": recipe.device, "device_id": self.device.index,
+        }  # fmt: skip
+        return replace(
+            recipe,
+            before_policy=place("before_policy", [each.transform for each in recipe.before_policy], **options),
+            after_policy=place("after_policy", [each.transform for each in recipe.after_policy], **options),
+        )
+
     @property
     def image_size(self) -> Size:
         """(height, width) of the next batch's images, in pixels."""
@@ -175,9 +188,9 @@ class ImageLoader:
             image_size: As of `image_loader`.
 
         Raises:
-            ValueError: `image_size` is no such size, or is larger than `val_resize`.
+            ValueError: `image_size` is no such size, or is larger than `val_resize`; or a transform fails at this size.
         """
-        self._next_recipe = self._sized(image_size_of(image_size))
+        self._next_recipe = self._tried(self._sized(image_size_of(image_size)))
         if not self._batch:
             self._resize()
 
@@ -254,6 +267,7 @@ class ImageLoader:
                 f"{shown(indices)} here"
             )
         self._substitutes.check_state(state["bad_files"])
+        recipe, next_recipe = self._tried(recipe), self._tried(next_recipe)
         self._next_recipe = recipe
         self._resize()
         self._next_recipe = next_recipe

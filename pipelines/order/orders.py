@@ -89,7 +89,8 @@ class Repeated(Order):
 
     def __call__(self, epoch: int) -> np.ndarray:
         order = self.order(epoch)
-        return np.repeat(order[: -(-len(order) // self.copies)], self.copies)[: len(order)]
+        copies = min(self.copies, len(order))
+        return np.repeat(order[: -(-len(order) // copies)], copies)[: len(order)]
 
 
 def hash_of(array: np.ndarray) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 from torch.utils.data import Dataset, Subset
 
 from ..arguments import refuse, require, shown
+from ..labels import as_array
 
 _LEGAL = "an ImageFolder or another DatasetFolder of torchvision, or a Subset of one"
 _INSTEAD = {
@@ -25,13 +26,13 @@ def listed(folder: Any) -> tuple[list[str], np.ndarray, list[str]]:
     """Return the paths, the class indices and the class names.
 
     Raises:
-        ValueError: It is no such data set, or has a transform or a loader of its own.
+        ValueError: It is no such data set, or has a transform or a loader of its own; or a subset has other indices.
     """
     if not is_folder(folder):
         refuse("folder", folder, _LEGAL)
     if isinstance(folder, Subset):
         paths, labels, classes = listed(folder.dataset)
-        places = np.asarray(folder.indices, dtype=np.int64)
+        places = _places(folder.indices, len(paths))
         return [paths[place] for place in places], labels[places], classes
     for name, instead in _INSTEAD.items():
         value = getattr(folder, name, None)
@@ -45,3 +46,13 @@ def listed(folder: Any) -> tuple[list[str], np.ndarray, list[str]]:
     # ImageNet's are tuples of synonyms.
     classes = [name if isinstance(name, str) else ", ".join(name) for name in folder.classes]
     return [path for path, _ in folder.samples], np.array([label for _, label in folder.samples], np.int64), classes
+
+
+def _places(indices: Any, count: int) -> np.ndarray:
+    """Return the indices of a subset of so many samples, (m,) int64. As in a list, −1 is the last sample."""
+    name, legal = "indices of the Subset", f"integers from {-count} to {count - 1}"
+    places = as_array(name, indices, legal)
+    require(name, indices, legal, places.ndim == 1 and (places.dtype.kind in "iu" or not places.size))
+    for wrong in places[(places < -count) | (places >= count)][:1]:
+        refuse(name, wrong, legal)
+    return places.astype(np.int64)

@@ -1,9 +1,11 @@
 """Small models, the device, and two processes."""
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,12 +19,14 @@ def device(request) -> str:
 
 
 @pytest.fixture
-def inductor(device) -> str:
+def inductor(device) -> Iterator[str]:
     """The same, for a test of torch.compile, which needs a compiler on the CPU."""
     if device == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
         pytest.skip("torch.compile needs a C++ compiler (g++, or what CXX names)")
     torch._dynamo.reset()
-    return device
+    # In this process: the start of processes that compile would take longer than the few kernels.
+    with importlib.import_module("torch._inductor.config").patch(compile_threads=1):
+        yield device
 
 
 @pytest.fixture

@@ -175,11 +175,30 @@ def test_bad_batches_are_refused(small_net, batch):
         SaliencyStage(Augmented())(small_net, images, labels)
     with pytest.raises(ValueError, match="augmented must be like images"):
         SaliencyStage(KeepPaste(4))(small_net, images, labels, augmented[:2])
-    with pytest.raises(ValueError, match=r"got tuple of float32 (\(\d.*\)) on \w+, float32 \1 on \w+$"):
-        SaliencyStage(KeepPaste(4))(small_net, images, labels, (augmented, augmented))  # the views of a loader
     with pytest.raises(ValueError, match="labels must be an int64 tensor"):
         SaliencyStage(KeepCutout(4))(small_net, images, labels[:, None])
     with pytest.raises(ValueError, match="got a region of 20×20"):
         SaliencyStage(KeepCutout(20))(small_net, images, labels)
     with pytest.raises(ValueError, match="state must have the keys"):
         SaliencyStage(KeepCutout(4)).load_state_dict({"epoch": 1})
+    with pytest.raises(ValueError, match=r"augmented must be like images \(float32 .*\); got a tuple of 2$"):
+        SaliencyStage(KeepPaste(4))(small_net, images, labels, (augmented, augmented))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "state must have the keys 'epoch' and 'generator'; got NoneType"),
+        ({"epoch": "1", "generator": None}, "epoch of the state must be a whole number, 0 or more; got '1'"),
+        ({"epoch": -1, "generator": None}, "epoch of the state must be a whole number, 0 or more; got -1"),
+        ({"epoch": 1, "generator": [0]}, "generator of the state must be None or a uint8 tensor; got list"),
+    ],
+)
+def test_a_state_of_another_form_changes_nothing(state, message):
+    stage = SaliencyStage(KeepCutout(4))
+    stage.set_epoch(3)
+    with pytest.raises(ValueError, match=message):
+        stage.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"epoch must be a whole number, 0 or more; got 2\.5"):
+        stage.set_epoch(2.5)
+    assert stage.state_dict() == {"epoch": 3, "generator": None}

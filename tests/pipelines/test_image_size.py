@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
+from nvidia.dali.data_node import DataNode
 from PIL import Image
 
-from pipelines import Batch, ImageLoader, image_loader
+from pipelines import Batch, GraphBatch, GraphTransform, ImageLoader, image_loader
 
 
 def _loader(root: Path, **changes: Any) -> ImageLoader:
@@ -147,3 +151,54 @@ def test_bad_files_stay_known(
     _assert_same(list(loader), expected[1])
     assert loader.bad_files.items() >= known.items()
     assert any(batch.replaced for batch in expected[1])
+
+
+@dataclass(frozen=True)
+class Cut(GraphTransform):
+    """A black square at a place drawn for its size, by arrays of unlike names."""
+
+    uniforms = 1
+
+    def draw(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return {"small": np.floor(numbers * 8).repeat(2, 1), "large": np.floor(numbers * 16).repeat(2, 1)}
+
+    def __call__(self, images: DataNode, batch: GraphBatch) -> DataNode:
+        corner = batch["small" if batch.image_size[0] <= 16 else "large"]
+        return fn.erase(images, anchor=corner, shape=[4.0, 4.0], axis_names="HW")
+
+
+@dataclass(frozen=True)
+class Noisy(GraphTransform):
+    """It draws random numbers in the graph, of larger images only."""
+
+    def __call__(self, images: DataNode, batch: GraphBatch) -> DataNode:
+        return images if batch.image_size[0] <= 16 else fn.noise.salt_and_pepper(images)
+
+
+@pytest.mark.parametrize("place", ["before_policy", "after_policy"])
+def test_transforms_are_tried_at_each_size(folders: Path, place: str) -> None:
+    options = {place: Cut(), "views": 2, "with_matrices": False}
+    batches = {}
+    for size in (16, 32):
+        batches[size] = next(iter(_loader(folders, image_size=size, **options)))
+        other = _loader(folders, image_size=48 - size, **options)
+        other.set_image_size(size)
+        resumed = _loader(folders, image_size=48 - size, **options)
+        resumed.load_state_dict(other.state_dict())
+        for loader in (other, resumed):
+            batch = next(iter(loader))
+            assert torch.equal(batch.images, batches[size].images)
+            for ours, theirs in zip(batch.augmented, batches[size].augmented, strict=True):
+                assert torch.equal(ours, theirs)
+
+    noisy = {place: Noisy()}
+    loader = _loader(folders, image_size=16, **noisy)
+    before = loader.state_dict()
+    message = rf"^{place}: Noisy\(\) must not draw random numbers in the graph"
+    with pytest.raises(ValueError, match=message):
+        loader.set_image_size(32)
+    with pytest.raises(ValueError, match=message):
+        loader.load_state_dict(before | {"image_size": 32})
+    assert loader.state_dict() == before
+    with pytest.raises(ValueError, match="the state is of another loader"):
+        loader.load_state_dict(_loader(folders, image_size=32, **options).state_dict())

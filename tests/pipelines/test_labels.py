@@ -87,6 +87,9 @@ def test_parts_and_copies_keep_the_labels(kind: str) -> None:
     places = np.array([7, 0, 7, 3])
     assert _equal(dataset.take(places).labels, _at(expected, places))
     assert _equal(dataset.take(np.arange(N) % 2 == 0).labels, _at(expected, np.arange(0, N, 2)))
+    nothing = dataset.take([])
+    assert len(nothing) == 0
+    assert _equal(nothing.labels, _at(expected, slice(0)))
     copy = pickle.loads(pickle.dumps(dataset))
     assert _equal(copy.labels, expected)
     assert copy.digest == dataset.digest

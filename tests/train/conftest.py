@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from train.cli.checks import check
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.data.shapes import write_shapes
+from train.engine import pictures
 from train.engine.run import Run
 
 # 48 training images at batch 8: six steps an epoch, quick enough for a test.
@@ -33,6 +34,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny file in place of a run's contact sheet, which takes longer than an epoch of the small data."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(pictures, "write_figure", lambda run, path: Image.new("RGB", (1, 1)).save(path))
 
 
 @pytest.fixture(scope="session")
@@ -107,13 +115,13 @@ def run_of(shapes: Path) -> Callable[..., Run]:
 class Cli:
     """python -m train on the small data; later options win."""
 
-    def __init__(self, data: Path, folder: Path) -> None:
-        self.data, self.folder = data, folder
+    def __init__(self, python: str, data: Path, folder: Path) -> None:
+        self.python, self.data, self.folder = python, data, folder
 
     def start(self, *options: str, bare: bool = False) -> subprocess.Popen:
         defaults = [] if bare else ["--data", str(self.data), *TINY]
         return subprocess.Popen(
-            [sys.executable, "-m", "train", *defaults, *options],
+            [self.python, "-m", "train", *defaults, *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -128,5 +136,5 @@ class Cli:
 
 
 @pytest.fixture
-def cli(shapes: Path, tmp_path: Path) -> Cli:
-    return Cli(shapes, tmp_path)
+def cli(warm_python: str, shapes: Path, tmp_path: Path) -> Cli:
+    return Cli(warm_python, shapes, tmp_path)

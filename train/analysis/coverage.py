@@ -147,7 +147,7 @@ def measure(
         ("paste", "salient"): KeepPaste(config.region_size, tau=config.tau),
     }
     how: dict[str, Any] = {
-        "saliency": config.saliency,
+        "saliency": config.live_saliency,
         "scale": config.saliency_scale,
         "target": config.saliency_target,
     }

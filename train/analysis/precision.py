@@ -125,7 +125,7 @@ def measure(run: Path, data: Path | None, limit: int, seed: int) -> dict[str, An
                 models[precision.weights],
                 images.to(precision.weights),
                 labels,
-                method=config.saliency,
+                method=config.live_saliency,
                 target=config.saliency_target,
                 scale=config.saliency_scale,
                 generator=torch.Generator(images.device).manual_seed(seed),  # smoothgrad's noise, the same for all

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from dali_salaug import METHODS, Clean, Method, MethodEntry
+from dali_salaug.remembering import MEMORY
 from pipelines import POLICIES, find_policy
 from train.cli.parser import OPTIONS, in_words
 from train.config import Config
@@ -37,6 +38,10 @@ def check(config: Config) -> None:
     check_model(config.model)
     check_fine_tuning(config)
     check_optimizer(config)
+    if config.saliency == MEMORY and config.consistency is not None:
+        raise UserError("--saliency memory does not go with --consistency, whose loss has gradients of its own")
+    if config.saliency == MEMORY and not METHODS[config.method].build(2).uses_saliency:
+        raise UserError(f"--saliency memory is for methods with a map of each image; got --method {config.method}")
     if config.saliency_scale == 0:
         raise UserError("--saliency-scale must be in (0, 1]; got 0")
     if config.early_head == "off" and config.early_weight != Config.early_weight:
@@ -58,8 +63,8 @@ def check(config: Config) -> None:
             "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
             " out, or use a scale below 1"
         )
-    if config.crop_scale is not None and not 0 < config.crop_scale[0] <= config.crop_scale[1]:
-        raise UserError(f"--crop-scale must be 0 < least <= most <= 1; got {config.crop_scale}")
+    if config.crop_scale is not None and config.crop_scale[0] > config.crop_scale[1]:
+        raise UserError(f"--crop-scale must be least <= most; got {' '.join(map(str, config.crop_scale))}")
 
 
 def check_fine_tuning(config: Config) -> None:
@@ -77,8 +82,6 @@ def check_fine_tuning(config: Config) -> None:
     if (config.mean is None) != (config.std is None):
         one, other = ("--std", "--mean") if config.mean is None else ("--mean", "--std")
         raise UserError(f"{one} needs {other} too, the rest of the normalisation")
-    if config.std is not None and 0 in config.std:
-        raise UserError(f"--std must be above 0; got {' '.join(f'{value:g}' for value in config.std)}")
 
 
 def check_optimizer(config: Config) -> None:
@@ -137,6 +140,10 @@ def check_effect(stated: Collection[str], config: Config) -> None:
                 f"--{name.replace('_', '-')} has no effect with --method {config.method}: it is for methods {which},"
                 f" {methods}"
             )
+    if config.saliency == MEMORY:
+        for name, flag in (("saliency_target", "--saliency-target"), ("early_head", "--early-head")):
+            if name in stated and getattr(config, name) != "off":
+                raise UserError(f"{flag} has no effect with --saliency memory, which makes no map of the model")
     if "saliency_target" in stated and (config.saliency or entry.saliency) == "fine_grained":
         raise UserError("--saliency-target has no effect with --saliency fine_grained, whose map needs no model")
     if config.early_head != "off" and config.early_weight == 0 and not entry.build(2).uses_saliency:

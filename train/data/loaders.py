@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from pipelines import Batch, Dataset, ImageLoader, find_dataset, find_validation, image_loader
+from dali_salaug.remembering import MEMORY
+from pipelines import Batch, Dataset, ImageLoader, find_dataset, find_policy, find_validation, image_loader
 from train.config import Config, ResolvedConfig
 from train.data.shapes import embedded_data
 from train.distributed import ALONE, World
@@ -145,7 +146,10 @@ def make_loader(
         options |= {"mean": config.mean, "std": config.std}
     if train:
         options["images"] = config.train_images
-        options["with_matrices"] = config.consistency is not None and config.policy is not None
+        options["with_views"] = config.saliency == MEMORY
+        needed = options["with_views"] or config.consistency is not None
+        # The mixture of several chains has no geometry: then only clean regions are remembered.
+        options["with_matrices"] = needed and config.policy is not None and find_policy(config.policy).chains == 1
     loader = image_loader(root, train=train, **(options | changes))
     loader.dataset.require_class_indices()
     return loader

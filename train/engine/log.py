@@ -122,6 +122,8 @@ def format_epoch(values: dict[str, float], epochs: int) -> str:
     if "region_area" in values:
         name, done = ("saliency_kept", "kept") if "saliency_kept" in values else ("saliency_cut", "cut")
         parts.append(f"{done} {values[name]:.0%} saliency, {values['region_area']:.0%} area")
+    if "saliency_age" in values:
+        parts.append(f"map age {values['saliency_age']:.1f}, {values['saliency_flat']:.0%} flat")
     replaced = [value for name, value in values.items() if name.endswith("_replaced")]
     parts += [f"{sum(replaced)} replaced"] if replaced else []
     return "\n".join(in_lines(parts))

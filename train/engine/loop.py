@@ -170,6 +170,8 @@ def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
             )
         raise UserError(f"the training loss of epoch {number} is {losses['train_loss']}: try a lower --lr")
     measures, measured = run.measures.totals()
+    if measures.get("saliency_flat", 1) < 1:  # of the maps that there are
+        measures["saliency_age"] /= 1 - measures["saliency_flat"]
     start = time.perf_counter()
     due = number == config.epochs or number % config.validate_every == 0
     values: dict[str, float] = {

@@ -43,12 +43,19 @@ class Objective(Protocol):
         """Compute the losses and measures of a batch, in the precision of the autocast around the call."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what the next batches depend on in this process: tensors and plain types."""
+    def exchange(self) -> None:
+        """Give all processes what each of them has learned: after an epoch, and before the state is taken. Together."""
+
+    def shared_state_dict(self) -> dict[str, Any]:
+        """Return what the next batches depend on in all processes alike: tensors and plain types."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a :meth:`state_dict`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what they depend on in this process, besides that."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], shared: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict` and a :meth:`shared_state_dict`."""
 
 
 class StageObjective(Objective):
@@ -64,22 +71,46 @@ class StageObjective(Objective):
         self.stage = stage
         self.network = network
         self.loss_names = loss_names
-        self.measure_names = ("saliency_kept" if stage.method.keeps_region else "saliency_cut", "region_area")
+        of_memory = () if stage.memory is None else ("saliency_age", "saliency_flat")
+        kept = "saliency_kept" if stage.method.keeps_region else "saliency_cut"
+        self.measure_names = (kept, "region_area", *of_memory)
 
     def set_epoch(self, epoch: int) -> None:
         self.stage.set_epoch(epoch)
 
+    def exchange(self) -> None:
+        if self.stage.memory is not None:
+            self.stage.memory.exchange()
+
+    def shared_state_dict(self) -> dict[str, Any]:
+        return {} if self.stage.memory is None else {"memory": self.stage.memory.state_dict()}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"stage": self.stage.state_dict()}
+        return {"stage": {name: value for name, value in self.stage.state_dict().items() if name != "memory"}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.stage.load_state_dict(state["stage"])
+    def load_state_dict(self, state: dict[str, Any], shared: dict[str, Any]) -> None:
+        self.stage.load_state_dict(state["stage"] | shared)
 
-    def _measures(self, trace: StageTrace) -> dict[str, Tensor]:
-        """Return the share of each image's saliency in its region, and the region's share of the area."""
+    def _trace(self, batch: Batch) -> StageTrace:
+        crops = {}
+        if self.stage.memory is not None:
+            crops = {"indices": batch.indices, "views": batch.views, "matrices": batch.matrices}
+        return self.stage.trace(self.network.model, batch.images, batch.labels, batch.augmented, **crops)
+
+    def _measures(self, trace: StageTrace, batch: Batch) -> dict[str, Tensor]:
+        """Return the share of each image's saliency in its region, and the region's share of the area.
+
+        And, of a memory, the age of its map in epochs, 0 without one, and whether there is none.
+        """
         size = (trace.inputs.shape[-2], trace.inputs.shape[-1])
         shares = None if trace.saliency is None else region_share(trace.saliency, trace.drawn, size)
-        return {} if shares is None else dict(zip(self.measure_names, shares, strict=True))
+        if shares is None:
+            return {}
+        remembered: tuple[Tensor, ...] = ()
+        if self.stage.memory is not None:
+            ages = self.stage.memory.ages(batch.indices)
+            remembered = (ages.clamp(min=0).float(), (ages < 0).float())
+        return dict(zip(self.measure_names, (*shares, *remembered), strict=True))
 
     def __repr__(self) -> str:
         return repr(self.stage)
@@ -100,7 +131,7 @@ class PlainObjective(StageObjective):
         self._cross_entropy = functools.partial(F.cross_entropy, label_smoothing=label_smoothing)
 
     def __call__(self, batch: Batch) -> BatchOutcome:
-        trace = self.stage.trace(self.network.model, batch.images, batch.labels, batch.augmented)
+        trace = self._trace(batch)
         outputs = self.network.trained(trace.inputs)
         if self.network.with_head is None:
             loss = self._cross_entropy(outputs, trace.targets)
@@ -108,7 +139,7 @@ class PlainObjective(StageObjective):
             logits, early = outputs
             loss = self._cross_entropy(logits, trace.targets)
             loss = loss + self.early_weight * self._cross_entropy(early, trace.targets)
-        return BatchOutcome({"loss": loss}, self._measures(trace))
+        return BatchOutcome({"loss": loss}, self._measures(trace, batch))
 
 
 class ConsistencyObjective(StageObjective):
@@ -136,23 +167,26 @@ class ConsistencyObjective(StageObjective):
         trace, how = transform(self.stage, self.network.model, batch)
         losses = self.consistency(self.network.trained, batch.images, trace.inputs, batch.labels, **how)
         parts = (loss for loss in losses if loss is not None)
-        return BatchOutcome(dict(zip(self.loss_names, parts, strict=True)), self._measures(trace))
+        return BatchOutcome(dict(zip(self.loss_names, parts, strict=True)), self._measures(trace, batch))
 
     def __repr__(self) -> str:
         return f"{self.consistency!r}, {self.stage!r}"
 
 
-def make_objective(config: ResolvedConfig, network: Network, num_classes: int, seed: int) -> StageObjective:
+def make_objective(
+    config: ResolvedConfig, network: Network, num_classes: int, seed: int, *, samples: int
+) -> StageObjective:
     """Build the objective of a configuration.
 
     Args:
         num_classes: K.
         seed: of the stage.
+        samples: number of training images.
 
     Raises:
         UserError: the method cannot take images of the configured size, or the loss does not fit the model.
     """
-    stage = training_stage(config, network, num_classes, seed)
+    stage = training_stage(config, network, num_classes, seed, samples=samples)
     consistency = make_consistency(config)
     if consistency is not None:
         return ConsistencyObjective(stage, network, consistency, image_size=config.image_size)

@@ -29,6 +29,7 @@ from dali_salaug.methods.mixing import PairDraw
 from pipelines.names import printable
 from train.data.loaders import make_loader
 from train.engine.log import Record
+from train.engine.objective import StageObjective
 from train.engine.run import Run
 from train.engine.stage import training_stage
 
@@ -175,6 +176,9 @@ def write_figure(run: Run, path: Path) -> None:
         cutout, augmentation = Cutout(config.region_size), "cutout, random"
         augmented = cutout.apply(images, cutout.draw(images, None, generator), None)
     columns = contact_sheet(stage.method, images, trace, augmented, augmentation)
+    memory = run.objective.stage.memory if isinstance(run.objective, StageObjective) else None
+    if memory is not None and batch.views is not None:
+        columns.insert(2, Column("remembered", memory.read(batch.indices[chosen], batch.views[chosen], memory.grid)))
     names = [run.classes[label] for label in labels.tolist()]
     mean, std = run.train_loader.mean, run.train_loader.std
     draw_sheet(columns, names, mixed_labels(trace.targets, run.classes), path, mean=mean, std=std)

@@ -60,4 +60,5 @@ class Progress:
         speed = (self._done - self._before) / (time.monotonic() - self._start)
         left = tqdm.format_interval(max(0, self._images - self._done) / speed)
         loss = f"  loss {self._loss}" if self._loss else ""
-        return f"{self._what}  batch {batch}/{self._batches}{loss}  {speed:.0f} images/s  {left} left"
+        shown = f"{speed:.1f}" if speed < 10 else f"{speed:.0f}"
+        return f"{self._what}  batch {batch}/{self._batches}{loss}  {shown} images/s  {left} left"

@@ -80,7 +80,9 @@ class Run:
 
         checkpoint.seed_random_state(config.seed)  # all processes start from the same weights
         self.network = Network(config, len(self.classes), self.device, world)
-        self.objective: Objective = make_objective(config, self.network, len(self.classes), config.seed + world.rank)
+        self.objective: Objective = make_objective(
+            config, self.network, len(self.classes), config.seed + world.rank, samples=len(self.train_loader.dataset)
+        )
         self.optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
@@ -187,6 +189,7 @@ class Run:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on: tensors and plain types. Together."""
+        self.objective.exchange()
         of_this_process = {
             "objective": self.objective.state_dict(),
             "loader": self.train_loader.state_dict(),
@@ -198,6 +201,7 @@ class Run:
         return {
             **self._facts(),
             **self.network.state_dict(),
+            "objective": self.objective.shared_state_dict(),
             "marks": self.marks,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -281,7 +285,7 @@ class Run:
         self._load_optimizer(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.objective.load_state_dict(own["objective"])
+        self.objective.load_state_dict(own["objective"], state["objective"])
         self.meter.load_state_dict(own["meter"])
         self.measures.load_state_dict(own["measures"])
         self.loader_wait.seconds = float(own["loader_wait"])

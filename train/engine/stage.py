@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from dali_salaug import METHODS, SaliencyStage
+from dali_salaug import METHODS, SaliencyMemory, SaliencyStage
+from dali_salaug.remembering import MEMORY
 from dali_salaug.saliency.maps import COMPILED
 from train.config import ResolvedConfig
 from train.engine.network import Network
@@ -13,6 +14,8 @@ from train.errors import UserError
 
 def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: Any) -> SaliencyStage:
     """Build the stage of a configuration; `options` as of :class:`SaliencyStage`.
+
+    Without the option `memory`, the maps are those of the live model.
 
     Raises:
         UserError: the method cannot take images of the configured size.
@@ -27,7 +30,7 @@ def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: A
         raise UserError(f"--method {config.method} at --image-size {side}: {error}") from error
     return SaliencyStage(
         method,
-        saliency=config.saliency,
+        saliency=config.saliency if "memory" in options else config.live_saliency,
         scale=config.saliency_scale,
         target=config.saliency_target,
         seed=seed,
@@ -35,8 +38,17 @@ def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: A
     )
 
 
-def training_stage(config: ResolvedConfig, network: Network, num_classes: int, seed: int) -> SaliencyStage:
-    """Build the stage as training uses it: with warm-up, and with the network's early head where it has one."""
+def training_stage(
+    config: ResolvedConfig, network: Network, num_classes: int, seed: int, *, samples: int | None = None
+) -> SaliencyStage:
+    """Build the stage as training uses it: with warm-up, and with the network's early head where it has one.
+
+    Args:
+        samples: number of samples that a memory keeps, where the maps are remembered; None: they are the live model's.
+    """
+    if config.saliency == MEMORY and samples is not None:
+        memory = SaliencyMemory(samples)
+        return make_stage(config, num_classes, seed, warmup_epochs=config.warmup_epochs, memory=memory)
     compiled = config.compile and config.saliency in COMPILED
     options = {"warmup_epochs": config.warmup_epochs, "head": network.early, "compiled": compiled}
     return make_stage(config, num_classes, seed, **options)

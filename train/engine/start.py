@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from pipelines.graph.crops import LEAST
 from pipelines.readers.untrusted import open_regular
 from train.config import Config
 from train.distributed import ALONE, World
@@ -113,8 +114,8 @@ def _facts(image_size: Any, mean: Any, std: Any) -> Facts:
     for values in (mean, std):
         if not isinstance(values, list | tuple) or len(values) != 3 or not all(_is_share(v) for v in values):
             raise ValueError(f"its normalisation is {values!r:.50}")
-    if 0 in std:
-        raise ValueError("its normalisation divides by 0")
+    if min(std) < LEAST:
+        raise ValueError("its normalisation divides by almost 0")
     return Facts(image_size, tuple(mean), tuple(std))
 
 
@@ -187,7 +188,8 @@ def load_start(model: nn.Module, classes: list[str], source: Source, name: str) 
         for n in expected
         if n in weights and weights[n].shape != own[n].shape
     ]
-    problems += [f"{n} is not finite" for n in expected if n in weights and not weights[n].isfinite().all()]
+    if not problems:  # of another shape it may be as large as a file likes
+        problems = [f"{n} is not finite" for n in expected if n in weights and not weights[n].isfinite().all()]
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         known = f"of --model {source.model}, not of" if source.model not in (None, name) else "not those of"

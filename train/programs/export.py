@@ -115,7 +115,9 @@ def export(run: Path, out: Path | None = None, *, onnx: bool = False) -> Exporte
         UserError: there is no best.pt, or it is not of this program; the network cannot be written as ONNX, or a
             package for that is missing; or a file cannot be written.
     """
-    check_writable(out)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(out)
     if onnx and (missing := [name for name in ONNX_NEEDS if importlib.util.find_spec(name) is None]):
         raise UserError(f"--onnx needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     best = run / checkpoint.BEST if run.is_dir() else run

@@ -17,6 +17,7 @@ CARD = "README.md"
 MARK = "---\n# Written by dali-salaug export."  # how a card begins; another file of its name is not replaced
 _FIGURES = {"val_top1": "top-1 accuracy, %", "val_top5": "top-5 accuracy, %", "val_loss": "loss"}
 _OF_THE_MACHINE = ("data", "out", "workers", "device", "accept_changed_data")
+_PATHS = ("val_data", "weights", "policy")
 _MOST_CLASSES = 20  # that are named in the text; the weights' header has all
 _MOST_CHARACTERS = 60
 
@@ -65,9 +66,9 @@ def model_card(facts: Mapping[str, Any], config: ResolvedConfig, weights: Path, 
         f" for the channels R, G, B. Validation resizes the shorter side to {facts['resize_to']} pixels and crops the"
         f" centre.{'' if onnx is None else ' The ONNX file takes any number of images of this size.'}\n",
         "## Data\n",
-        f"Images: {_data_name(config)}. {_classes(facts['classes'])}\n",
+        f"Images: {_data_name(config.data)}. {_validation(config)}{_classes(facts['classes'])}\n",
         "## Method\n",
-        _method(entry, config),
+        _method(entry, config) + _start(config),
         "## Configuration\n",
         f"```yaml\n{_configuration(config)}```\n",
     ]
@@ -76,7 +77,7 @@ def model_card(facts: Mapping[str, Any], config: ResolvedConfig, weights: Path, 
 
 def _front_matter(facts: Mapping[str, Any], config: ResolvedConfig) -> str:
     task = {"type": "image-classification"}
-    data = {"name": _data_name(config), "type": "image-folder"}
+    data = {"name": _data_name(config.val_data or config.data), "type": "image-folder"}  # on which it is measured
     metric = {"type": "accuracy", "name": "top-1 accuracy", "value": round(facts["val_top1"] / 100, 4)}
     content = {
         "library_name": facts["library"],
@@ -102,12 +103,16 @@ def _figures(facts: Mapping[str, Any], run: Path) -> str:
     return "\n".join(["| on the validation images | |", "| --- | --- |", *rows]) + "\n"
 
 
-def _data_name(config: ResolvedConfig) -> str:
-    return "the embedded shapes" if config.data is None else _last_part(config.data)
+def _data_name(data: str | None) -> str:
+    return "the embedded shapes" if data is None else _last_part(data)
+
+
+def _validation(config: ResolvedConfig) -> str:
+    return "" if config.val_data is None else f"Validation images: {_last_part(config.val_data)}. "
 
 
 def _last_part(path: str | None) -> str:
-    """Return what is the same on other machines of a path; a name unchanged."""
+    """Return what is the same on other machines of a path."""
     return _plain(PurePosixPath(path or "").name)
 
 
@@ -131,9 +136,19 @@ def _method(entry: MethodEntry, config: ResolvedConfig) -> str:
     return " ".join(sentences) + "\n"
 
 
+def _start(config: ResolvedConfig) -> str:
+    if not config.pretrained and config.weights is None:
+        return ""
+    source = "the published weights of the model" if config.weights is None else _last_part(config.weights)
+    return f"\nTraining started from {source}{', whose trunk it kept' if config.freeze_trunk else ''}.\n"
+
+
 def _configuration(config: ResolvedConfig) -> str:
     options = {name: value for name, value in config.to_dict().items() if name not in _OF_THE_MACHINE}
-    return yaml.safe_dump({k: _last_part(v) if isinstance(v, str) else v for k, v in options.items()}, sort_keys=False)
+    for name, value in options.items():
+        if isinstance(value, str) and name != "model":  # which is a known one, such as timm/resnet18
+            options[name] = _last_part(value) if name in _PATHS else _plain(value)
+    return yaml.safe_dump(options, sort_keys=False)
 
 
 def _numbers(values: list[float]) -> str:

@@ -87,7 +87,7 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
         trained.model,
         batch.images,
         batch.labels,
-        method=config.saliency,
+        method=config.live_saliency,
         target=config.saliency_target,
         scale=config.saliency_scale,
     )

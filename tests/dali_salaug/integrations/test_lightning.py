@@ -120,7 +120,7 @@ def test_the_callback_takes_the_batches_of_a_torch_data_loader(small_model) -> N
 def test_the_saliency_pass_has_the_trainers_precision(loader_of, small_model) -> None:
     stage, seen = SaliencyStage(KeepCutout(6)), []
     trace = stage.trace
-    stage.trace = lambda *args: seen.append(torch.is_autocast_enabled("cpu")) or trace(*args)
+    stage.trace = lambda *args, **crops: seen.append(torch.is_autocast_enabled("cpu")) or trace(*args, **crops)
     data = ImageDataModule(train=loader_of)
     fit(Classifier(small_model()), data, SaliencyAugmentation(stage), max_steps=1, precision="bf16-mixed")
     fit(Classifier(small_model()), data, SaliencyAugmentation(stage), max_steps=1)
@@ -130,7 +130,7 @@ def test_the_saliency_pass_has_the_trainers_precision(loader_of, small_model) ->
 def test_the_warm_up_follows_the_trainers_epochs(loader_of, small_model) -> None:
     stage, seen = SaliencyStage(KeepCutout(6), warmup_epochs=1), []
     trace = stage.trace
-    stage.trace = lambda *args: seen.append(trace(*args).saliency is not None) or trace(*args)
+    stage.trace = lambda *args, **crops: seen.append(trace(*args).saliency is not None) or trace(*args)
     fit(Classifier(small_model()), ImageDataModule(train=loader_of), SaliencyAugmentation(stage))
     assert seen == [False] * 5 + [True] * 5
 

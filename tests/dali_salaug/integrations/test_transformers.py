@@ -136,7 +136,7 @@ def test_the_warm_up_follows_the_trainers_epochs(loader_of, tmp_path) -> None:
     stage = SaliencyStage(KeepCutout(6), warmup_epochs=1)
     states = []
     trace = stage.trace
-    stage.trace = lambda *args: states.append(trace(*args).saliency is not None) or trace(*args)
+    stage.trace = lambda *args, **crops: states.append(trace(*args).saliency is not None) or trace(*args)
     trainer_of(tmp_path, resnet(), loader_of(), stage).train()
     assert states == [False] * 5 + [True] * 5
 

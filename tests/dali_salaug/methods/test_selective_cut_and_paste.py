@@ -140,7 +140,7 @@ def test_default_size_follows_the_image():
         (lambda i, a, s: selective_cut(i, s, 4, border="wrap"), "border must be one of 'inside', 'clip'; got 'wrap'"),
         (lambda i, a, s: selective_cut(i, s[:1], 4), "saliency must be .* B = 2 .* got float32"),
         (lambda i, a, s: selective_cut(i, s[:, None], 4), "saliency must be"),
-        (lambda i, a, s: selective_cut(i.byte(), s, 4), "images must be a floating-point tensor"),
+        (lambda i, a, s: selective_cut(i.byte(), s, 4), "images must be floating point and normalised"),
         (lambda i, a, s: selective_cut(i[0], s, 4), "images must be a floating-point tensor"),
         (lambda i, a, s: selective_paste(i, a[:, :1], s, 4), "augmented must be like images"),
         (lambda i, a, s: selective_paste(i, a.double(), s, 4), "augmented must be like images"),

@@ -238,6 +238,85 @@ def test_what_is_passed_is_checked():
         memory.load_state_dict(SaliencyMemory(5).state_dict())
 
 
+@pytest.mark.parametrize("place", [-1, 4])
+def test_a_place_that_there_is_not_is_named(place):
+    memory = SaliencyMemory(4, grid=GRID)
+    indices, gradient = torch.tensor([0, place]), torch.rand(2, 3, 6, 6)
+    message = rf"indices must be in \[0, 4\), the places of the memory's samples; got {place}"
+    for call in (
+        lambda: memory.ages(indices),
+        lambda: memory.read(indices, VIEWS[:2]),
+        lambda: memory.write(indices, VIEWS[:2], gradient),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert memory.ages(torch.arange(4)).eq(-1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("gradient", (1, 3, 6, 6)),
+        ("gradient", (3, 3, 6, 6)),
+        ("gradient", (2, 6, 6)),
+        ("weights", (2, 1, 6, 6)),
+        ("weights", (1, 6, 6)),
+        ("weights", (2, 6, 5)),
+    ],
+)
+def test_nothing_is_written_of_another_form(name, shape):
+    memory = SaliencyMemory(4, grid=GRID)
+    passed = {"gradient": torch.rand(2, 3, 6, 6), "weights": torch.rand(2, 6, 6)} | {name: torch.rand(shape)}
+    with pytest.raises(ValueError, match=rf"{name} must be .*\(2, .*got float32 \({shape[0]}, "):
+        memory.write(torch.arange(2), VIEWS[:2], **passed)
+    assert memory.ages(torch.arange(4)).eq(-1).all()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
+def test_a_gradient_of_doubles_is_written_whatever_its_scale(scale):
+    gradient = torch.rand(1, 3, 6, 8, dtype=torch.float64)
+    memories = [SaliencyMemory(1, grid=GRID), SaliencyMemory(1, grid=GRID)]
+    memories[0].write(torch.arange(1), VIEWS[:1], gradient * scale)
+    memories[1].write(torch.arange(1), VIEWS[:1], gradient.float())
+    maps = [memory.read(torch.arange(1), VIEWS[:1]) for memory in memories]
+    torch.testing.assert_close(maps[0], maps[1], rtol=0.02, atol=0)  # a level of the store
+    assert maps[0].std() > 0.05
+
+
+def test_sums_beyond_the_range_write_nothing():
+    memory = SaliencyMemory(2, grid=GRID)
+    gradient = torch.rand(2, 3, 6, 8) * torch.tensor([3e38, 1.0]).view(2, 1, 1, 1)
+    memory.write(torch.arange(2), VIEWS[[0, 0]], gradient)
+    assert memory.ages(torch.arange(2)).tolist() == [-1, 0]
+
+
+def test_a_peak_beyond_the_range_of_float16_is_its_largest_number():
+    memory = SaliencyMemory(1, grid=300, dtype="float16")
+    gradient = torch.zeros(1, 1, 300, 300)
+    gradient[0, 0, 5, 7] = 1
+    memory.write(torch.arange(1), VIEWS[:1], gradient)
+    maps = memory.read(torch.arange(1), VIEWS[:1])
+    assert maps.isfinite().all()
+    assert maps.argmax() == 5 * 300 + 7
+    assert maps.amax() > 0.9 * maps.sum()  # the others are at the least number of the store
+
+
+def test_epochs_may_be_set_back():
+    memory = SaliencyMemory(1, grid=GRID, max_age=3)
+    memory.set_epoch(5)
+    memory.write(torch.arange(1), VIEWS[:1], torch.rand(1, 3, 6, 8))
+    expected = memory.read(torch.arange(1), VIEWS[:1])
+    for epoch in range(6):
+        memory.set_epoch(epoch)
+        assert memory.ages(torch.arange(1)).tolist() == [0]
+        assert torch.equal(memory.read(torch.arange(1), VIEWS[:1]), expected)
+    for epoch, age in ((8, 3), (9, -1)):
+        memory.set_epoch(epoch)
+        assert memory.ages(torch.arange(1)).tolist() == [age]
+    with pytest.raises(ValueError, match=f"epoch must be a whole number of at most {2**31 - 1}; got {2**31}"):
+        memory.set_epoch(2**31)
+
+
 TWO_PROCESSES = """
 import sys, torch
 import torch.distributed as dist

@@ -136,13 +136,23 @@ def assert_same(before, after):
         torch.testing.assert_close(before[what], after[what], rtol=0, atol=0)
 
 
+# Each two of wrapper, context and method together, beside the plain model, no context, or the gradient.
+ACCUMULATIONS = [
+    (wrap, context, method)
+    for wrap in WRAPPERS
+    for context in ("", "no_grad", "inference", "autocast")
+    for method in METHODS
+    if wrap is plain or context == "" or method == "gradient"
+]
+
+
 def step(model, images, labels):
     nn.functional.cross_entropy(model(images), labels).backward()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("context", ["", "no_grad", "inference", "autocast"])
-@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
+@pytest.mark.parametrize(
+    ("wrap", "context", "method"), ACCUMULATIONS, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_changes_nothing_in_the_middle_of_gradient_accumulation(small_net, process_group, wrap, context, method):
     model = wrap(small_net)
     model.train()
@@ -243,8 +253,11 @@ def without_code_generation(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("method", ["gradient", "smoothgrad"])
-@pytest.mark.parametrize("wrap", WRAPPERS, ids=lambda wrap: wrap.__name__)
+@pytest.mark.parametrize(
+    ("wrap", "method"),
+    [*((wrap, "gradient") for wrap in WRAPPERS), (plain, "smoothgrad"), (ddp_of_compiled, "smoothgrad")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_the_compiled_pass_is_the_same_and_changes_nothing(
     small_net, process_group, without_code_generation, wrap, method
 ):

@@ -91,7 +91,7 @@ def test_a_state_is_loaded_with_another_limit(photos: Path) -> None:
 
 
 def _png(width: int, height: int) -> bytes:
-    """An image of zeros, row by row: 900 million pixels in 3 MB."""
+    """An image of zeros, row by row, which take almost no room in the file."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -102,25 +102,26 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_a_bomb_takes_no_memory(tmp_path: Path, train: bool) -> None:
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "data/a").mkdir(parents=True)
-    (tmp_path / "data/a/bomb.png").write_bytes(_png(30_000, 30_000))
+    (tmp_path / "data/a/bomb.png").write_bytes(_png(15_000, 15_000))  # 644 MiB
     program = f"""
 import resource
 from pipelines import image_loader
 options = dict(batch_size=1, image_size=32, device="cpu", num_threads=1)
-loader = image_loader({str(tmp_path / "data")!r}, train={train}, **options)
+loaders = [image_loader({str(tmp_path / "data")!r}, train=train, **options) for train in (True, False)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    list(loader)
-except ValueError as error:
-    print(error)
+for loader in loaders:
+    try:
+        list(loader)
+    except ValueError as error:
+        print(error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    said, megabytes = done.stdout.splitlines()
-    assert "bomb.png': it has 30000×30000 pixels, more than max_pixels=178956970" in said
+    *said, megabytes = done.stdout.splitlines()
+    assert len(said) == 2
+    assert all("bomb.png': it has 15000×15000 pixels, more than max_pixels=178956970" in line for line in said)
     assert int(megabytes) < 300
 
 

@@ -1,6 +1,7 @@
 """The batches of every process, against the order cut up by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -117,3 +118,14 @@ def test_fewer_samples_than_processes() -> None:
             DataError, match=r"^'/data' has 3 training images for 4 processes\. Start at most as many as"
         ):
             _schedule(InOrder(3), 1, rank, 4).batches(0)
+
+
+def test_more_repeats_than_an_epoch_has_samples_take_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        order = Repeated(Shuffled(5, 7), 10**6)(2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert order.tolist() == [draws.epoch_order(5, 7, 2)[0]] * 5
+    assert peak < 10**6

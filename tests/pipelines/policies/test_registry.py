@@ -57,25 +57,28 @@ def _apply(policy: Policy, picture: np.ndarray, numbers: np.ndarray) -> np.ndarr
 
 
 @pipeline_def(enable_conditionals=True)
-def _stock_pipeline(picture: np.ndarray, chain: list, num_bins: int, given: dict[str, np.ndarray]):
-    """DALI's own augmentations one after the other; the signs come in from outside."""
-    data = types.Constant(picture, layout="HWC", dtype=types.UINT8, device="cpu")
+def _stock_pipeline(picture: np.ndarray, chains: list[list], num_bins: int, given: dict[str, np.ndarray]):
+    """An output for each chain of DALI's own augmentations; the signs come in from outside."""
     signs = fn.external_source(lambda: given["signs"])
     bins = fn.external_source(lambda: given["bins"])
-    for position, (augmentation, magnitude_bin) in enumerate(chain):
-        data = augmentation(
-            data,
-            magnitude_bin=signed_bin(bins if magnitude_bin is None else magnitude_bin, random_sign=signs[position]),
-            num_magnitude_bins=num_bins,
-            fill_value=128,
-            interp_type=types.INTERP_NN,
-            shape=list(picture.shape),
-        )
-    return data
+    outputs = []
+    for chain in chains:
+        data = types.Constant(picture, layout="HWC", dtype=types.UINT8, device="cpu")
+        for position, (augmentation, magnitude_bin) in enumerate(chain):
+            data = augmentation(
+                data,
+                magnitude_bin=signed_bin(bins if magnitude_bin is None else magnitude_bin, random_sign=signs[position]),
+                num_magnitude_bins=num_bins,
+                fill_value=128,
+                interp_type=types.INTERP_NN,
+                shape=list(picture.shape),
+            )
+        outputs.append(data)
+    return tuple(outputs)
 
 
-def _stock(picture: np.ndarray, chain: list, num_bins: int, signs: list, bins: list[int]) -> np.ndarray:
-    """`chain`: pairs of augmentation and magnitude bin, None for the bins given per image."""
+def _stock(picture: np.ndarray, chains: list[list], num_bins: int, signs: list, bins: list[int]) -> list[np.ndarray]:
+    """`chains`: of pairs of augmentation and magnitude bin, None for the bins given per image. In one pipeline."""
     given = {
         "signs": np.array(signs, np.int32).reshape(len(signs), -1),
         "bins": np.array(bins, np.int32),
@@ -84,11 +87,10 @@ def _stock(picture: np.ndarray, chain: list, num_bins: int, signs: list, bins: l
         # Two of the stock operations call deprecated names: the reason why ours do not.
         warnings.simplefilter("ignore")
         pipeline = _stock_pipeline(
-            picture, chain, num_bins, given, batch_size=len(signs), num_threads=2, device_id=None,
+            picture, chains, num_bins, given, batch_size=len(signs), num_threads=2, device_id=None,
             prefetch_queue_depth=1,
         )  # fmt: skip
-        [output] = pipeline.run()
-    return np.asarray(output.as_tensor()).astype(np.float32)
+        return [np.asarray(output.as_tensor()).astype(np.float32) for output in pipeline.run()]
 
 
 def _assert_same_pixels(ours: np.ndarray, stock: np.ndarray, name: str) -> None:
@@ -103,28 +105,30 @@ def picture(make_photo) -> np.ndarray:
     return np.asarray(make_photo(SIZE, SIZE, seed=3))
 
 
-@pytest.mark.parametrize("place", range(14))
-def test_trivial_augment_operations_are_dalis_at_every_magnitude(picture: np.ndarray, place: int) -> None:
-    policy = TrivialAugment()
-    stock = trivial_augment.get_trivial_augment_wide_suite()[place]
+def test_trivial_augment_operations_are_dalis_at_every_magnitude(picture: np.ndarray) -> None:
+    suite = trivial_augment.get_trivial_augment_wide_suite()
     bins = [i for i in range(31) for _ in range(2)]
     signs = [0, 1] * 31
-    numbers = np.array([[(place + 0.5) / 14, (i + 0.5) / 31, s / 2] for i, s in zip(bins, signs, strict=True)])
-    ours = _apply(policy, picture, numbers)
-    _assert_same_pixels(ours, _stock(picture, [(stock, None)], 31, signs, bins), stock.name)
+    numbers = [
+        [(place + 0.5) / 14, (i + 0.5) / 31, sign / 2]
+        for place in range(14)
+        for i, sign in zip(bins, signs, strict=True)
+    ]
+    ours = _apply(TrivialAugment(), picture, np.array(numbers)).reshape(14, 62, SIZE, SIZE, 3)
+    stock = _stock(picture, [[(augmentation, None)] for augmentation in suite], 31, signs, bins)
+    for mine, theirs, augmentation in zip(ours, stock, suite, strict=True):
+        _assert_same_pixels(mine, theirs, augmentation.name)
 
 
 def test_rand_augment_operations_are_dalis(picture: np.ndarray) -> None:
     suite = rand_augment.get_rand_augment_suite(use_shape=True, max_translate_rel=150 / 331)
-    policy = RandAugment(n=2, m=13)
-    for first, second in [(0, 11), (2, 7), (4, 5), (8, 1), (10, 6), (3, 9), (12, 13)]:
-        signs = [(0, 0), (0, 1), (1, 0), (1, 1)]
-        numbers = np.array([[(first + 0.5) / 14, (second + 0.5) / 14, a / 2, b / 2] for a, b in signs])
-        chain = [(suite[first], 13), (suite[second], 13)]
-        names = {suite[first].name, suite[second].name}
-        ours = _apply(policy, picture, numbers)
-        name = next(iter(names & GEOMETRIC), "")
-        _assert_same_pixels(ours, _stock(picture, chain, 31, signs, [0] * 4), name)
+    pairs = [(0, 11), (2, 7), (4, 5), (8, 1), (10, 6), (3, 9), (12, 13)]
+    signs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    numbers = [[(first + 0.5) / 14, (second + 0.5) / 14, a / 2, b / 2] for first, second in pairs for a, b in signs]
+    ours = _apply(RandAugment(n=2, m=13), picture, np.array(numbers)).reshape(7, 4, SIZE, SIZE, 3)
+    stock = _stock(picture, [[(suite[place], 13) for place in pair] for pair in pairs], 31, signs, [0] * 4)
+    for mine, theirs, pair in zip(ours, stock, pairs, strict=True):
+        _assert_same_pixels(mine, theirs, next(iter({suite[place].name for place in pair} & GEOMETRIC), ""))
 
 
 @pytest.mark.parametrize(
@@ -137,18 +141,21 @@ def test_rand_augment_operations_are_dalis(picture: np.ndarray) -> None:
     ],
 )
 def test_auto_augment_sub_policies_are_dalis(picture: np.ndarray, name: str, stock: Any) -> None:
-    policy = AutoAugment(name)
     reference = stock(use_shape=True, max_translate_rel=150 / 331)
     signs = [(0, 0), (1, 1)]
-    for place, sub_policy in enumerate(reference.sub_policies):
-        if name == "imagenet" and any(aug.name == "posterize" for aug, *_ in sub_policy):
-            continue  # the paper's bits are not DALI's
-        # 0 is below every probability but 0, which DALI's table leaves out: both operations are applied.
-        numbers = np.array([[(place + 0.5) / 25, 0, 0, a / 2, b / 2] for a, b in signs])
-        chain = [(augmentation, magnitude or 0) for augmentation, _, magnitude in sub_policy]
-        ours = _apply(policy, picture, numbers)
-        geometric = next((aug.name for aug, _ in chain if aug.name in GEOMETRIC), "")
-        _assert_same_pixels(ours, _stock(picture, chain, 11, signs, [0, 0]), geometric)
+    compared = {
+        place: [(augmentation, magnitude or 0) for augmentation, _, magnitude in sub_policy]
+        for place, sub_policy in enumerate(reference.sub_policies)
+        # The paper's bits are not DALI's.
+        if name != "imagenet" or all(augmentation.name != "posterize" for augmentation, *_ in sub_policy)
+    }
+    # 0 is below every probability but 0, which DALI's table leaves out: both operations are applied.
+    numbers = [[(place + 0.5) / 25, 0, 0, a / 2, b / 2] for place in compared for a, b in signs]
+    ours = _apply(AutoAugment(name), picture, np.array(numbers)).reshape(-1, 2, SIZE, SIZE, 3)
+    theirs = _stock(picture, list(compared.values()), 11, signs, [0, 0])
+    for mine, other, chain in zip(ours, theirs, compared.values(), strict=True):
+        names = (augmentation.name for augmentation, _ in chain)
+        _assert_same_pixels(mine, other, next((name for name in names if name in GEOMETRIC), ""))
 
 
 def _uniforms(count: int, policy: Policy) -> np.ndarray:

@@ -134,11 +134,27 @@ def test_an_image_folder_gives_the_batches_of_the_folder(folders: Path) -> None:
 def test_subsets_of_an_image_folder(folders: Path) -> None:
     folder, known = ImageFolder(folders), find_dataset(folders)
     first, second = random_split(folder, [30, 7], torch.Generator().manual_seed(0))
-    for part in (first, second, Subset(second, [4, 0]), Subset(folder, torch.tensor([3, 30]))):  # type: ignore[arg-type]
+    some = torch.tensor([3, 30, -1])
+    for part in (first, second, Subset(second, [4, 0]), Subset(folder, some), Subset(folder, [])):  # type: ignore[arg-type]
         expected = [folder.samples[i] for i in _places(part)]
         dataset = Dataset.from_torchvision(part)
         assert list(zip(dataset.reader.files, dataset.class_indices.tolist(), strict=True)) == expected
         assert dataset.classes == known.classes
+
+
+@pytest.mark.parametrize(
+    ("indices", "got"),
+    [
+        ([3, 37], "37"),
+        ([-38], "-38"),
+        ([0.5, 2.0], r"\[0.5, 2.0\]"),
+        ([True, False], r"\[True, False\]"),
+        (["0"], r"\['0'\]"),
+    ],
+)
+def test_indices_that_a_subset_cannot_have(folders: Path, indices: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"indices of the Subset must be integers from -37 to 36, got {got}$"):
+        image_loader(Subset(ImageFolder(folders), indices), **OPTIONS)
 
 
 def _places(part: Any) -> list[int]:

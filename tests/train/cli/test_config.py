@@ -109,7 +109,8 @@ def test_a_command_that_is_not_understood(words: list[str], message: str, capsys
         ({"early_head": "auto", "early_weight": -0.1}, r"--early-weight must be at least 0; got -0.1"),
         ({"early_weight": 0.5}, r"--early-weight needs an --early-head; got 0.5 with --early-head off"),
         ({"saliency_scale": 0.0}, r"--saliency-scale must be in \(0, 1\]; got 0"),
-        ({"crop_scale": (0.9, 0.2)}, r"--crop-scale must be 0 < least <= most <= 1"),
+        ({"crop_scale": (0.9, 0.2)}, r"--crop-scale must be least <= most; got 0\.9 0\.2$"),
+        ({"crop_scale": (1e-9, 1.0)}, r"--crop-scale must be in \[1e-06, 1\]; got 1e-09$"),
         ({"policy": "fancy"}, r"--policy must be one of autoaugment.*or a file .*got 'fancy'"),
         ({"policy": "none.yaml"}, r"--policy file 'none.yaml': No such file or directory"),
         (

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import nn
 
 from pipelines import Batch
 from train.__main__ import main
-from train.engine import network, objective, run
+from train.engine import network, objective, pictures, run
 
 
 def without_batch_norm(name: str, classes: int, image_size: int) -> nn.Module:
@@ -43,6 +44,7 @@ def noting(notes: Path, accident: str) -> None:
         return step_of(self, batches)
 
     objective.PlainObjective.__call__, run.Run.train_step = noted, train_step  # type: ignore[method-assign]
+    pictures.write_figure = lambda run, path: Image.new("RGB", (1, 1)).save(path)  # takes longer than an epoch
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_a_library_that_hides_the_error_of_the_system() -> None:
 
 
 @pytest.mark.parametrize("limit", [12, 24, 40])
-def test_a_low_limit_of_open_files(limit: int, shapes: Path, tmp_path: Path) -> None:
+def test_a_low_limit_of_open_files(warm_python: str, limit: int, shapes: Path, tmp_path: Path) -> None:
     """Whatever needs the file that is one too many: a sentence and status 2, or a run that needs no more."""
     command = ["python", "-m", "train", "--data", str(shapes), "--out", "run", *GIVEN, "--device", "cpu"]
     code = (
@@ -137,7 +137,7 @@ def test_a_low_limit_of_open_files(limit: int, shapes: Path, tmp_path: Path) -> 
         "sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        ["python", "-c", code, *command[3:]],
+        [warm_python, "-c", code, *command[3:]],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -1,8 +1,9 @@
-"""Two processes, which torchrun starts, beside one: the same samples, steps and figures; stopped, killed, resumed."""
+"""Two processes, as torchrun starts them, beside one: the same samples, steps and figures; stopped, killed, resumed."""
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,27 +20,40 @@ SCRIPT = str(Path(__file__).parent / "in_processes.py")
 
 
 class Launch:
-    """Starts the program by torchrun, or by itself where `processes` is 0, and notes the samples of each step."""
+    """Runs the program in processes that torchrun starts, or in one if there are 0, and notes the samples of each step.
 
-    def __init__(self, data: Path, folder: Path) -> None:
-        self.data, self.folder = data, folder
+    torchrun itself starts them where it is to restart them. Else they have the same environment, and start quickly.
+    """
+
+    def __init__(self, python: str, data: Path, folder: Path) -> None:
+        self.python, self.data, self.folder = python, data, folder
 
     def __call__(
         self, name: str, processes: int, *options: str, accident: str = "-", restarts: int = 0, new: bool = True
     ) -> subprocess.CompletedProcess:
         notes = self.folder / f"{name}-notes"
         notes.mkdir(exist_ok=True)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        torchrun += [f"--max-restarts={restarts}", "--monitor-interval=0.1"]
         data = ["--data", str(self.data), "--image-size", "16"] if new else ["--resume"]
-        command = [*(torchrun if processes else ()), SCRIPT, str(notes), accident, *data, "--out", name, *options]
-        return subprocess.run(
-            [sys.executable, *command],
-            capture_output=True,
+        command = [SCRIPT, str(notes), accident, *data, "--out", name, *options]
+        if restarts:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            torchrun += [f"--max-restarts={restarts}", "--monitor-interval=0.1", "--no-python", self.python]
+            started = [self.start([sys.executable, *torchrun, *command], {})]
+        else:
+            environments = torchrun_environments(processes) or [{}]
+            started = [self.start([self.python, *command], environment) for environment in environments]
+        ended = [(*process.communicate(timeout=200), process.returncode) for process in started]
+        outputs, errors, statuses = zip(*ended, strict=True)
+        return subprocess.CompletedProcess(command, max(map(abs, statuses)), "".join(outputs), "".join(errors))
+
+    def start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            timeout=200,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         )
 
     def samples(self, name: str) -> dict[int, list[int]]:
@@ -52,9 +66,19 @@ class Launch:
         return seen
 
 
+def torchrun_environments(size: int) -> list[dict[str, str]]:
+    """What torchrun sets for each of its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_MAX_RESTARTS": 0}
+    return [{k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()} for rank in range(size)]
+
+
 @pytest.fixture(scope="module")
-def launch(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    return Launch(shapes, tmp_path_factory.mktemp("processes"))
+def launch(warm_python: str, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    return Launch(warm_python, shapes, tmp_path_factory.mktemp("processes"))
 
 
 def test_two_processes_take_the_steps_of_one(launch: Launch) -> None:
@@ -132,10 +156,12 @@ def test_one_is_killed_and_torchrun_restarts_all(launch: Launch, whole: dict[str
     assert [part for part in PARTS if not same(state[part], whole[part])] == []
 
 
-def test_a_last_batch_of_one_image_for_each_process_and_changed_images(shapes: Path, tmp_path: Path) -> None:
+def test_a_last_batch_of_one_image_for_each_process_and_changed_images(
+    warm_python: str, shapes: Path, tmp_path: Path
+) -> None:
     """Of 42 images the last step has two. All processes stop with the same sentence, and none waits for another."""
     shutil.copytree(shapes, tmp_path / "data")
-    launch = Launch(tmp_path / "data", tmp_path)
+    launch = Launch(warm_python, tmp_path / "data", tmp_path)
     options = ["--image-size", "8", "--batch-size", "8", "--train-images", "42", "--epochs", "1"]
     options += ["--method", "none"]
     refused = launch("run", 2, *options)
@@ -150,7 +176,7 @@ def test_a_last_batch_of_one_image_for_each_process_and_changed_images(shapes: P
     changed.write_bytes(changed.read_bytes() + b"more")
     resumed = launch("run", 2, "--epochs", "2", new=False)
     assert resumed.returncode != 0
-    assert resumed.stderr.count(f"1 of 16 files have changed, first {changed}, by its size") == 1
+    assert f"1 of 16 files have changed, first {changed}, by its size" in resumed.stderr
     accepted = launch("run", 2, "--epochs", "2", "--accept-changed-data", new=False)
     assert accepted.returncode == 0, accepted.stderr
     finished = launch("run", 2, new=False)

@@ -177,7 +177,7 @@ def test_all_of_it_through_a_stop(shapes: Path, tmp_path: Path, same: Any, stop_
 
 
 def test_the_learning_rate_in_proportion_to_the_batch_size(shapes: Path) -> None:
-    for batch_size, lr in ((64, 0.1), (256, 0.4)):
+    for batch_size, lr in ((16, 0.025), (48, 0.075)):
         config = resolve_for_data(Config(data=str(shapes), batch_size=batch_size, lr_per_256=0.4))
         assert math.isclose(config.lr, lr)
 

@@ -258,7 +258,8 @@ def test_default_rates(options: dict[str, Any], lr: float, weight_decay: float) 
         ({"mean": (0.5, 0.5, 0.5)}, "--mean needs --std too"),
         ({"std": (0.5, 0.5, 0.5)}, "--std needs --mean too"),
         ({"mean": (0.5, 0.5, 2.0), "std": (1.0, 1.0, 1.0)}, r"--mean must be in \[0, 1\]; got 2"),
-        ({"mean": (0.5, 0.5, 0.5), "std": (1.0, 0.0, 1.0)}, "--std must be above 0; got 1 0 1"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (1.0, 0.0, 1.0)}, r"--std must be in \[1e-06, 1\]; got 0"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (1.0, 1e-9, 1.0)}, r"--std must be in \[1e-06, 1\]; got 1e-09$"),
         ({"weights": 5}, "--weights must be text or null; got 5"),
     ],
 )

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 POINTS = ("started", "half", "written", "flushed", "renamed")
 # 24 steps an epoch, 120 in all, and a checkpoint after each.
 OPTIONS = "--image-size 16 --batch-size 2 --epochs 5 --region-size 6 --method keep_cutout --ema 0.9 --device cpu"
-OPTIONS += " --checkpoint-every 1"
+OPTIONS += " --checkpoint-every 1 --saliency memory"
 
 
-def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
+def execute(python: str, plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
     """Return what `kill_and_resume.py` prints of each start."""
     arguments = ["--data", str(data), *OPTIONS.split(), "--out", str(folder)]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), json.dumps(plan), str(folder.with_suffix(".txt")), *arguments],
+        [python, str(SCRIPT), json.dumps(plan), str(folder.with_suffix(".txt")), *arguments],
         capture_output=True,
         text=True,
         timeout=250,
@@ -33,17 +32,17 @@ def execute(plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def test_killed_twenty_times(shapes: Path, tmp_path: Path, same: Any, log_of: Any) -> None:
+def test_killed_twenty_times(warm_python: str, shapes: Path, tmp_path: Path, same: Any, log_of: Any) -> None:
     seed = random.randrange(2**32)
     print(f"seed of the moments: {seed}")  # shown where the test fails
     drawn = random.Random(seed)
-    (whole,) = execute([], shapes, tmp_path / "whole")
+    (whole,) = execute(warm_python, [], shapes, tmp_path / "whole")
     step = whole["seconds"] / 120  # more than that, for the start is in it
     plan: list[Any] = [drawn.uniform(0, 12 * step) for _ in range(3)]
     plan += [{"progress": drawn.uniform(0, 4 * step)} for _ in range(7)]
     plan += [{"write": drawn.randint(1, 4), "at": point} for point in 2 * POINTS]
     drawn.shuffle(plan)
-    starts = execute(plan, shapes, tmp_path / "parts")
+    starts = execute(warm_python, plan, shapes, tmp_path / "parts")
     assert [start["ended"] for start in starts] == ["killed"] * 20 + [0]
     in_writing = [start for start in starts if start["planned"] and "write" in str(start["planned"])]
     assert all(start["left"] or start["planned"]["at"] == "renamed" for start in in_writing), "none was half-written"

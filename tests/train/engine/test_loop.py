@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from dali_salaug import METHODS
-from pipelines import DataError
 from train.__main__ import main as program
 from train.config import ResolvedConfig
 from train.data.shapes import write_shapes
@@ -67,6 +66,7 @@ def test_the_run_folder(cli: Any, tmp_path: Path, log_of: Any) -> None:
         assert f"epoch {epoch}/2" in done.stdout
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("method", KINDS.values(), ids=KINDS)
 def test_each_kind_of_method_trains(method: str, cli: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     given = {"data": str(cli.data), "out": str(tmp_path / "run"), "method": method, "model": "small", "epochs": 1}
@@ -251,7 +251,7 @@ def test_a_part_of_the_training_images(cli: Any, tmp_path: Path, capsys: pytest.
     assert main(given | {"data": str(train), "out": str(tmp_path / "plain")}, resuming=False) == 0
     assert "accuracies are on the training images" in capsys.readouterr().err
     for count in (7, 49):
-        with pytest.raises(DataError, match=rf"must be from 8 to 48, got {count}"):
+        with pytest.raises(UserError, match=rf"--train-images must be from 8, .* to 48, .*; got {count}"):
             main(given | {"data": str(cli.data), "out": str(tmp_path / "no"), "train_images": count}, resuming=False)
     assert not (tmp_path / "no").exists()
 

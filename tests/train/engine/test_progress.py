@@ -38,8 +38,8 @@ def test_a_line_every_half_minute(clock: list[float], capsys: pytest.CaptureFixt
     output = capsys.readouterr()
     assert output.err == ""
     assert output.out.splitlines() == [
-        "epoch 3/90  batch 3/9  0 images/s  00:50 left",
-        "epoch 3/90  batch 6/9  loss 1.2346  0 images/s  00:20 left",
+        "epoch 3/90  batch 3/9  0.4 images/s  00:50 left",
+        "epoch 3/90  batch 6/9  loss 1.2346  0.4 images/s  00:20 left",
     ]
 
 
@@ -73,7 +73,7 @@ def test_a_run_prints_them(
     lines = capsys.readouterr().out.splitlines()
     beats = [line for line in lines if " left" in line]
     assert [line.split("  ")[:2] for line in beats] == [["epoch 1/1", f"batch {n}/3"] for n in (1, 2)]
-    assert all(re.search(r"  loss \d\.\d{4}  \d+ images/s  \d\d:\d\d left$", line) for line in beats)
+    assert all(re.search(r"  loss \d\.\d{4}  \d+(\.\d)? images/s  \d\d:\d\d left$", line) for line in beats)
     epochs = [line for line in lines if line.startswith("epoch 1/1  train loss")]
     assert len(epochs) == 1
     assert max(len(line) for line in lines if "run folder" not in line and str(tmp_path) not in line

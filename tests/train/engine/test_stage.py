@@ -23,7 +23,7 @@ def test_each_method_takes_a_step(method: str, no_waiting: Any) -> None:
     assert config.policy == METHODS[method].policy
     torch.manual_seed(0)
     network = Network(config, CLASSES, torch.device("cpu"))
-    objective = make_objective(config, network, CLASSES, seed=0)
+    objective = make_objective(config, network, CLASSES, seed=0, samples=6)
     objective.set_epoch(config.warmup_epochs)  # the first with the method
     network.model.train()
     images = torch.randn(6, 3, SIDE, SIDE)

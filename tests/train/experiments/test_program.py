@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from train.experiments.program import EXPERIMENTS
 TINY = ["--epochs", "2", "--train-images", "16", "--seeds", "2", "--jobs", "2"]
 PAIR = ["--only", "none", "cutout-16"]
 CONTROL = "cutout-16-early-head"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_processes(warm_python: str) -> Iterator[None]:
+    """The runs of an experiment are processes, which import for longer than they train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +181,7 @@ def test_changed_settings_and_wrong_ones(
     assert results(out)["conditions"] == before["conditions"]
 
     assert program(["experiment", *one, "--train-images", "49"]) == 2
-    assert "must be from 8 to 48, got 49" in capsys.readouterr().err
+    assert "--train-images must be from 8, one of each class, to 48, all that" in capsys.readouterr().err
     assert program(["experiment", *one, "--data", str(shapes / "train")]) == 2
     assert "images that were not trained on" in capsys.readouterr().err
     assert program(["experiment", *one, "--model", "smal"]) == 2

@@ -1,5 +1,6 @@
 """Exported weights: they load where this project cannot be imported, and the network answers the same."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -139,8 +140,23 @@ def test_the_card_says_what_a_hub_reads(runs: Path, shapes: Path) -> None:
     configuration = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.S)[0])
     best = load_best(runs / "timm/test_resnet").config
     assert configuration["lr"] == best.lr
-    assert configuration["method"] == "cutout"
+    assert (configuration["method"], configuration["model"]) == ("cutout", "timm/test_resnet")
+    assert "Training started from" not in text
     assert str(shapes.parent) not in text, "no path of this machine"
+
+
+def test_the_card_of_a_fine_tuned_run_validated_elsewhere(runs: Path, tmp_path: Path) -> None:
+    """The accuracy is that on the other images, and the card names the weights that the run started from."""
+    state = checkpoint.load(runs / "small" / "best.pt")
+    state["config"] |= {"val_data": "/home/me/others", "weights": "/home/me/runs/first", "freeze_trunk": True}
+    checkpoint.save(state, tmp_path / "best.pt")
+    assert main(["export", str(tmp_path / "best.pt")]) == 0
+    front, text = card(tmp_path / "README.md")
+    (result,) = front["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "others"
+    assert "Validation images: others. " in text
+    assert "\n\nTraining started from first, whose trunk it kept.\n" in text
+    assert "/home" not in text
 
 
 def test_the_card_of_hostile_names_is_still_one(runs: Path, tmp_path: Path) -> None:
@@ -222,10 +238,16 @@ def test_what_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--resume" not in error
 
 
-def test_a_file_that_cannot_be_written(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is nothing to resume."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     out = tmp_path / "small.safetensors"
-    out.mkdir()
+    monkeypatch.setattr(os, "fsync", full)
     assert main(["export", str(runs / "small"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.strip().endswith("Free some space or restore write permission, then export again")
 
