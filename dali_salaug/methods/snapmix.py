@@ -29,7 +29,7 @@ class SnapMixDraw(MoveDraw, BoxPairDraw):
     MethodEntry(
         "snapmix",
         TWO_IMAGES,
-        description="a partner's box in another box, labels weighted by the maps",
+        description="a partner's box in another box, labels weighted by maps",
         source="Huang et al. 2021",
         reference="arXiv:2012.04846",
         saliency="grad_cam",

@@ -15,6 +15,7 @@ from pipelines import POLICIES
 from train.__main__ import main
 from train.cli.checks import check
 from train.cli.commands import COMMANDS, build_parser
+from train.cli.parser import names_of_methods
 from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
 from train.engine.files import write_yaml
@@ -55,6 +56,10 @@ def test_help_lists_every_option_with_its_default(command: str) -> None:
         assert f"{name:<20} {entry.description}" in text
     for name in POLICIES:
         assert name in text
+
+
+def test_the_methods_fit_into_80_columns() -> None:
+    assert max(map(len, names_of_methods().split("\n\n")[0].splitlines())) <= 80
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture) -> None:

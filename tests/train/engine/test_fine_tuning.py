@@ -88,7 +88,7 @@ def test_another_run_starts_from_a_run(
 
 
 def test_an_export_and_a_state_dict_are_the_same_start(first: Path, run_of: Callable[..., Run], tmp_path: Path) -> None:
-    exported, _ = export(first, tmp_path / "w.safetensors")
+    exported = export(first, tmp_path / "w.safetensors").weights
     torch.save(weights_of(first), tmp_path / "w.pt")
     assert all(torch.equal(w, weights_of(first)[name]) for name, w in load_file(exported).items())
     for path in (exported, tmp_path / "w.pt"):

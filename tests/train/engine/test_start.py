@@ -62,7 +62,7 @@ def test_a_state_dict(wrapped: str, tmp_path: Path) -> None:
 
 def test_a_run_and_its_export_know_their_images(run: Path, tmp_path: Path) -> None:
     expected = checkpoint.load(run / "best.pt")["model"]
-    exported, _ = export(run, tmp_path / "w.safetensors")
+    exported = export(run, tmp_path / "w.safetensors").weights
     for path, name in ((run, run / "best.pt"), (run / "best.pt", run / "best.pt"), (exported, exported)):
         source = read_weights(path)
         assert equal(source.weights, expected)
