@@ -325,7 +325,7 @@ def test_the_presets_of_the_loss_have_their_rows() -> None:
 
 def test_a_commit_is_checked_as_ci_does() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    lines = [line.split(" > ")[0] for line in (ROOT / ".ci" / "run").read_text().splitlines()]  # wherever it is written
     entries = [hook["entry"] for hook in hooks]
     assert [entry for entry in entries if "pytest" not in entry and entry not in lines] == []
     checks = [line for line in lines if line.split(" ")[0] in ("ruff", "mypy") or "-m sphinx" in line]
