@@ -68,7 +68,7 @@ def test_another_run_starts_from_a_run(
     words += ["--out", str(tmp_path / "second"), "--device", "cpu", "--batch-size", "6", "--region-size", "6"]
     assert program(words) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"starting from the weights of {first}/best.pt; the head (12) starts anew for 3 classes"
+    assert lines[2] == f"starting from the weights of {first}/best.pt; the head (12) starts anew for 3 classes"
     config = ResolvedConfig.load(tmp_path / "second" / "config.yaml")
     assert (config.weights, config.model, config.image_size) == (str(first), "small", 16)
     assert (config.mean, config.std) == ((0.5,) * 3, (0.25,) * 3)
