@@ -39,6 +39,14 @@ def _no_origins_of_operators() -> None:
     dali_trace.set_tracing(enabled=False)
 
 
+@pytest.fixture
+def origins_of_operators() -> Iterator[None]:
+    """For a test of messages that come from them."""
+    dali_trace.set_tracing(enabled=True)
+    yield
+    dali_trace.set_tracing(enabled=False)
+
+
 @pytest.fixture(scope="session")
 def warm_python() -> Iterator[str]:
     """A program that takes the place of `sys.executable`, in which all is imported already; see warm_python.py."""

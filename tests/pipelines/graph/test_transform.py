@@ -289,6 +289,7 @@ class Late(GraphTransform):
         ("names", ValueError, r"^before_policy: Late\(what='names'\): draw must return the same arrays .*sigma"),
     ],
 )
+@pytest.mark.usefixtures("origins_of_operators")
 def test_what_goes_wrong_later_is_named_too(dataset: Dataset, what: str, error: type[Exception], message: str) -> None:
     loader = _loader(dataset, before_policy=[Erase(), Late(what)])
     with pytest.raises(error, match=message):
