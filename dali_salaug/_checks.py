@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+_NARROWER = (torch.int32, torch.int16, torch.int8, torch.uint8)  # than int64
 
 
 def check_given(name: str, value: T | None) -> T:
@@ -78,7 +79,8 @@ def check_class_indices(labels: object, images: Tensor) -> Tensor:
 
 
 def check_indices(name: str, values: object, images: Tensor) -> Tensor:
-    """Require one int64 number for each image, and return them."""
+    """Require one integer for each image, and return them as int64."""
+    values = _as_int64(values)
     fits = isinstance(values, Tensor) and values.shape == images.shape[:1] and values.dtype == torch.int64
     if not fits or values.device != images.device:  # type: ignore[attr-defined]
         raise ValueError(f"{name} must be an int64 tensor ({len(images)},) on {images.device}; got {_describe(values)}")
@@ -86,7 +88,8 @@ def check_indices(name: str, values: object, images: Tensor) -> Tensor:
 
 
 def check_labels(labels: object, images: Tensor) -> Tensor:
-    """Require class indices, or floating-point labels of any shape, one for each image."""
+    """Require class indices, or floating-point labels of any shape, one for each image; return indices as int64."""
+    labels = _as_int64(labels)
     fits = isinstance(labels, Tensor) and labels.shape[:1] == images.shape[:1] and labels.device == images.device
     if not fits or not (labels.is_floating_point() or (labels.ndim, labels.dtype) == (1, torch.int64)):  # type: ignore[attr-defined]
         raise ValueError(
@@ -94,6 +97,10 @@ def check_labels(labels: object, images: Tensor) -> Tensor:
             f"{images.device}; got {_describe(labels)}"
         )
     return labels  # type: ignore[return-value]
+
+
+def _as_int64(values: object) -> object:
+    return values.long() if isinstance(values, Tensor) and values.dtype in _NARROWER else values
 
 
 def check_label_dictionary(labels: dict[str, Tensor], images: Tensor) -> None:

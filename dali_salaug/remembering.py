@@ -34,8 +34,8 @@ class Crops:
         views: Tensor | None,
         matrices: Tensor | None,
     ) -> None:
-        self.indices, self.views = _given("indices", indices), _given("views", views)
-        check_indices("indices", self.indices, images)
+        self.indices = check_indices("indices", _given("indices", indices), images)
+        self.views = _given("views", views)
         check_views(self.views, self.indices)
         if matrices is not None:
             check_matrices(matrices, images)

@@ -134,10 +134,10 @@ class SaliencyStage:
         Args:
             model: the live model, in any wrapper. It is only observed, see :func:`saliency_map`.
             images: the clean images (B, C, H, W), floating point, normalised; not written to.
-            labels: on the images' device: class indices (B,), int64; or rows (B, K), floating point: soft targets, or
-                several labels as zeros and ones. Where the method leaves the labels and the map does without them
-                (``target="max"``, or no map), they may be floating point of any shape (B, ...), as in regression, or a
-                dictionary of tensors (B, ...).
+            labels: on the images' device: class indices (B,), int64 (narrower integers are cast); or rows (B, K),
+                floating point: soft targets, or several labels as zeros and ones. Where the method leaves the labels
+                and the map does without them (``target="max"``, or no map), they may be floating point of any shape
+                (B, ...), as in regression, or a dictionary of tensors (B, ...).
             augmented: an augmented copy of the same crops, like ``images``, for methods that use one.
             indices: (B,), int64, the samples' places in the data set, for a memory; ``indices`` of the loader's
                 batches.

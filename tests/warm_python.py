@@ -52,12 +52,15 @@ os._exit(status)
 def execute(arguments: list[str]) -> None:
     """Do what Python does with its arguments."""
     if arguments[0] == "-m":
+        sys.path.insert(0, os.getcwd())
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
     elif arguments[0] == "-c":
+        sys.path.insert(0, "")
         sys.argv = ["-c", *arguments[2:]]
         exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
+        sys.path.insert(0, str(Path(arguments[0]).parent.absolute()))
         sys.argv = arguments
         runpy.run_path(arguments[0], run_name="__main__")
 
@@ -115,6 +118,7 @@ def reap() -> None:
 
 
 def serve(client: Path, place: str) -> None:
+    del sys.path[0]  # this folder, whose `train` is not the package
     for name in IMPORTED:
         importlib.import_module(name)
     client.write_text(CLIENT.format(python=sys.executable, place=place, size=SIZE))

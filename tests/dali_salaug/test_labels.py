@@ -186,7 +186,7 @@ def test_a_dictionary_is_refused_by_what_needs_one_tensor(small_net):
 
 def test_what_is_no_label_is_refused(small_net):
     images = torch.randn(6, 3, 16, 16)
-    for labels in ([0] * 6, None, torch.zeros(6, dtype=torch.int32), torch.zeros(5), torch.zeros(6, 1).long()):
+    for labels in ([0] * 6, None, torch.zeros(6, dtype=torch.bool), torch.zeros(5), torch.zeros(6, 1).long()):
         with pytest.raises(ValueError, match=r"labels must be an int64 tensor \(6,\), or a floating-point tensor"):
             SaliencyStage(Cutout(4))(small_net, images, labels)
 
@@ -205,3 +205,15 @@ def test_on_a_gpu_rows_that_are_not_finite_are_an_assertion_on_the_device():
             if isinstance(method, MixingMethod):
                 drawn = method.draw(torch.empty(4, 3, 16, 16, device="cuda"), torch.empty(4, 8, 8, device="cuda"), None)
                 assert method.targets(rows, drawn, (16, 16)).device.type == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8])
+def test_narrower_integers_are_cast(small_net, dtype):
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    for method in (KeepCutout(6), CutMix(5)):
+        expected = SaliencyStage(method, seed=1)(small_net, images, labels)
+        inputs, targets = SaliencyStage(method, seed=1)(small_net, images, labels.to(dtype))
+        assert torch.equal(inputs, expected[0])
+        assert torch.equal(targets, expected[1])
+        assert targets.dtype == expected[1].dtype
+    assert torch.equal(saliency_map(small_net, images, labels.to(dtype)), saliency_map(small_net, images, labels))
