@@ -18,7 +18,7 @@ from ._checks import (
 from .methods.base import BoxDraw, Draw, Method
 from .methods.hybridmix import HybridMixDraw
 from .remembering import MEMORY, Crops, check_memory
-from .saliency.maps import METHODS, check_saliency_options, saliency_map
+from .saliency.maps import METHODS, check_saliency_options, reduced_size, saliency_map
 from .saliency.memory import SaliencyMemory
 
 LabelsT = TypeVar("LabelsT", Tensor, dict[str, Tensor])
@@ -189,7 +189,7 @@ class SaliencyStage:
         saliency = None
         if crops is not None:
             with record_function("saliency"):
-                saliency = crops.maps(self._map_size(images))
+                saliency = crops.maps(reduced_size(images, self._saliency_options["scale"]))
         elif self.method.uses_saliency:
             options = self._saliency_options
             known = None if isinstance(labels, dict) else labels
@@ -255,10 +255,6 @@ class SaliencyStage:
         self._epoch = state["epoch"]
         self._generator = None
         self._generator_state = generator
-
-    def _map_size(self, images: Tensor) -> tuple[int, int]:
-        height, width = (max(1, round(side * self._saliency_options["scale"])) for side in images.shape[-2:])
-        return height, width
 
     def _warming_up(self) -> bool:
         if self.warmup_epochs == 0:

@@ -206,10 +206,15 @@ def _takes(forward: Forward, images: Tensor) -> bool:
     return True
 
 
+def reduced_size(images: Tensor, scale: float) -> tuple[int, int]:
+    """Return the height and width of ``images`` reduced by ``scale``."""
+    return max(1, round(images.shape[-2] * scale)), max(1, round(images.shape[-1] * scale))
+
+
 def reduced(images: Tensor, scale: float) -> Tensor:
     """Return a detached copy of ``images``, reduced by ``scale``, in float32 or more."""
     images = at_least_float32(images.detach())
-    size = tuple(max(1, round(side * scale)) for side in images.shape[-2:])
+    size = reduced_size(images, scale)
     if size == images.shape[-2:]:
         return images.clone()
     return F.interpolate(images, size, mode="bicubic", antialias=True)

@@ -239,12 +239,10 @@ class SaliencyMemory:
         """Return the maps, with mean 1 over the cells seen, float32; which cells were seen; which samples have any."""
         known = self.ages(indices) != _NEVER
         codes = self._store[indices]
+        seen = (codes > 0) & known[:, None, None]
+        maps = codes.float()
         if codes.dtype == torch.uint8:
-            seen = (codes > 0) & known[:, None, None]
-            maps = ((codes.float() - 1) / _LEVELS).square()
-        else:
-            seen = (codes > 0) & known[:, None, None]
-            maps = codes.float()
+            maps = ((maps - 1) / _LEVELS).square()
         return _of_mean_one(maps, seen), seen, known
 
     def _encoded(self, maps: Tensor, seen: Tensor) -> Tensor:

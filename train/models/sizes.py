@@ -1,6 +1,7 @@
 """The sizes of images that a model takes, found on the meta device, where nothing is computed."""
 
 import copy
+from itertools import islice
 
 import torch
 from torch import nn
@@ -31,13 +32,10 @@ def only_side(name: str) -> int | None:
         name: see `build_model`.
     """
     model = _on_meta(name, None)
-    taken: list[int] = []
-    for side in SIDES if model is not None else ():
-        if model is not None and takes(model, side):
-            taken.append(side)
-        if len(taken) > 1:
-            return None
-    return taken[0] if taken else None
+    if model is None:
+        return None
+    taken = list(islice((side for side in SIDES if takes(model, side)), 2))  # a second one decides
+    return taken[0] if len(taken) == 1 else None
 
 
 def map_scale(config: Config, resolved: ResolvedConfig) -> float:
