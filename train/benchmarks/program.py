@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from train.benchmarks import consistency, growth, loader, stage, step
+from train.benchmarks import consistency, gpu, growth, loader, stage, step
 from train.benchmarks.measuring import environment
 from train.benchmarks.page import write_page
 from train.cli.parser import HelpFormatter, check_writable
@@ -30,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         description="Run all benchmarks, and write numbers as JSON and a page with plots.",
         formatter_class=HelpFormatter,
     )
+    card = commands.add_parser("gpu", help=gpu.HELP)
+    gpu.add_options(card)
     together.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/benchmark-DATE-TIME)")
     together.add_argument("--data", metavar="DIR", help="images of loader and step (default: the embedded data set)")
     together.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to measure")
@@ -85,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the data, an option or the folder cannot be used.
     """
+    if options.benchmark == "gpu":
+        return gpu.run(options)
     surroundings = environment()
     print("\n".join(f"{name:<12} {value}" for name, value in surroundings.items()), flush=True)
     if options.benchmark == "all":
