@@ -94,6 +94,7 @@ def image_loader(
     max_pixels: int = MAX_PIXELS,
     hw_decoder_load: float = 0.65,
     decode_size_hint: tuple[int, int] | None = None,
+    decode_region: bool | None = None,
 ) -> ImageLoader:
     """Return a loader of the images under `root`.
 
@@ -179,6 +180,10 @@ def image_loader(
             kernels decode the rest. From 0 to 1.
         decode_size_hint: Width and height in pixels of the largest images. The hardware decoder then allocates its
             memory at the start, not image by image.
+        decode_region: With "random_resized", whether to decode of a file only the window, and little more, or the whole
+            image, of which the window is then cut out. The pixels are the same. None: only the window on the CPU. On a
+            GPU the whole image, 3 bytes a pixel for each image of the batches being made, as DALI's decoder of regions
+            ends the process on some GPUs (nvImageCodec 0.9).
 
     Raises:
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
@@ -222,6 +227,8 @@ def image_loader(
     max_pixels = whole("max_pixels", max_pixels, 1, 2**62, "an integer from 1 to 2**62")
     hw_decoder_load = share("hw_decoder_load", hw_decoder_load)
     decode_size_hint = _size_hint(decode_size_hint)
+    legal = "None, True or False"
+    require("decode_region", decode_region, legal, decode_region is None or isinstance(decode_region, bool | np.bool_))
     given = _given(root)
     chosen = _choose_device(device)
     dataset = given if isinstance(given, Dataset) else find_dataset(given, train)
@@ -260,6 +267,7 @@ def image_loader(
         max_pixels=max_pixels,
         hw_decoder_load=hw_decoder_load,
         decode_size_hint=decode_size_hint,
+        decode_region=None if decode_region is None else bool(decode_region),
         views=views,
         before_policy=place("before_policy", before_policy, **trial),
         after_policy=place("after_policy", after_policy, **trial),

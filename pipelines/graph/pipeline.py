@@ -59,17 +59,18 @@ def _decoded(recipe: Recipe, given: dict[str, DataNode]) -> tuple[DataNode, "_Pa
         # other images ends the process.
         shape = fn.peek_image_shape(encoded)
         encoded = _unless_odd_sized(recipe, encoded, shape)
-        if recipe.crop != "random_resized":
-            return fn.decoders.image(encoded, **_decoding(recipe)), _WHOLE
-        corner, window = _window(recipe, shape, given)
-        # Decodes little more than the window.
-        images = fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
-        return images, _part(corner, window, shape)
-    images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+        if recipe.crop == "random_resized" and recipe.decodes_region:
+            corner, window = _window(recipe, shape, given)
+            images = fn.decoders.image_slice(encoded, start=corner, shape=window, axes=[0, 1], **_decoding(recipe))
+            return images, _part(corner, window, shape)
+        images = fn.decoders.image(encoded, **_decoding(recipe))
+    else:
+        images = given["image"].gpu() if recipe.device == "gpu" else given["image"]
+        shape = given["image"].shape()
     if recipe.crop != "random_resized":
         return images, _WHOLE
-    corner, window = _window(recipe, given["image"].shape(), given)
-    return fn.slice(images, start=corner, shape=window, axes=[0, 1]), _part(corner, window, given["image"].shape())
+    corner, window = _window(recipe, shape, given)
+    return fn.slice(images, start=corner, shape=window, axes=[0, 1]), _part(corner, window, shape)
 
 
 def _unless_odd_sized(recipe: Recipe, encoded: DataNode, shape: DataNode) -> DataNode:

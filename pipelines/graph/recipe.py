@@ -41,6 +41,7 @@ class Recipe:
         dtype: Of the output, one of `DTYPES`; "uint8" is not normalised.
         max_pixels: Of an encoded image, width times height; a larger one is an error.
         hw_decoder_load, decode_size_hint: See `image_loader`; they have no effect on the CPU.
+        decode_region: See `image_loader`.
         stored: Height and width of the images in memory; None for files.
         val_resize, crop_pct: Of "center", see `image_loader`; one of them or both are None.
         resize_interpolation: "bilinear" or "bicubic", of resizes.
@@ -67,6 +68,7 @@ class Recipe:
     max_pixels: int = MAX_PIXELS
     hw_decoder_load: float = 0.65
     decode_size_hint: tuple[int, int] | None = None
+    decode_region: bool | None = None
     views: int = 1
     stored: Size | None = None
     val_resize: int | None = None
@@ -83,6 +85,12 @@ class Recipe:
         if self.crop == "center":
             return before_center_crop(self.image_size, self.val_resize, self.crop_pct)
         return None if self.crop == "random_resized" or self.stored == self.image_size else self.image_size
+
+    @property
+    def decodes_region(self) -> bool:
+        """Whether only the window of "random_resized" is decoded of a file, and little more."""
+        # nvImageCodec 0.9, on which DALI 2.4 depends, may end the process when a GPU decodes a region (its issue 55).
+        return self.device == "cpu" if self.decode_region is None else self.decode_region
 
     @property
     def augments(self) -> bool:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray, to_torch_type
 
 from ..graph.recipe import Recipe
 from ..graph.trial import check_sizes
@@ -14,7 +15,11 @@ Views: TypeAlias = Any
 
 
 class Batch(NamedTuple):
-    """One batch, on the loader's device. The image tensors may be DALI's memory: do not write into them.
+    """One batch, on the loader's device. On the CPU, the image tensors may be DALI's memory: do not write into them.
+
+    On a GPU, they are torch's memory, of the stream that was current when the batch was taken. As with any tensor of
+    torch's, work on another stream has to wait for that stream (`Stream.wait_stream`), and has to be made known by
+    `Tensor.record_stream` if the tensor may be dropped before that work is done.
 
     A named tuple, which frameworks such as Lightning move and cast like any collection. It does not unpack into two:
     `ImageLoader.pairs` returns (inputs, labels).
@@ -45,13 +50,13 @@ class Batch(NamedTuple):
     views: torch.Tensor | None = None
 
 
-def batch_of(outputs: tuple, recipe: Recipe, labels: LabelTable, made: Made) -> Batch:
-    """Return what the pipeline of `recipe` has returned as a batch, on torch's current device."""
+def batch_of(outputs: tuple, recipe: Recipe, labels: LabelTable, made: Made, device: torch.device) -> Batch:
+    """Return what the pipeline of `recipe` has returned as a batch, on the pipeline's device."""
     views = recipe.views if recipe.augments else 0
     if recipe.transforms:
         for output in (outputs[0], *outputs[2 : 2 + views]):
             check_sizes(recipe.transforms, output, recipe.image_size)
-    images, indices, *others = (torch.from_dlpack(output.as_tensor()) for output in outputs)
+    images, indices, *others = (_in_torch(output.as_tensor(), device) for output in outputs)
     crops = others.pop() if recipe.with_views else None
     return Batch(
         images=_images(images, recipe),
@@ -62,6 +67,19 @@ def batch_of(outputs: tuple, recipe: Recipe, labels: LabelTable, made: Made) -> 
         replaced=made.replaced,
         views=crops,
     )
+
+
+def _in_torch(tensor: Any, device: torch.device) -> torch.Tensor:
+    """Return a tensor of DALI's as one of torch's: on the CPU the same memory, on a GPU a copy.
+
+    The copy is ordered on torch's current stream, and DALI's stream waits for it before DALI writes into the memory
+    again. Handed over by DLPack, the memory itself would return to DALI only after a synchronization of the whole
+    device by a thread of DALI's, which ends the process if a CUDA graph is being captured then.
+    """
+    if device.type == "cpu":
+        return torch.from_dlpack(tensor)
+    copy = torch.empty(tensor.shape(), dtype=to_torch_type[tensor.dtype], device=device)
+    return feed_ndarray(tensor, copy, cuda_stream=torch.cuda.current_stream(device))
 
 
 def _images(pixels: torch.Tensor, recipe: Recipe) -> torch.Tensor:

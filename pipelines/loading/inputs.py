@@ -19,7 +19,8 @@ PADDING = 4  # pixels, of pad-and-crop
 # are in `resize_to`, or are there by their `repr`.
 _LEFT_OUT = {
     "device", "operations", "chains", "stages", "with_matrices", "with_views", "max_pixels", "hw_decoder_load",
-    "decode_size_hint", "stored", "val_resize", "crop_pct", "vertical_flip", "before_policy", "after_policy",
+    "decode_size_hint", "decode_region", "stored", "val_resize", "crop_pct", "vertical_flip", "before_policy",
+    "after_policy",
 }  # fmt: skip
 
 

@@ -301,7 +301,7 @@ class ImageLoader:
             if self._pipeline is None:
                 self._start(wanted)
             try:
-                outputs = self._pipeline.run()
+                outputs = self._run()
             except BaseException as error:
                 self._pipeline = None  # dead after an error; what had been made ahead is made again
                 if not isinstance(error, RuntimeError):
@@ -311,8 +311,7 @@ class ImageLoader:
                 # After a break or a jump, what had been made ahead comes out first.
                 made = source.made.popleft()
                 if made.place == wanted:
-                    with self.device:
-                        return batch_of(outputs, self.recipe, self._labels, made)
+                    return batch_of(outputs, self.recipe, self._labels, made, self.device)
                 continue
             try:
                 if not source.made:
@@ -323,6 +322,12 @@ class ImageLoader:
                     raise explained(failure, self.recipe.transforms)
             finally:
                 del failure  # its traceback holds this frame, and so the loader: a circle
+
+    def _run(self) -> tuple[Any, ...]:
+        if self.device.type == "cpu":
+            return self._pipeline.run()
+        with torch.cuda.device(self.device):  # whose default stream DALI takes for torch's
+            return self._pipeline.run(torch.cuda.current_stream())  # which waits for DALI's; the host does not
 
     def _start(self, place: tuple[int, int]) -> None:
         self._source.made.clear()

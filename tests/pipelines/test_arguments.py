@@ -146,6 +146,7 @@ LOADER: dict[str, list[Any]] = {
         0, 640, "ab", (640,), (640, 480, 3), (640, 0), (-1, 5), (640.0, 480.0), (NAN, 5), (True, True), (65_536, 1),
         (HUGE, 1), [[640, 480]], np.ones((1, 2), int), {640, 480}, object(),
     ],
+    "decode_region": [flag for flag in NO_FLAGS if flag is not None],
 }  # fmt: skip
 
 
@@ -183,6 +184,7 @@ def test_numbers_of_numpy_are_numbers(cifar: Path) -> None:
         "color_jitter": np.float32(0.25), "mean": np.array([0.5] * 3, np.float32),
         "std": [np.float64(0.25), 1, 0.5], "with_matrices": np.True_, "max_bad_share": np.float16(0.5),
         "max_pixels": np.int32(100), "hw_decoder_load": np.int64(1), "decode_size_hint": np.array([640, 480]),
+        "decode_region": np.True_,
     }  # fmt: skip
     loader = image_loader(cifar, device="cpu", **options)
     list(loader)

@@ -86,9 +86,12 @@ def test_sharpness_kernels_are_taken_to_the_gpu(cifar: Path) -> None:
     assert filters == [["gpu", "gpu"]] * 2
 
 
-@pytest.mark.parametrize(("crop", "decoder"), [("random_resized", "image_slice"), ("pad", "image")])
+@pytest.mark.parametrize(
+    ("given", "decoder"),
+    [({}, "image"), ({"decode_region": True}, "image_slice"), ({"crop": "pad", "decode_region": True}, "image")],
+)
 def test_how_a_gpu_decodes_is_told_to_its_decoder(
-    crop: str, decoder: str, folders: Path, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, Any], decoder: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[dict[str, Any]] = []
     real = getattr(graph.fn.decoders, decoder)
@@ -99,7 +102,7 @@ def test_how_a_gpu_decodes_is_told_to_its_decoder(
 
     monkeypatch.setattr(graph.fn.decoders, decoder, decoding)
     for options in ({}, {"hw_decoder_load": 0.9, "decode_size_hint": (640, 480)}):
-        _outputs(folders, crop=crop, **options)
+        _outputs(folders, **given, **options)
     names = ("device", "hw_decoder_load", "preallocate_width_hint", "preallocate_height_hint")
     assert [tuple(options[name] for name in names) for options in told] == [
         ("mixed", 0.65, 0, 0),
@@ -236,16 +239,3 @@ def test_gpu_reads_and_resumes(folders: Path, train: bool) -> None:
         assert batch.images.dtype == torch.float16
         assert torch.equal(indices, batch.indices)
         torch.testing.assert_close(images, batch.images)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])
-def test_held_gpu_batches_are_never_overwritten(cifar: Path, dtype: str) -> None:
-    loader = image_loader(cifar, batch_size=5, image_size=32, policy="randaugment", device="cuda", dtype=dtype)
-    held = list(loader)
-    copies = [(batch.images.clone(), batch.augmented.clone()) for batch in held]
-    for _ in range(3):
-        list(loader)
-    for batch, (images, augmented) in zip(held, copies, strict=True):
-        assert torch.equal(batch.images, images)
-        assert torch.equal(batch.augmented, augmented)
