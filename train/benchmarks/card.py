@@ -103,6 +103,11 @@ def decode_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def region(options: argparse.Namespace) -> dict[str, Any]:
+    """Do what `decode` does, decoding of each photograph no more than the crop."""
+    return decode(options, decode_region=True)
+
+
 def handoff(options: argparse.Namespace) -> dict[str, Any]:
     """Read batches long after they were dropped, or while they are held, and compare with reading at once.
 
@@ -257,6 +262,7 @@ def hardware_table(result: dict[str, Any]) -> str:
 
 PARTS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
     "decode": (decode, decode_table),
+    "region": (region, decode_table),
     "handoff": (handoff, handoff_table),
     "waiting": (waiting, waiting_table),
     "hardware": (hardware, hardware_table),

@@ -20,7 +20,7 @@ def test_parts_and_page(
     shapes: Path, tmp_path: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", warm_python)
-    folder, parts = tmp_path / "visit", ["decode", "handoff", "waiting", "hardware"]
+    folder, parts = tmp_path / "visit", ["decode", "region", "handoff", "waiting", "hardware"]
     command = ["benchmark", "gpu", *parts, *SMALL, "--data", str(shapes), "--out", str(folder)]
     assert program(command) == 0
     report, page = json.loads((folder / "results.json").read_text()), (folder / "README.md").read_text()
@@ -34,7 +34,8 @@ def test_parts_and_page(
     assert results["handoff"] == {
         "batches": 2, "sums": 12, "wrong": {"dropped": 0, "held": 0}, "passed": True,
     }  # fmt: skip
-    assert all(row["difference"] == {"largest": 0, "mean": 0} for row in results["decode"]["shares"].values())
+    for part in ("decode", "region"):
+        assert all(row["difference"] == {"largest": 0, "mean": 0} for row in results[part]["shares"].values())
     for part in results["waiting"]["parts"].values():
         assert all(0 < host <= whole for host, whole in zip(part["host"], part["all"], strict=True))
     assert set(results["hardware"]["speeds"]) == {"None", "randaugment", "augmix"}
