@@ -72,7 +72,8 @@ def test_it_trains_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     elsewhere.mkdir()
 
     def run(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+        paths = os.pathsep.join((str(installed), os.environ.get("PYTHONPATH", "")))  # others may lie there
+        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [sys.executable, *arguments], cwd=elsewhere, env=environment, check=True, stdout=subprocess.PIPE, text=True
         ).stdout

@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import os
 import shutil
 import subprocess
+import sysconfig
 import tarfile
 import time
 from collections.abc import Callable
@@ -128,8 +130,11 @@ def test_dali_s_own_readers_give_the_same(sources: Path) -> None:
     assert all(parts[kind].reader.kind == "records" for kind in parts)
     shards = parts["tfrecord"].reader.files
     indexes = [f"{shard}.idx" for shard in shards]
+    folders = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # an environment may not be active
+    script = shutil.which("tfrecord2idx", path=folders)
+    assert script is not None, "it comes with DALI"
     for shard, place in zip(shards, indexes, strict=True):
-        subprocess.run(["tfrecord2idx", shard, place], check=True, capture_output=True)
+        subprocess.run([script, shard, place], check=True, capture_output=True)
 
     @pipeline_def(batch_size=37, num_threads=1, device_id=None)
     def read() -> tuple:
