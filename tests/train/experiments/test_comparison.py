@@ -89,7 +89,7 @@ def test_one_seed_has_no_interval_and_missing_runs_are_said() -> None:
 
 def test_the_table_of_what_is_measured() -> None:
     """Columns of their own, in thousandths; only where a condition has it measured."""
-    conditions = [Condition("plain", {}), Condition("turned", {}, agreement=("policy", "rotation"))]
+    conditions = [Condition("plain", {}), Condition("turned", {}, measured=("agreement", "--policy=rotation"))]
     turned = {s: Outcome(70.0, 60.0, 4.0, (0.02 + s / 1e3, 0.05)) for s in (0, 1)}
     lines = table(conditions, {"plain": runs(70.0, 71.0), "turned": turned}, 2).splitlines()
     assert lines[0].endswith("| published, % | disagreement of maps, 10⁻³ | of unrelated maps, 10⁻³ |")
