@@ -197,6 +197,15 @@ class Config:
     saliency_target: str | None = _option(
         None, "scalar whose gradient is the saliency", choices=TARGETS, by_data="the method's, label for most"
     )
+    memory_grid: int = _option(
+        16, "cells along each side of a remembered map, which takes a byte for each cell", low=1, high=256
+    )
+    memory_share: float = _option(
+        0.4, "weight of a new gradient in a remembered map, in (0, 1]; 1 keeps the last one alone", low=0, high=1
+    )
+    memory_max_age: int | None = _option(
+        None, "epochs after which a remembered map counts as never seen", low=1, by_data="it does not age"
+    )
     early_head: str = _option(
         "off",
         "early classification head, for cheaper saliency: off, auto (after the model's first block), or the name of"
@@ -277,6 +286,9 @@ class Config:
     )  # fmt: skip
     validate_every: int = _option(1, "epochs between validations; the last epoch always ends with one", low=1)
     checkpoint_every: int = _option(0, "steps between checkpoints inside an epoch; 0: only after each epoch", low=0)
+    keep_every: int = _option(
+        0, "epochs between checkpoints that are kept, in checkpoints/; 0: none but last.pt and best.pt", low=0
+    )
     on_nonfinite: str = _option(
         "stop",
         "reaction to a loss or gradients that are not finite: stop the run, or skip the step; nonfinite.jsonl lists the"

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from dali_salaug import METHODS, KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
 from train.benchmarks.measuring import interleaved, medians_and_ranges, operations, peak_memory, place_of, spread
+from train.benchmarks.whole_steps import table as table_of_steps
+from train.benchmarks.whole_steps import whole_steps
 from train.cli.parser import at_least
 from train.models.registry import FIRST_BLOCK, build_model
 
@@ -66,8 +68,8 @@ def stage_costs(
     """Measure a plain training step and each part that a method adds to it, interleaved.
 
     A step is forward, backward and SGD with momentum on random channels-last images. The parts are the map at each
-    cost, and for each method all that follows the map (at half resolution). They are timed alone, which is what they
-    add: on one device they do not overlap with the step. The first WARM_UP turns are not counted.
+    cost, and for each method all that follows the map (at half resolution). They are timed alone, and again in their
+    place, in whole steps. The first WARM_UP turns are not counted.
 
     Args:
         model_name: see `train.models.registry.build_model`.
@@ -79,12 +81,14 @@ def stage_costs(
         "step", the seconds of every turn; "parts", the same for each part by its name; "shares", for each part its
         ratio to the step of the same turn; "arithmetic", the ratio of the floating-point operations of each map to the
         step's: a share is below it only where the step computes less efficiently; "memory", the peak of the tensors of
-        a step in bytes, alone ("step") and with the stage before it ("stage and step").
+        a step in bytes, alone ("step") and with the stage before it ("stage and step"); "whole", see
+        `train.benchmarks.whole_steps`.
     """
     place = place_of(device)
     torch.manual_seed(0)
     model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
-    early = WithEarlyHead(model, CLASSES, FIRST_BLOCK.get(model_name)).early
+    with_head = WithEarlyHead(model, CLASSES, FIRST_BLOCK.get(model_name))
+    early = with_head.early
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     shape = batch_size, 3, image_size, image_size
     images = torch.randn(shape, device=place).to(memory_format=torch.channels_last)
@@ -120,6 +124,7 @@ def stage_costs(
     parts |= {name: partial(compositing, METHODS[name].build(CLASSES)) for name in methods}
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
         seconds = interleaved(parts, repeats, place, WARM_UP)
+        whole = whole_steps(with_head, images, labels, turns=repeats, warm_up=WARM_UP, compiled=compiled)
         stage = SaliencyStage(KeepPaste(), compiled=compiled)
         peaks = {
             "step": peak_memory(step, place),
@@ -138,6 +143,7 @@ def stage_costs(
         "shares": shares,
         "arithmetic": arithmetic,
         "memory": peaks,
+        "whole": whole,
     }
 
 
@@ -155,7 +161,7 @@ def table(result: dict[str, Any]) -> str:
     lines.append(
         f"\npeak memory of a step {alone / 2**20:.0f} MiB; with the stage {100 * (together / alone - 1):+.1f} %"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *table_of_steps(result["whole"])])
 
 
 def plot(result: dict[str, Any], figure: Any) -> None:

@@ -23,7 +23,7 @@ from train.engine.run import Run
 HELP = "a whole training step: images/s, share of the loader wait, and the parts, from a profiler's trace"
 PARTS = ("loader", "saliency", "compositing", "model", "optimizer")
 # Options of training that do not affect a step.
-UNUSED = ("out", "epochs", "validate_every", "checkpoint_every", "pictures_every")
+UNUSED = ("out", "epochs", "validate_every", "checkpoint_every", "keep_every", "pictures_every")
 WARM_UP = 5  # steps: compilation, buffers, and more than the loader prefetches
 QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "8", "--steps", "3", "--traced", "2")
 

@@ -42,8 +42,9 @@ def check(config: Config) -> None:
         raise UserError("--saliency memory does not go with --consistency, whose loss has gradients of its own")
     if config.saliency == MEMORY and not METHODS[config.method].build(2).uses_saliency:
         raise UserError(f"--saliency memory is for methods with a map of each image; got --method {config.method}")
-    if config.saliency_scale == 0:
-        raise UserError("--saliency-scale must be in (0, 1]; got 0")
+    for name in ("saliency_scale", "memory_share"):
+        if getattr(config, name) == 0:
+            raise UserError(f"--{name.replace('_', '-')} must be in (0, 1]; got 0")
     if config.early_head == "off" and config.early_weight != Config.early_weight:
         raise UserError(f"--early-weight needs an --early-head; got {config.early_weight:g} with --early-head off")
     check_consistency(config)
@@ -140,6 +141,9 @@ def check_effect(stated: Collection[str], config: Config) -> None:
                 f"--{name.replace('_', '-')} has no effect with --method {config.method}: it is for methods {which},"
                 f" {methods}"
             )
+    for name in ("memory_grid", "memory_share", "memory_max_age"):
+        if name in stated and config.saliency != MEMORY:
+            raise UserError(f"--{name.replace('_', '-')} has no effect without --saliency memory")
     if config.saliency == MEMORY:
         for name, flag in (("saliency_target", "--saliency-target"), ("early_head", "--early-head")):
             if name in stated and getattr(config, name) != "off":

@@ -33,6 +33,7 @@ COMMANDS = {
     "index": ("train.programs.index", "list the images in shards and LMDB folders once, before training"),
     "coverage": ("train.analysis.coverage", "measure how much of the object the methods remove or keep"),
     "agreement": ("train.analysis.agreement", "measure whether saliency maps follow an augmentation"),
+    "prices": ("train.analysis.prices", "measure what the cheaper saliency maps of a run choose"),
     "precision": ("train.analysis.precision", "measure whether maps of reduced precision choose the same regions"),
     "picture": ("train.programs.picture", "draw a run's methods beside the plain ones, with the shares of the objects"),
     "shapes": ("train.programs.shapes", "write the embedded data set into a folder, at any size"),

@@ -23,6 +23,7 @@ from train.engine.memory import is_out_of_memory
 from train.errors import UserError, first_line
 
 LAST, BEST = "last.pt", "best.pt"  # in the run folder: the state to resume; the network with the best validation
+KEPT = "checkpoints"  # likewise: the folder of the states that are kept, each like LAST
 MARK = b"sha256:"  # before the checksum
 SEAL = len(MARK) + 64  # bytes
 ELSE = "Restore a copy of the file, or start a new run"

@@ -222,7 +222,12 @@ def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
 
 
 def save(run: Run, folder: Path) -> None:
-    """Write last.pt. Together."""
+    """Write last.pt, and after the epochs to keep a copy. Together."""
     state = run.state_dict()
     if run.world.is_main:
+        every = run.config.keep_every
+        if every and run.epoch and run.step == 0 and run.epoch % every == 0:
+            (folder / checkpoint.KEPT).mkdir(exist_ok=True)
+            # First, as a run that is killed between the two repeats the epoch.
+            checkpoint.save(state, folder / checkpoint.KEPT / f"epoch-{run.epoch:04d}.pt")
         checkpoint.save(state, folder / checkpoint.LAST)

@@ -47,7 +47,9 @@ def training_stage(
         samples: number of samples that a memory keeps, where the maps are remembered; None: they are the live model's.
     """
     if config.saliency == MEMORY and samples is not None:
-        memory = SaliencyMemory(samples)
+        memory = SaliencyMemory(
+            samples, grid=config.memory_grid, share=config.memory_share, max_age=config.memory_max_age
+        )
         return make_stage(config, num_classes, seed, warmup_epochs=config.warmup_epochs, memory=memory)
     compiled = config.compile and config.saliency in COMPILED
     options = {"warmup_epochs": config.warmup_epochs, "head": network.early, "compiled": compiled}

@@ -16,7 +16,8 @@ class Condition(NamedTuple):
     options: dict[str, Any]  # of a run, in addition to those that all conditions share
     baseline: str | None = None  # the condition to compare with
     published: float | None = None  # top-1, per cent
-    agreement: tuple[str, str] | None = None  # what to measure the agreement of: "policy" or "method", and its name
+    measured: tuple[str, ...] = ()  # the command that measures a finished run, and its options
+    seeds: int | None = None  # at most; None: all of the experiment
 
 
 class Outcome(NamedTuple):
@@ -27,6 +28,7 @@ class Outcome(NamedTuple):
     seconds_per_epoch: float  # median over its epochs
     maps: tuple[float, float] | None = None  # disagreement of the maps of images and copies, and of unrelated ones
     region_area: float | None = None  # of the image, per cent, mean over the training; None without a saliency map
+    prices: list[dict[str, Any]] | None = None  # the rows of `train.analysis.prices`
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs
@@ -64,18 +66,18 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
 
 def differences(conditions: Sequence[Condition], outcomes: Outcomes) -> dict[str, Difference | None]:
     """Return the difference of each condition that has a baseline, by its name."""
-    return {
-        c.name: paired_difference(outcomes.get(c.name, {}), outcomes.get(c.baseline, {}))
-        for c in conditions
-        if c.baseline
-    }
+    return {c.name: _difference(outcomes, c.name, c.baseline) for c in conditions if c.baseline}
+
+
+def _difference(outcomes: Outcomes, name: str, baseline: str) -> Difference | None:
+    return paired_difference(outcomes.get(name, {}), outcomes.get(baseline, {}))
 
 
 def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> str:
     """Return a Markdown table with a row for each condition."""
     which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     interval = f" [{LEVEL:.0%} interval]" if seeds > 1 else ""
-    measured = any(condition.agreement for condition in conditions)
+    measured = any(condition.measured[:1] == ("agreement",) for condition in conditions)
     areas = any(run.region_area is not None for runs in outcomes.values() for run in runs.values())
     columns = [
         "condition", "top-1, %", f"{which}, %", "compared with", f"difference, points{interval}", "s / epoch",
@@ -89,7 +91,8 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
     compared = differences(conditions, outcomes)
     for condition in conditions:
         runs = outcomes.get(condition.name, {})
-        each = ", ".join(f"{runs[seed].top1:.2f}" if seed in runs else "missing" for seed in range(seeds))
+        own = seeds if condition.seeds is None else min(seeds, condition.seeds)
+        each = ", ".join(f"{runs[seed].top1:.2f}" if seed in runs else "missing" for seed in range(own))
         difference = compared.get(condition.name)
         text = "" if difference is None else str(difference)
         if difference is not None and difference.pairs < seeds:
@@ -108,19 +111,23 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
     return "\n".join(lines)
 
 
-def sentences(conditions: Sequence[Condition], outcomes: Outcomes) -> str:
-    """Return in words which differences the data supports, and which it does not show."""
-    baselines = {c.name: c.baseline for c in conditions}
+def sentences(conditions: Sequence[Condition], outcomes: Outcomes, further: Sequence[tuple[str, str]] = ()) -> str:
+    """Return in words which differences the data supports, and which it does not show.
+
+    Args:
+        further: pairs of conditions to compare in addition to each condition with its baseline.
+    """
     shown: list[str] = []
     not_shown: list[str] = []
-    for name, difference in differences(conditions, outcomes).items():
+    for name, baseline in (*((c.name, c.baseline) for c in conditions if c.baseline), *further):
+        difference = _difference(outcomes, name, baseline)
         if difference is None or difference.interval is None:
             continue
         low, high = difference.interval
         if low > 0 or high < 0:
-            shown.append(f"- {name} is {'above' if low > 0 else 'below'} {baselines[name]}: {difference}")
+            shown.append(f"- {name} is {'above' if low > 0 else 'below'} {baseline}: {difference}")
         else:
-            not_shown.append(f"- {name} and {baselines[name]}: {difference}")
+            not_shown.append(f"- {name} and {baseline}: {difference}")
     count = len(shown) + len(not_shown)
     if not count:
         return "No condition has two seeds in common with its baseline: the data supports no difference."

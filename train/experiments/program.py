@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -24,117 +23,9 @@ from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.engine.files import write_json
 from train.errors import UserError, did_you_mean
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
+from train.experiments.conditions import EXPERIMENTS, Experiment
+from train.experiments.prices import price_tables
 from train.experiments.tasks import Task, run_all
-
-
-class Experiment(NamedTuple):
-    """A table as data. Its sizes are defaults, with which all of it takes about `duration`."""
-
-    description: str
-    conditions: tuple[Condition, ...]
-    epochs: int
-    train_images: int
-    seeds: int
-    duration: str
-    published: str  # how the published figures were measured
-
-
-def _keepaugment() -> tuple[Condition, ...]:
-    prices: dict[str, dict[str, Any]] = {
-        "full": {"saliency_scale": 1.0},
-        "low": {"saliency_scale": 0.5},
-        "early": {"saliency_scale": 1.0, "early_head": "auto"},
-        "both": {"saliency_scale": 0.5, "early_head": "auto"},
-    }
-    # KeepAugment, tables 1 and 2: ResNet-18. The authors tried the cheaper maps at length 16 only.
-    published = {"full-16": 96.1, "low-16": 96.2, "early-16": 96.0, "full-20": 96.0}
-    conditions = [Condition("none", {"method": "none"})]
-    for size, figure in ((16, 95.6), (20, 95.5)):
-        cutout = f"cutout-{size}"
-        conditions.append(Condition(cutout, {"method": "cutout", "region_size": size}, "none", figure))
-        for price, options in prices.items():
-            options = {"method": "keep_cutout", "region_size": size, **options}
-            name = f"{price}-{size}"
-            conditions.append(Condition(f"keep_cutout-{name}", options, cutout, published.get(name)))
-    # The effect of the early head's loss, without its map.
-    control = {"method": "cutout", "region_size": 16, "early_head": "auto"}
-    conditions.append(Condition("cutout-16-early-head", control, "cutout-16"))
-    conditions.append(Condition("randaugment", {"method": "randaugment"}, "none"))
-    for size in (16, 20):
-        paste = {"method": "keep_randaugment", "region_size": size, "saliency_scale": 0.5}
-        conditions.append(Condition(f"keep_randaugment-low-{size}", paste, "randaugment"))
-    return tuple(conditions)
-
-
-def _salfmix() -> tuple[Condition, ...]:
-    # Each method with saliency against the same without, each combination against the method that it extends. SalfMix,
-    # table 4: 100 minus the top-1 error of PreActResNet-18.
-    rows = [
-        ("none", None, 94.83),
-        ("cutout", "none", 95.70),
-        ("salfmix_random", "none", None),
-        ("salfmix", "salfmix_random", 95.86),
-        ("mixup", "none", 95.90),
-        ("saliencymix", "none", 96.20),
-        ("cutmix", "none", 96.04),
-        ("hybridmix_v1", "mixup", 96.15),
-        ("hybridmix_v2", "saliencymix", 96.26),
-        ("hybridmix_v3", "cutmix", 96.62),
-    ]
-    return tuple(Condition(name, {"method": name}, baseline, published) for name, baseline, published in rows)
-
-
-def _consistency() -> tuple[Condition, ...]:
-    # Each transformation with the class loss of images and copies alone, and with the saliency loss too.
-    transformations: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
-        "flips_rotation": (
-            ("policy", "flips_rotation"),
-            {"method": "randaugment", "policy": "flips_rotation", "interpolation": "linear"},
-        ),
-        "cutout": (("method", "cutout"), {"method": "cutout"}),
-    }
-    conditions = []
-    for name, (agreement, options) in transformations.items():
-        reference = f"{name}-class"
-        for loss, weights, baseline in (("class", (1, 0, 0), None), ("saliency", (1, 0, 1), reference)):
-            options = options | {"consistency": weights}
-            conditions.append(Condition(f"{name}-{loss}", options, baseline, agreement=agreement))
-    return tuple(conditions)
-
-
-# An hour on two cores. The plain network does not overfit in so little training (its final losses on training and other
-# images are alike), so that augmentation can hardly raise accuracy; methods may still be compared.
-SMALL_RUNS: dict[str, Any] = {"epochs": 30, "train_images": 5_000, "seeds": 3}
-
-EXPERIMENTS = {
-    "keepaugment": Experiment(
-        "Cutout and RandAugment against their Keep forms, at two lengths; the map at each cost (KeepAugment §3.1)",
-        _keepaugment(),
-        **SMALL_RUNS,
-        duration="an hour on two CPU cores (AMD EPYC, CIFAR-10)",
-        published="KeepAugment, tables 1 and 2: test accuracy of ResNet-18 on CIFAR-10 after 300 epochs of all 50,000"
-        " training images. Compare the differences, not the levels, with those of smaller runs.",
-    ),
-    "salfmix": Experiment(
-        "SalfMix with and without saliency, HybridMix and the two-image methods that it extends",
-        _salfmix(),
-        **SMALL_RUNS,
-        duration="three quarters of an hour on two CPU cores (AMD EPYC, CIFAR-10)",
-        published="SalfMix, table 4: test accuracy of PreActResNet-18 on CIFAR-10 after 300 epochs of all 50,000"
-        " training images. Compare the differences, not the levels, with those of smaller runs.",
-    ),
-    "consistency": Experiment(
-        "flips and rotation, and Cutout: the class loss of images and copies against class + saliency",
-        _consistency(),
-        epochs=20,
-        train_images=5_000,
-        seeds=3,
-        duration="half an hour on two CPU cores (AMD EPYC, CIFAR-10)",
-        published="Saliency Map Based Data Augmentation, table 1, compares the same losses on ResNet-18 with CIFAR-10"
-        " enlarged to 224×224; the table has none of its figures.",
-    ),
-}
-
 
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
@@ -155,6 +46,8 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
         shared["train_images"] = options.train_images
     tasks = []
     for seed, condition in itertools.product(range(options.seeds), experiment.conditions):
+        if condition.seeds is not None and seed >= condition.seeds:
+            continue
         stated = shared | condition.options | {"seed": seed}
         config = Config(**stated)
         check(config)
@@ -202,9 +95,10 @@ def write_results(
             " mean ± sample standard deviation over seeds. A difference is paired by seed, its interval Student's t."
             f" s / epoch: median, {options.jobs} run{'s' if options.jobs > 1 else ''} in parallel, {threads}"
             f" thread{'s' if threads > 1 else ''} each.",
-            *([MEASURED] if any(c.agreement for c in rows) else []),
-            sentences(rows, outcomes),
-            f"Published: {experiment.published}",
+            *([MEASURED] if any(c.measured[:1] == ("agreement",) for c in rows) else []),
+            sentences(rows, outcomes, experiment.further),
+            *price_tables(rows, outcomes),
+            *([f"Published: {experiment.published}"] if experiment.published else []),
             f"Command: `{command}`",
             "; ".join(f"{key} {value}" for key, value in surroundings.items()),
         ]
@@ -219,7 +113,9 @@ def _selected(condition: Condition, patterns: list[str]) -> bool:
 
 
 def _threads(jobs: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // jobs)
+    """Return the threads of each run: those that OMP_NUM_THREADS states, or its share of the CPU cores."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdecimal() and int(stated) else max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

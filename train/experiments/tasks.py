@@ -24,7 +24,6 @@ from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
 
 OUTPUT = "output.txt"  # in a run's folder: its output
-AGREEMENT = "agreement.json"  # likewise: the agreement that was measured
 # As `python -m train`, which would run a train.py in the user's folder.
 _PROGRAM = "import sys; sys.path[0] = sys.argv.pop(1); from train.__main__ import main; sys.exit(main())"
 MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
@@ -65,10 +64,13 @@ class Task(NamedTuple):
         records = read_log(log) if log.is_file() else []
         return records if records and records[-1]["epoch"] == self.config.epochs else None
 
-    def unmeasured(self) -> tuple[str, str] | None:
-        """Return the condition's agreement, where the run is finished and it is still to be measured."""
-        measured = (self.folder / AGREEMENT).is_file()
-        return None if measured or self.log() is None else self.condition.agreement
+    def unmeasured(self) -> bool:
+        """Return whether the run is finished, but not yet measured."""
+        return bool(self.condition.measured) and not self._measurement.is_file() and self.log() is not None
+
+    @property
+    def _measurement(self) -> Path:
+        return self.folder / f"{self.condition.measured[0]}.json"
 
     def outcome(self) -> Outcome | None:
         """Return the outcome of the run in the folder; None where it is not finished, or not measured.
@@ -84,10 +86,12 @@ class Task(NamedTuple):
         if "region_area" in records[0]:
             area = statistics.fmean(record["region_area"] for record in records)
             outcome = outcome._replace(region_area=100 * area)
-        if self.condition.agreement is None:
+        if not self.condition.measured:
             return outcome
-        maps = json.loads((self.folder / AGREEMENT).read_text())
-        return outcome._replace(maps=(maps["own"]["mean"], maps["unrelated"]["mean"]))
+        found = json.loads(self._measurement.read_text())
+        if self.condition.measured[0] == "prices":
+            return outcome._replace(prices=found["rows"])
+        return outcome._replace(maps=(found["own"]["mean"], found["unrelated"]["mean"]))
 
     def start(self, threads: int) -> subprocess.Popen:
         """Start the run, resume it where it has a checkpoint, or measure it where it is finished.
@@ -104,8 +108,7 @@ class Task(NamedTuple):
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.folder}: this run is still under way in another process") from None
-            agreement = self.unmeasured()
-            command = self._measuring(*agreement) if agreement else self._training(threads)
+            command = self._measuring() if self.unmeasured() else self._training(threads)
             return subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(Path(train.__file__).parent.parent), *command],
                 stdin=subprocess.DEVNULL,
@@ -115,8 +118,9 @@ class Task(NamedTuple):
                 start_new_session=True,  # Ctrl-C reaches this program alone, which passes it on, once
             )
 
-    def _measuring(self, kind: str, name: str) -> list[str]:
-        return ["agreement", str(self.folder), f"--{kind}={name}", f"--json={self.folder / AGREEMENT}"]
+    def _measuring(self) -> list[str]:
+        command, *options = self.condition.measured
+        return [command, str(self.folder), *options, f"--json={self._measurement}"]
 
     def _training(self, threads: int) -> list[str]:
         flags = []
@@ -125,7 +129,8 @@ class Task(NamedTuple):
             flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
         if (self.folder / LAST).is_file():
             flags.append("--resume")
-        (self.folder / AGREEMENT).unlink(missing_ok=True)
+        if self.condition.measured:
+            self._measurement.unlink(missing_ok=True)
         return ["train", *flags, f"--workers={threads}", f"--out={self.folder}"]
 
 

@@ -44,6 +44,7 @@ FREE_OPTIONS = (
     "val_data",
     "workers",
     "checkpoint_every",
+    "keep_every",
     "epochs",
     "on_bad_file",
     "max_bad_share",
@@ -272,7 +273,7 @@ def train_in(run: Run, folder: Path) -> None:
         fit(run, folder)
         return
     with lock_folder(folder):
-        for name in remove_unfinished(folder):
+        for name in [*remove_unfinished(folder), *remove_unfinished(folder / checkpoint.KEPT)]:
             print(f"removed {name}, left by a process that was killed while it wrote")
         write_yaml(folder / "config.yaml", run.config.to_dict())
         fit(run, folder)

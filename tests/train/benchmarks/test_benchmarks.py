@@ -100,6 +100,20 @@ def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) 
     memory = result["memory"]
     assert memory["step"] > 4 * 16 * 32 * 32 * 4  # the first layer's output alone
     assert memory["step"] < memory["stage and step"] < 1.1 * memory["step"]
+    whole = result["whole"]
+    prices = ["full", "low resolution", "early head", "both", "memory"]
+    assert list(whole["steps"]) == list(whole["ratios"]) == prices
+    assert len(whole["plain"]) == 2 * 6
+    for number, name in enumerate(prices):
+        for turn, ratio in enumerate(whole["ratios"][name]):
+            place = 6 * turn + (number - turn) % 5  # each turn starts one price later
+            around = whole["plain"][place] + whole["plain"][place + 1]
+            assert ratio == pytest.approx(2 * whole["steps"][name][turn] / around)
+        assert f"\n{name:<24}" in text
+    ratio = (
+        whole["steps"]["both"][0] / whole["plain"][3]
+    )  # the first turn counts from its third, the fourth of its order
+    assert ratio > 0
 
 
 def test_the_consistency_loss_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -112,6 +112,8 @@ def test_a_command_that_is_not_understood(words: list[str], message: str, capsys
         ({"lr_steps": (3, 0)}, r"--lr-steps must be at least 1; got 0"),
         ({"saliency": "magic"}, r"--saliency must be one of gradient, .*; got 'magic'"),
         ({"early_head": "auto", "early_weight": -0.1}, r"--early-weight must be at least 0; got -0.1"),
+        ({"memory_share": 0.0}, r"--memory-share must be in \(0, 1\]; got 0"),
+        ({"memory_grid": 0}, r"--memory-grid must be in \[1, 256\]; got 0"),
         ({"early_weight": 0.5}, r"--early-weight needs an --early-head; got 0.5 with --early-head off"),
         ({"saliency_scale": 0.0}, r"--saliency-scale must be in \(0, 1\]; got 0"),
         ({"crop_scale": (0.9, 0.2)}, r"--crop-scale must be least <= most; got 0\.9 0\.2$"),

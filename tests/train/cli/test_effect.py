@@ -70,6 +70,8 @@ def test_what_is_not_stated_is_no_mistake() -> None:
     [
         ({"method": "keep_cutout", "saliency": "fine_grained", "saliency_target": "max"}, "--saliency-target has no"),
         ({"method": "cutout", "early_head": "auto", "early_weight": 0.0}, "--early-head has no effect"),
+        ({"method": "keep_cutout", "memory_grid": 7}, "--memory-grid has no effect without --saliency memory"),
+        ({"method": "keep_cutout", "memory_max_age": 2}, "--memory-max-age has no effect without --saliency memory"),
     ],
 )
 def test_options_that_need_others(values: dict[str, Any], message: str) -> None:

@@ -89,7 +89,7 @@ def test_one_seed_has_no_interval_and_missing_runs_are_said() -> None:
 
 def test_the_table_of_what_is_measured() -> None:
     """Columns of their own, in thousandths; only where a condition has it measured."""
-    conditions = [Condition("plain", {}), Condition("turned", {}, agreement=("policy", "rotation"))]
+    conditions = [Condition("plain", {}), Condition("turned", {}, measured=("agreement", "--policy=rotation"))]
     turned = {s: Outcome(70.0, 60.0, 4.0, (0.02 + s / 1e3, 0.05)) for s in (0, 1)}
     lines = table(conditions, {"plain": runs(70.0, 71.0), "turned": turned}, 2).splitlines()
     assert lines[0].endswith("| published, % | disagreement of maps, 10⁻³ | of unrelated maps, 10⁻³ |")
@@ -104,3 +104,13 @@ def test_the_table_has_the_areas_of_regions() -> None:
     assert lines[0].endswith("| published, % | area of the region, % |")
     assert lines[2].endswith(" |  |  |")
     assert lines[3].endswith("| 95.6 | 19.50 ± 0.71 |")
+
+
+def test_fewer_seeds_and_further_comparisons() -> None:
+    conditions = [*CONDITIONS[:2], Condition("few", {}, "better", seeds=2)]
+    outcomes = OUTCOMES | {"few": runs(72.0, 73.1)}
+    last = table(conditions, outcomes, 3).splitlines()[-1]
+    assert last == "| few | 72.55 ± 0.78 | 72.00, 73.10 | better | +1.00 [+1.00, +1.00], 2 of 3 seeds | 4.5 |  |"
+    text = sentences(conditions, outcomes, [("few", "plain"), ("few", "missing")])
+    assert "- few is above plain: +2.05 [+1.41, +2.69]" in text
+    assert "3 comparisons" in text

@@ -18,7 +18,7 @@ from train.cli.checks import check
 from train.config import Config, ResolvedConfig
 from train.engine import checkpoint
 from train.engine.run import Run
-from train.experiments.program import EXPERIMENTS
+from train.experiments.conditions import EXPERIMENTS
 
 TINY = ["--epochs", "2", "--train-images", "16", "--seeds", "2", "--jobs", "2"]
 PAIR = ["--only", "none", "cutout-16"]
@@ -70,6 +70,7 @@ def test_a_table_and_what_stands_under_it(
                 "seconds": pytest.approx(first["seconds"] + last["seconds"]),
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
                 "maps": None,
+                "prices": None,
                 "region_area": None,
             }
             config = ResolvedConfig.load(out / name / f"seed{seed}" / "config.yaml")
