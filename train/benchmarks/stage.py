@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dali_salaug import METHODS, KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
-from train.benchmarks.measuring import interleaved, medians_and_ranges, operations, peak_memory, place_of, spread
+from train.benchmarks.measuring import (
+    as_in_training,
+    interleaved,
+    medians_and_ranges,
+    operations,
+    peak_memory,
+    place_of,
+    spread,
+)
 from train.cli.parser import at_least
 from train.models.registry import FIRST_BLOCK, build_model
 
@@ -82,6 +90,7 @@ def stage_costs(
         a step in bytes, alone ("step") and with the stage before it ("stage and step").
     """
     place = place_of(device)
+    as_in_training(place)
     torch.manual_seed(0)
     model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
     early = WithEarlyHead(model, CLASSES, FIRST_BLOCK.get(model_name)).early
