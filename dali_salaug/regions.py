@@ -140,9 +140,17 @@ def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
         rank, own_rank = math.ceil(position - 1e-9), (own - 1e-9).ceil()
     below = (~valid).cumsum(1, dtype=torch.int32) <= rank - own_rank
     ranked = torch.where(valid, scores, math.inf).masked_fill_(below & ~valid, -math.inf)
-    threshold = ranked.kthvalue(rank + 1, dim=1, keepdim=True).values
+    threshold = _kth_value(ranked, rank)
     del ranked
     return valid & (scores <= threshold if keep == "low" else scores >= threshold)
+
+
+def _kth_value(values: Tensor, rank: int) -> Tensor:
+    """Return the value of one rank, from 0, in each row of ``values`` (B, M): (B, 1)."""
+    if torch.are_deterministic_algorithms_enabled():
+        # kthvalue then raises on a GPU, for the index that it returns too: among equal values it is any of theirs.
+        return values.sort(1).values[:, rank, None]
+    return values.kthvalue(rank + 1, dim=1, keepdim=True).values
 
 
 def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:

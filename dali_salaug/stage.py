@@ -15,6 +15,7 @@ from ._checks import (
     check_number,
     check_whole_number,
 )
+from .generators import check_generator_state, restore
 from .methods.base import BoxDraw, Draw, Method
 from .methods.hybridmix import HybridMixDraw
 from .remembering import MEMORY, Crops, check_memory
@@ -238,6 +239,9 @@ class SaliencyStage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a :meth:`state_dict`, with the draws that would have come next.
 
+        A state from another type of device (CPU, GPU) seeds the generator: the draws are then others, and the same for
+        the same state.
+
         Raises:
             ValueError: if ``state`` is not the state of a stage.
         """
@@ -248,8 +252,7 @@ class SaliencyStage:
         if state["epoch"] is not None:
             check_whole_number("epoch of the state", state["epoch"], 0)
         generator = state["generator"]
-        if generator is not None and not (isinstance(generator, Tensor) and generator.dtype == torch.uint8):
-            raise ValueError(f"generator of the state must be None or a uint8 tensor; got {type(generator).__name__}")
+        check_generator_state(generator)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self._epoch = state["epoch"]
@@ -267,7 +270,7 @@ class SaliencyStage:
         if self._generator is None:
             self._generator = torch.Generator(device).manual_seed(self.seed)
             if self._generator_state is not None:
-                self._generator.set_state(self._generator_state)
+                restore(self._generator, self._generator_state)
         return self._generator
 
     def __repr__(self) -> str:

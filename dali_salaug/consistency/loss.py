@@ -15,7 +15,7 @@ from .._checks import check_class_indices, check_images, check_like_images, chec
 from .._tensors import at_least_float32
 from ..methods.base import Draw, Method
 from ..saliency.maps import logits_of, reduced
-from ..saliency.observer import any_compiled, unwrap
+from ..saliency.observer import any_compiled, copied_buffers, unwrap
 from .activations import layer_outputs
 from .map_geometry import at_resolution, composed, map_distance, scaled, unwarp
 from .second_order import TwiceDifferentiable, check_differentiable
@@ -47,7 +47,9 @@ class SaliencyConsistency:
     The map of a moved image is unwarped by its matrix. Both maps are scaled to [0, 1] over the pixels that the
     transformation kept in view, so that what only one of them shows does not matter, and the loss is 0 for a network
     to which the same pixels matter. For Cutout, CutMix and Mixup, the originals' maps, each scaled to [0, 1], are
-    composed as the images were; the result and the map of the composed image are scaled once more.
+    composed as the images were; the result and the map of the composed image are scaled once more. On a GPU, the
+    backward pass of unwarping has no deterministic form: with matrices, PyTorch raises there under
+    ``torch.use_deterministic_algorithms(True)``.
 
     Args:
         alpha, beta, gamma: α, β, γ, the weights of the three parts, 0 or more. A part of weight 0 is not computed,
@@ -183,7 +185,7 @@ class SaliencyConsistency:
         """Return the logits of the reduced images, from live parameters and copies of the buffers, and those images."""
         network = unwrap(model)
         pixels = reduced(images, self.scale).to(images.dtype).requires_grad_()
-        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        buffers = copied_buffers(network)
 
         def forward(pixels: Tensor) -> Tensor:
             return functional_call(network, buffers, (pixels,))

@@ -1,5 +1,6 @@
 """The common parts of the two-image methods: partners within the batch, λ, and the mixing of labels."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TypeVar
@@ -50,7 +51,7 @@ class MixingMethod(Method[PairT]):
 
     def __init__(self, num_classes: int, *, alpha: float = 1.0, partners: str = "permutation") -> None:
         check_whole_number("num_classes", num_classes, 1, of=" of classes")
-        check_number("alpha", alpha, 0.05, 1e6)  # below, both gamma variates may underflow to 0
+        check_number("alpha", alpha, 0.05, 1e6)
         check_choice("partners", partners, PARTNERS)
         self.num_classes = num_classes
         self.alpha = alpha
@@ -68,10 +69,14 @@ class MixingMethod(Method[PairT]):
         batch, device = len(images), images.device
         if self.alpha == 1:
             return torch.rand(batch, generator=generator, dtype=torch.float64, device=device)
-        # One of two gamma variates over their sum, because torch.distributions take no generator.
-        parameters = torch.full((2, batch), self.alpha, dtype=torch.float64, device=device)
-        gammas = torch._standard_gamma(parameters, generator=generator)
-        return gammas[0] / gammas.sum(0)
+        # Two uniform numbers to T, of Student's t distribution with 2α degrees of freedom (Bailey 1994,
+        # doi:10.1090/S0025-5718-1994-1219708-0), and T to λ = (1 + T / √(2α + T²)) / 2. torch.distributions take no
+        # generator, and gamma variates, of which λ may be made too, are drawn by rejection, which torch.compile cannot
+        # take apart. With T = √(2αw) c, T² / 2α cannot overflow in the quotient below.
+        radius, angle = torch.rand((2, batch), generator=generator, dtype=torch.float64, device=device)
+        cosine = (2 * math.pi * angle).cos()
+        inverse = 1 / torch.expm1(-torch.log1p(-radius) / self.alpha)  # of w = U^(-1/α) - 1
+        return 0.5 + 0.5 * cosine / (cosine.square() + inverse).sqrt()
 
     def _draw_box_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""

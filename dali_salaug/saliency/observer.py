@@ -64,7 +64,7 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
             stack.callback(setattr, m, "training", True)
             m.training = False
         tensors = {name: _safe_dtype(p.detach()) for name, p in module.named_parameters()}
-        tensors |= {name: _safe_dtype(b.detach().clone()) for name, b in module.named_buffers()}
+        tensors |= {name: _safe_dtype(buffer) for name, buffer in copied_buffers(module).items()}
         weights = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
 
         called: nn.Module = _Compiled(module) if compiled else module
@@ -75,6 +75,21 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
             return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
 
         yield forward
+
+
+def copied_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the module's buffers by their names, without gradients.
+
+    All of one dtype and device are copied together: ResNet-50 has 159, and each launch costs the host microseconds.
+    """
+    buffers = {name: buffer.detach() for name, buffer in module.named_buffers()}
+    copies = {name: torch.empty_like(buffer) for name, buffer in buffers.items()}
+    groups: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name, buffer in buffers.items():
+        groups.setdefault((buffer.dtype, buffer.device), []).append(name)
+    for names in groups.values():
+        torch._foreach_copy_([copies[name] for name in names], [buffers[name] for name in names])
+    return copies
 
 
 @contextmanager

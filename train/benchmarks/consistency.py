@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dali_salaug import SaliencyConsistency
 from dali_salaug.consistency.map_geometry import map_distance, unwarp
-from train.benchmarks.measuring import interleaved, medians_and_ranges, peak_memory, place_of, spread
+from train.benchmarks.measuring import as_in_training, interleaved, medians_and_ranges, peak_memory, place_of, spread
 from train.benchmarks.stage import CLASSES, WARM_UP, add_step_options
 from train.models.registry import build_model
 
@@ -59,6 +59,7 @@ def consistency_costs(
         same turn; "memory", the peak of the tensors of a step in bytes.
     """
     place = place_of(device)
+    as_in_training(place)
     torch.manual_seed(0)
     model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dali_salaug import METHODS, SaliencyStage
-from train.benchmarks.measuring import interleaved, medians_and_ranges, peak_memory, place_of
+from train.benchmarks.measuring import as_in_training, interleaved, medians_and_ranges, peak_memory, place_of
 from train.cli.parser import at_least
 from train.models.registry import build_model
 
@@ -55,6 +55,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         together, "seconds" of each of `PARTS` in every turn, and "memory", the peak of its tensors in bytes.
     """
     place = place_of(options.device)
+    as_in_training(place)
     torch.manual_seed(0)
     points = {
         "batch size": [(batch, options.at_size) for batch in options.batch_sizes],

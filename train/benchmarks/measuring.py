@@ -22,6 +22,12 @@ def place_of(device: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
+def as_in_training(device: torch.device) -> None:
+    """Let cuDNN choose its kernels by trying them in the first calls, as a run does."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+
 def interleaved(
     parts: Mapping[Name, Callable[[], object]], turns: int, device: torch.device, warm_up: int = 0
 ) -> dict[Name, list[float]]:

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dali_salaug import METHODS, KeepPaste, Method, SaliencyStage, WithEarlyHead, saliency_map
-from train.benchmarks.measuring import interleaved, medians_and_ranges, operations, peak_memory, place_of, spread
+from train.benchmarks.measuring import (
+    as_in_training,
+    interleaved,
+    medians_and_ranges,
+    operations,
+    peak_memory,
+    place_of,
+    spread,
+)
 from train.benchmarks.whole_steps import table as table_of_steps
 from train.benchmarks.whole_steps import whole_steps
 from train.cli.parser import at_least
@@ -85,6 +93,7 @@ def stage_costs(
         `train.benchmarks.whole_steps`.
     """
     place = place_of(device)
+    as_in_training(place)
     torch.manual_seed(0)
     model = build_model(model_name, CLASSES, image_size).to(place).to(memory_format=torch.channels_last)
     with_head = WithEarlyHead(model, CLASSES, FIRST_BLOCK.get(model_name))

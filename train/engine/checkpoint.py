@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dali_salaug.generators import seed_of
 from train.config import ResolvedConfig
 from train.engine.files import atomic_write
 from train.engine.memory import is_out_of_memory
@@ -222,10 +223,12 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore the state of `random_state`; CUDA's only on a machine with the same number of GPUs."""
+    """Restore the state of `random_state`; with another number of GPUs, theirs are seeded from the CPU's state."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["cpu"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+    else:
+        torch.cuda.manual_seed_all(seed_of(state["cpu"]))

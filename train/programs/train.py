@@ -43,6 +43,7 @@ FREE_OPTIONS = (
     "data",
     "val_data",
     "workers",
+    "device",
     "checkpoint_every",
     "keep_every",
     "epochs",

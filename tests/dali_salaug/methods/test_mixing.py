@@ -37,12 +37,37 @@ def test_replacement_draws_each_partner_from_the_whole_batch(method):
     assert stats.chisquare(counts.numpy()).pvalue > 0.001
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.2, 3.0])
+@pytest.mark.parametrize("alpha", [1.0, 0.2, 0.5, 3.0, 40.0])
 def test_lambda_is_of_each_image_and_beta(alpha):
     drawn = Mixup(2, alpha=alpha).draw(torch.zeros(4000, 1, 2, 2), None, torch.Generator().manual_seed(0))
     own, other = drawn.weights.unbind(1)
     assert stats.kstest(own.numpy(), stats.beta(alpha, alpha).cdf).pvalue > 0.001
     assert torch.equal(own + other, torch.ones(4000, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e6])
+def test_lambda_at_the_ends_of_the_range(alpha):
+    """The moments: at 0.05 a tenth of all are nearer to 0 or 1 than float64 resolves."""
+    images = torch.zeros(20_000, 1, 2, 2)
+    lam = Mixup(2, alpha=alpha)._draw_lambda(images, torch.Generator().manual_seed(0))
+    assert ((lam >= 0) & (lam <= 1)).all()
+    expected = stats.beta(alpha, alpha)
+    assert lam.mean().item() == pytest.approx(0.5, abs=4 * expected.std() / 20_000**0.5)
+    assert lam.std().item() == pytest.approx(expected.std(), rel=0.02)
+
+
+def test_lambda_is_drawn_by_a_compiled_step():
+    """Without gamma variates, for which torch.compile has no form."""
+    method = Mixup(2, alpha=0.4)
+
+    def weights(images):
+        return method.draw(images, None, None).weights
+
+    results = []
+    for draw in (weights, torch.compile(weights, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(0)
+        results.append(draw(torch.zeros(6, 1, 2, 2)))
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("partners", ["permutation", "replacement"])

@@ -161,3 +161,15 @@ def test_random_state(tmp_path: Path) -> None:
     assert draw() != expected
     checkpoint.set_random_state(checkpoint.load(tmp_path / "random.pt"))
     assert draw() == expected
+
+
+def test_gpus_that_the_checkpoint_has_no_state_for_are_seeded_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    state = checkpoint.random_state() | {"cuda": []}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    checkpoint.set_random_state(state)
+    checkpoint.set_random_state(state)
+    torch.rand(1)
+    checkpoint.set_random_state(checkpoint.random_state() | {"cuda": []})
+    assert seeds[0] == seeds[1] != seeds[2]

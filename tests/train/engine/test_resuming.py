@@ -338,3 +338,20 @@ def test_an_epoch_of_skipped_steps_is_explained(
 def test_the_last_checkpoint_is_not_exported(run: Path, capsys: pytest.CaptureFixture) -> None:
     errors = answer(capsys, program(["export", str(run / "last.pt")]))
     assert "last.pt: not the best network of a run; pass the run's folder, or its best.pt" in errors
+
+
+def test_the_device_may_change(run: Path, log_of: Any) -> None:
+    """Here from the CPU to where the machine has its GPU, if any."""
+    last = checkpoint.load(run / "last.pt")
+    last["processes"][0]["objective"]["stage"]["generator"] = torch.arange(16, dtype=torch.uint8)  # of a GPU
+    checkpoint.save(last, run / "last.pt")
+    assert resume(run, "--epochs", "2", "--device", "auto") == 0
+    assert len(log_of(run)) == 2
+    assert checkpoint.load(run / "last.pt")["config"]["device"] == "auto"
+
+
+@pytest.mark.gpu
+def test_from_one_device_to_the_other_and_back(run: Path, log_of: Any) -> None:
+    for epochs, device in (("2", "cuda"), ("3", "cpu"), ("4", "cuda")):
+        assert resume(run, "--epochs", epochs, "--device", device) == 0
+    assert len(log_of(run)) == 4
