@@ -52,9 +52,10 @@ def gradients(net, pixels, second_order, *, class_weight=0.7):
     with second_order as context:
         logits = net(pixels)
     gradient = context.pixel_gradient(logits[:, 0].sum(), pixels)
-    weights = torch.linspace(-1, 1, pixels.numel(), dtype=pixels.dtype).view_as(pixels)
+    weights = torch.linspace(-1, 1, pixels.numel(), dtype=pixels.dtype, device=pixels.device).view_as(pixels)
     loss = (weights * gradient).sum() + gradient.square().sum()
-    (loss + class_weight * F.cross_entropy(logits, torch.zeros(len(pixels), dtype=torch.int64))).backward()
+    labels = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+    (loss + class_weight * F.cross_entropy(logits, labels)).backward()
     return {name: p.grad for name, p in net.named_parameters()} | {"pixels": pixels.grad, "gradient": gradient.detach()}
 
 
