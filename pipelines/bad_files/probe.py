@@ -19,8 +19,9 @@ from ..graph.recipe import Recipe
 from ..names import printable
 from ..readers.base import DataError
 
-# The operators that fail on a bad file, as DALI's errors name them; reshape on one with too many pixels.
-_READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`", "reshape`"))
+# The operators that fail on a bad file, as DALI's errors name them; reshape on one with too many pixels, and slice on
+# one in which a GPU's decoder found another size.
+_READING = tuple(f"`nvidia.dali.fn.{name}" for name in ("io.", "decoders.", "peek_image_shape`", "reshape`", "slice`"))
 
 
 def reason(dataset: Dataset, index: int, max_pixels: int) -> DecodingError:

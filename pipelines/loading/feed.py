@@ -22,8 +22,19 @@ class Made(NamedTuple):
     replaced: tuple[int, ...]
 
 
+class Ahead(NamedTuple):
+    """A batch whose images are being read before the pipeline takes it: its (epoch, batch), its samples in the order,
+    and what returns their images."""
+
+    place: tuple[int, int]
+    indices: np.ndarray
+    images: Callable[[], Any]
+
+
 class Source:
     """Feeds the pipeline batch after batch, on into the next epoch, so that prefetching never stops.
+
+    Threads read the images of one more batch meanwhile, as the pipeline's user waits while a batch is made.
 
     The pipeline runs ahead of the user. `made` holds the batches that it has taken and not yet returned. Nothing here
     refers to the loader or its pipeline, so that both are freed with the last reference to the loader.
@@ -35,6 +46,7 @@ class Source:
         self._substitutes = substitutes
         self.next = (0, 0)
         self.made: deque[Made] = deque()
+        self._ahead: Ahead | None = None
 
     def __call__(self) -> tuple[Any, ...]:
         epoch, batch = self.next
@@ -50,10 +62,24 @@ class Source:
         positions = self._schedule.positions(epoch, batch)
         order = self._schedule.indices(epoch, positions)
         indices, replaced = self._substitutes.choose(epoch, positions, order)
-        arrays = self._inputs(epoch, positions, indices)
+        images = self._images((epoch, batch), indices)
+        if batch + 1 < batches:  # a sampler is not asked for its next epoch before that is needed
+            order = self._schedule.indices(epoch, self._schedule.positions(epoch, batch + 1))
+            self._ahead = Ahead((epoch, batch + 1), order, self._inputs.begin(order))
+        arrays = self._inputs(epoch, positions, indices, images)
         self.made.append(Made((epoch, batch), positions, indices, replaced))
         self.next = (epoch, batch + 1) if batch + 1 < batches else (epoch + 1, 0)
         return tuple(contiguous(arrays[name]) for name in self._inputs.recipe.inputs)
+
+    def _images(self, place: tuple[int, int], indices: np.ndarray) -> Any:
+        """Return the images of a batch: those read ahead, if it is that batch, but for replaced samples."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.place != place:
+            return self._inputs.begin(indices)()
+        images, others = ahead.images(), np.flatnonzero(indices != ahead.indices)
+        for position, image in zip(others.tolist(), self._inputs.begin(indices[others])(), strict=True):
+            images[position] = image
+        return images
 
 
 def weakly(source: Source) -> Callable[[], tuple[Any, ...]]:

@@ -1,5 +1,6 @@
 """What the pipeline receives for a batch: the samples, and every number that decides what happens to them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -32,18 +33,23 @@ class Inputs:
     recipe: Recipe
     options: LoaderOptions
 
-    def __call__(self, epoch: int, positions: range, indices: np.ndarray) -> dict[str, Any]:
-        """Return the arrays for the samples `indices`, (B,) int64, at these positions of an epoch."""
+    def begin(self, indices: np.ndarray) -> Callable[[], Any]:
+        """Begin to read the images of the samples `indices`, (B,) int64; see `Reader.begin`."""
+        return self.dataset.reader.begin(indices, self.recipe.max_pixels)
+
+    def __call__(self, epoch: int, positions: range, indices: np.ndarray, images: Any) -> dict[str, Any]:
+        """Return the arrays for the samples `indices`, (B,) int64, at these positions of an epoch.
+
+        Args:
+            images: What `begin` returned returns for them.
+        """
         recipe, options, count = self.recipe, self.options, len(indices)
 
         def uniforms(stream: int, width: int, view: int = 0) -> np.ndarray:
             start, step = positions.start, positions.step
             return draws.uniforms(options.seed, epoch, stream, start, count, width, step=step, view=view)
 
-        arrays: dict[str, Any] = {
-            "index": indices,
-            "image": self.dataset.reader.inputs(indices, self.recipe.max_pixels),
-        }
+        arrays: dict[str, Any] = {"index": indices, "image": images}
         arrays["flip"] = np.zeros(count, dtype=np.int32)
         if options.train:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)

@@ -30,7 +30,8 @@ PREFETCH = 2  # batches made ahead
 
 
 def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
-    return probe(inputs(epoch, range(position, position + 1), np.array([index])))
+    indices = np.array([index])
+    return probe(inputs(epoch, range(position, position + 1), indices, inputs.begin(indices)()))
 
 
 class ImageLoader:

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from ..decoding import MAX_PIXELS, DecodingError, for_dali, open_image
 
 READ_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
+_SHARES = 4 * READ_THREADS  # of a batch, small enough that none waits long for the last
 
 
 class DataError(ValueError):
@@ -43,10 +44,6 @@ class Reader(ABC):
     @abstractmethod
     def feed(self) -> Literal["paths", "contents", "pixels"]: ...
 
-    def contents(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
-        """Return the `content` of several images, read at the same time."""
-        return list(reading_threads().map(lambda index: self.content(index, max_pixels), indices.tolist()))
-
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -63,7 +60,6 @@ class Reader(ABC):
     def name(self, index: int) -> str:
         """Return the name of an image, for messages."""
 
-    @abstractmethod
     def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> Any:
         """Return what the pipeline receives for the images at `indices`, (B,) integers.
 
@@ -73,6 +69,17 @@ class Reader(ABC):
         Returns:
             "pixels": (B, h, w, 3) uint8. Otherwise B arrays, each (bytes,) uint8: the path, or the encoded image.
         """
+        return self.begin(indices, max_pixels)()
+
+    def begin(self, indices: np.ndarray, max_pixels: int) -> Callable[[], Any]:
+        """Begin to read images in threads, and return a function that waits for them and returns them, as `inputs`."""
+        shares = np.array_split(indices, min(len(indices), _SHARES)) if len(indices) else []
+        reads = [reading_threads().submit(_read, self, share, max_pixels) for share in shares]
+        return lambda: [image for read in reads for image in read.result()]
+
+    def read(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
+        """Return `inputs` of a few images, read one after the other."""
+        return [self.content(index, max_pixels) for index in indices.tolist()]
 
     def content(self, index: int, max_pixels: int) -> np.ndarray:
         """Return an encoded image as the pipeline receives it, (bytes,) uint8.
@@ -103,6 +110,20 @@ class Reader(ABC):
                 return min(image.size)
         except DecodingError as error:
             raise OSError(str(error)) from error
+
+
+def _read(reader: Reader, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
+    return [] if _is_ending() else reader.read(indices, max_pixels)
+
+
+def _is_ending() -> bool:
+    """Return whether the interpreter is ending. It accepts no more work, but waits for all that it was given before,
+    which nobody wants any more, and which a store that does not answer makes last."""
+    try:
+        reading_threads().submit(int)
+    except RuntimeError:
+        return True
+    return False
 
 
 @cache

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from ..decoding import MAX_PIXELS, DecodingError, for_dali
+from ..decoding import DecodingError, for_dali
 from ..formats import JPEG, is_jpeg_name
 from . import s3
-from .base import READ_THREADS, Reader, reading_threads
+from .base import Reader
 from .untrusted import open_regular, read_bytes
 
 
@@ -39,14 +39,9 @@ class Files(Reader):
     def feed(self) -> Literal["paths", "contents"]:  # cached: there may be a million names
         return "paths" if all(map(is_jpeg_name, self.files)) else "contents"
 
-    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
+    def read(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
         if self.feed == "contents":
-            return self.contents(indices, max_pixels)
-        shares = np.array_split(indices, READ_THREADS)
-        parts = reading_threads().map(lambda share: self._paths(share, max_pixels), shares)
-        return [path for part in parts for path in part]
-
-    def _paths(self, indices: np.ndarray, max_pixels: int) -> list[np.ndarray]:
+            return super().read(indices, max_pixels)
         paths = [self.files[index] for index in indices]
         # As a folder, which it is not, its opening fails.
         paths = [path if _ADDRESS in path or _is_for_dali(path, max_pixels) else f"{path}/" for path in paths]

@@ -1,10 +1,10 @@
 """Images that are in memory already, decoded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..decoding import MAX_PIXELS
 from .base import Reader
 
 
@@ -35,8 +35,8 @@ class Pixels(Reader):
     def name(self, index: int) -> str:
         return f"image {index} of '{self.root}'"
 
-    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        return self.images[indices]
+    def begin(self, indices: np.ndarray, max_pixels: int) -> Callable[[], np.ndarray]:
+        return lambda: self.images[indices]
 
     def take(self, chosen: np.ndarray) -> "Pixels":
         return Pixels(self.images[chosen], self.root)

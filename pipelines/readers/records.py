@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..decoding import MAX_PIXELS
 from .base import Reader
 from .untrusted import open_regular
 
@@ -44,9 +43,6 @@ class Records(Reader):
 
     kind = "records"
     feed = "contents"
-
-    def inputs(self, indices: np.ndarray, max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
-        return self.contents(indices, max_pixels)
 
 
 class _OpenFiles:

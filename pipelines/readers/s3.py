@@ -75,3 +75,6 @@ def client() -> tuple[Any, tuple[type[Exception], ...]]:
         return boto3.client("s3"), (BotoCoreError, ClientError)
     except (BotoCoreError, ValueError) as error:  # such as an endpoint that is not an address
         raise DataError(f"cannot reach a store for s3:// addresses: {error}") from error
+
+
+os.register_at_fork(after_in_child=client.cache_clear)  # its locks may be held by threads that stayed in the parent

@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {"batch_size": 8, "image_size": 32, "crop_scale": (0.0
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, make_photo: Any) -> Path:
-    """JPEGs of all kinds of subsampling, progressive, grey, rotated by their metadata; and a PNG."""
+    """JPEGs of all kinds of subsampling, progressive, grey, rotated by their metadata; and one of each other format."""
     root = tmp_path_factory.mktemp("mixed")
     (root / "only").mkdir()
     generator = np.random.default_rng(3)
@@ -28,7 +28,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, make_photo: Any) -> Path:
         exif[0x0112] = index % 8 + 1  # orientation
         options: dict[str, Any] = {"subsampling": index % 3, "progressive": index % 5 == 0, "exif": exif}
         (photo.convert("L") if index % 7 == 0 else photo).save(root / "only" / f"{index:02}.jpg", **options)
-    make_photo(70, 90, seed=9).save(root / "only" / "last.png")
+    for suffix in ("png", "bmp", "webp", "tif", "ppm", "jp2", "gif"):
+        make_photo(70, 90, seed=9).save(root / "only" / f"last.{suffix}")
+    make_photo(70, 90, seed=9).convert("CMYK").save(root / "only" / "cmyk.jpg")
     return root
 
 
@@ -89,4 +91,4 @@ def test_windows_decoded_by_a_gpu(folders: Path, load: float) -> None:
 def test_crops_of_whole_images_on_a_gpu_are_the_cpus(mixed: Path) -> None:
     for one, other in zip(*(image_loader(mixed, device=device, **OPTIONS) for device in ("cpu", "cuda")), strict=True):
         assert torch.equal(one.views, other.views.cpu())
-        assert (one.images - other.images.cpu()).abs().mean() < 0.05
+        assert (one.images - other.images.cpu()).abs().flatten(1).mean(1).max() < 0.1
