@@ -44,6 +44,7 @@ FREE_OPTIONS = (
     "val_data",
     "workers",
     "device",
+    "cuda_graph",
     "checkpoint_every",
     "epochs",
     "on_bad_file",
