@@ -277,3 +277,20 @@ def test_within_a_capture_of_the_users_own_it_is_part_of_that(small_net):
         seen.append(inputs.clone())
         assert (inputs == 0).any()
     assert not torch.equal(*seen)
+
+
+@pytest.mark.gpu
+def test_puzzlemix_takes_a_graph_of_its_own(no_waiting):
+    """And the same one without: with the CPU's masks, and its moves where they are worth something."""
+    method = METHODS["puzzlemix"].build(4)
+    graphs, method._graphs = method._graphs, lambda solve, inputs, key: solve(*inputs)
+    for count in (16, 16, 16, 5, 5, 5):
+        images, saliency = torch.randn(count, 3, 32, 32, device="cuda"), torch.rand(count, 16, 16, device="cuda").pow(4)
+        expected = method.draw(images, saliency, torch.Generator("cuda").manual_seed(count))
+        captured = copy.copy(method)
+        captured._graphs = graphs
+        got = captured.draw(images, saliency, torch.Generator("cuda").manual_seed(count))
+        for part in ("partners", "shares", "moves"):
+            assert torch.equal(getattr(got, part), getattr(expected, part)), part
+    with no_waiting():
+        captured.draw(images, saliency, torch.Generator("cuda").manual_seed(0))
