@@ -15,13 +15,16 @@ from ._checks import (
     check_number,
     check_whole_number,
 )
+from .cuda_graphs import CudaGraphs
 from .generators import check_generator_state, restore
 from .methods.base import BoxDraw, Draw, Method
 from .methods.hybridmix import HybridMixDraw
 from .remembering import MEMORY, Crops, check_memory
 from .saliency.maps import METHODS, check_saliency_options, reduced_size, saliency_map
 from .saliency.memory import SaliencyMemory
+from .saliency.observer import unwrap
 
+GRAPHS_ON = "cuda"  # the type of device that has CUDA graphs
 LabelsT = TypeVar("LabelsT", Tensor, dict[str, Tensor])
 
 
@@ -51,6 +54,18 @@ class SaliencyStage:
     inputs that the stage returns then require a gradient: where the user's backward pass reaches them, the memory is
     written.
 
+    With ``cuda_graph=True`` a CUDA graph replays the whole stage: the host launches a few kernels for each batch where
+    it otherwise launches hundreds. Results and random numbers are the same.
+
+    - The second batch of each form (shape, dtype, memory format) is captured, which waits for the device; so do
+      weights that have moved in memory, and other modes of autocast. Weights updated in place, as by all optimizers,
+      are used as they are at each step.
+    - The graph keeps its memory, about that of the saliency pass and of three batches of images.
+    - Python code and hooks in the model run in the capture only. A model that draws random numbers in eval mode moves
+      the GPU's global random state.
+    - It excludes ``saliency="memory"``, whose hooks run in each backward pass, and ``compiled``. In warm-up, and within
+      a capture of your own, the stage runs as without it.
+
     Args:
         method: what to do to the images: :class:`KeepCutout`, :class:`KeepPaste`, :class:`Cutout`, ...
         saliency: the method of the saliency map: "gradient", "smoothgrad", "guided", "deconvnet", "grad_cam" or
@@ -66,6 +81,7 @@ class SaliencyStage:
             teacher.
         memory: the maps of the samples, with ``saliency="memory"``. It is part of :meth:`state_dict`, and is moved to
             the images' device by the first call.
+        cuda_graph: whether a CUDA graph replays the stage, see above; only for images on a GPU.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
             the noise.
 
@@ -90,6 +106,7 @@ class SaliencyStage:
         seed: int = 0,
         head: nn.Module | None = None,
         memory: SaliencyMemory | None = None,
+        cuda_graph: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(method, Method):
@@ -110,7 +127,15 @@ class SaliencyStage:
             check_saliency_options(**self._saliency_options)
         if head is not None and not isinstance(head, nn.Module):
             raise ValueError(f"head must be a torch.nn.Module, such as the early of a WithEarlyHead; got {head!r}")
+        if not isinstance(cuda_graph, bool):
+            raise ValueError(f"cuda_graph must be True or False; got {cuda_graph!r}")
+        if cuda_graph and (saliency == MEMORY or options.get("compiled")):
+            raise ValueError(
+                "cuda_graph must be False with saliency 'memory' (its hooks run in each backward pass) and with "
+                f"compiled; got {cuda_graph!r} with {'saliency ' + repr(saliency) if memory else 'compiled=True'}"
+            )
         self.method = method
+        self.cuda_graph = cuda_graph
         self.warmup_epochs = warmup_epochs
         self.seed = seed
         self.head = head
@@ -118,6 +143,7 @@ class SaliencyStage:
         self._epoch: int | None = None
         self._generator: torch.Generator | None = None
         self._generator_state: Tensor | None = None  # restored; the first call determines the device
+        self._graphs = CudaGraphs()
 
     def __call__(
         self,
@@ -186,12 +212,27 @@ class SaliencyStage:
         if self._warming_up():
             return StageTrace(images if crops is None else crops.remembering(images), labels, None, Draw())
 
+        if self.cuda_graph:
+            return self._by_graph(model, images, labels, augmented)
+        if crops is None:
+            return self._composed(model, images, labels, augmented)
+        with record_function("saliency"):
+            saliency = crops.maps(reduced_size(images, self._saliency_options["scale"]))
+        trace = self._composed(model, images, labels, augmented, saliency)
+        own = self.method.own_pixels(trace.drawn, (images.shape[-2], images.shape[-1]))
+        return trace._replace(inputs=crops.remembering(trace.inputs, own, augmented=self.method.uses_augmented))
+
+    def _composed(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor | dict[str, Tensor],
+        augmented: Tensor | None,
+        saliency: Tensor | None = None,
+    ) -> StageTrace:
+        """Make the map, unless it is given or not needed; draw and apply. The arguments are those of a call."""
         generator = self._generator_on(images.device)
-        saliency = None
-        if crops is not None:
-            with record_function("saliency"):
-                saliency = crops.maps(reduced_size(images, self._saliency_options["scale"]))
-        elif self.method.uses_saliency:
+        if saliency is None and self.method.uses_saliency:
             options = self._saliency_options
             known = None if isinstance(labels, dict) else labels
             with record_function("saliency"):
@@ -202,10 +243,24 @@ class SaliencyStage:
             targets: Tensor | dict[str, Tensor] = labels
             if not isinstance(labels, dict):
                 targets = self.method.targets(labels, drawn, (images.shape[-2], images.shape[-1]))
-        if crops is not None:
-            own = self.method.own_pixels(drawn, (images.shape[-2], images.shape[-1]))
-            inputs = crops.remembering(inputs, own, augmented=self.method.uses_augmented)
         return StageTrace(inputs, targets, saliency, drawn)
+
+    def _by_graph(
+        self, model: nn.Module, images: Tensor, labels: Tensor | dict[str, Tensor], augmented: Tensor | None
+    ) -> StageTrace:
+        """Do the same by a CUDA graph."""
+        if images.device.type != GRAPHS_ON:
+            raise ValueError(f"cuda_graph must be False for images on {images.device}: it needs a GPU; got True")
+        own = None if isinstance(labels, dict) else labels  # a dictionary, which nothing here uses, is returned as is
+        with_map = self.method.uses_saliency and self._saliency_options["method"] != "fine_grained"
+        trace: StageTrace = self._graphs.of_batch(
+            lambda images, own, augmented: self._composed(model, images, {} if own is None else own, augmented),
+            (images, own, augmented if self.method.uses_augmented else None),
+            network=unwrap(model if self.head is None else self.head) if with_map else None,
+            generator=self._generator_on(images.device),
+            name="saliency" if self.method.uses_saliency else "compositing",
+        )
+        return trace._replace(targets=labels) if own is None else trace
 
     def _check_labels_unused(self, labels: dict[str, Tensor]) -> None:
         """Refuse a dictionary where the method or the map needs one tensor."""
@@ -258,6 +313,7 @@ class SaliencyStage:
         self._epoch = state["epoch"]
         self._generator = None
         self._generator_state = generator
+        self._graphs.clear()  # they draw from the generator that was
 
     def _warming_up(self) -> bool:
         if self.warmup_epochs == 0:
@@ -280,4 +336,6 @@ class SaliencyStage:
             options["head"] = type(self.head).__name__
         if self.memory is not None:
             options["memory"] = self.memory
+        if self.cuda_graph:
+            options["cuda_graph"] = True
         return f"SaliencyStage({self.method!r}, {', '.join(f'{name}={value}' for name, value in options.items())})"

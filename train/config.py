@@ -272,6 +272,7 @@ class Config:
         choices=("off", "bfloat16", "float16"),
     )
     compile: bool = _option(False, "torch.compile for the step and the saliency pass")
+    cuda_graph: bool = _option(False, "one CUDA graph for the whole saliency stage, on a GPU")
     fused: bool = _option(False, "PyTorch's fused optimizer, one kernel for all weights")
     hw_decoder_load: float = _option(
         0.65,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from .._checks import check_given, check_number
 from .._tensors import finite_or_zero
 from ..compositing import blend_blocks
+from ..cuda_graphs import CudaGraphs, may_capture
 from .base import TWO_IMAGES, MethodEntry, register
 from .mixing import MixingMethod, PairDraw
 from .puzzlemix_solvers import MaskEnergy, solve_mask, solve_transport
@@ -120,39 +122,73 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
         self.prior = prior
         self.transport = transport
         self.deviation = deviation
+        self._graphs = CudaGraphs()
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> PuzzleMixDraw:
         blocks = self._blocks_of(images)
-        finest = max(blocks)
-        lam = self._draw_lambda(images, generator).float()
+        lam = self._draw_lambda(images, generator)
         partners = self._draw_partners(images, generator)
         order = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device).argsort()
+        maps = finite_or_zero(check_given("saliency", saliency).float())
+        pooled = {strips: self._pooled(images, strips) for strips in (_strips(images, n) for n in blocks)}
 
+        def solve(lam: Tensor, partners: Tensor, order: Tensor, maps: Tensor, *pooled_images: Tensor) -> Any:
+            by_strips = dict(zip(pooled, pooled_images, strict=True))
+            seen = [by_strips[_strips(images, n)] for n in blocks]
+            return self._solve(blocks, lam, partners, order, maps, seen)
+
+        # The solution takes a thousand small operations: on a GPU a CUDA graph, and one launch for the host.
+        inputs = lam, partners, order, maps, *pooled.values()
+        shares, moves = (
+            self._graphs(solve, inputs, key=(blocks, images.shape)) if may_capture(inputs) else solve(*inputs)
+        )
+        return PuzzleMixDraw(partners=partners, shares=shares, moves=moves)
+
+    def _solve(
+        self,
+        blocks: tuple[int, ...],
+        lam: Tensor,
+        partners: Tensor,
+        order: Tensor,
+        maps: Tensor,
+        seen: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Return shares and moves, as :class:`PuzzleMixDraw` has them.
+
+        Args:
+            blocks: numbers of blocks, of which each has its part of the batch.
+            lam: λ, (B,).
+            partners: (B,).
+            order: a permutation, (B,), that the parts divide.
+            maps: (B, h, w).
+            seen: see :meth:`_pooled`, for each of ``blocks``.
+        """
+        finest, lam, maps = max(blocks), lam.float(), maps[:, None]
         # The images of one n form a group, whose size does not depend on the draw.
-        groups = [part for part in zip(blocks, order.tensor_split(len(blocks)), strict=True) if len(part[1])]
-        maps = finite_or_zero(check_given("saliency", saliency).float())[:, None]
+        parts = zip(blocks, order.tensor_split(len(blocks)), seen, strict=True)
+        groups = [(n, which, pooled) for n, which, pooled in parts if len(which)]
         salient: list[tuple[Tensor, Tensor]] = []
         energies: list[MaskEnergy] = []
-        for n, which in groups:
+        for n, which, pooled in groups:
             other = partners.index_select(0, which)
             sums = F.adaptive_avg_pool2d(maps, n).squeeze(1) + TINY
             normalised = sums / sums.sum((1, 2), keepdim=True)
             salient.append((normalised.index_select(0, which), normalised.index_select(0, other)))
-            pair = images.index_select(0, which), images.index_select(0, other)
-            energies.append(self.mask_energy(*pair, *salient[-1], lam.index_select(0, which)))
+            pair = pooled.index_select(0, which), pooled.index_select(0, other)
+            energies.append(self._energy(*pair, *salient[-1], lam.index_select(0, which)))
         masks = solve_mask(_stacked(energies, finest))
 
         # All as grids of the finest blocks: a moving block takes along the finer blocks inside it.
         shares, moves = [], []
-        for (n, _), (own, others), mask in zip(groups, salient, masks.split([len(w) for _, w in groups]), strict=True):
+        sizes = [len(which) for _, which, _ in groups]
+        for (n, *_), (own, others), mask in zip(groups, salient, masks.split(sizes), strict=True):
             mask = mask[:, :n, :n]
             shown = torch.cat([mask > 0, mask < 1])
             sources = solve_transport(torch.cat([own, others]), shown, self.transport)
             shares.append(_spread(mask, finest // n))
             moves.append(_refined(sources.view(-1, n, n), finest // n).view(2, -1, finest, finest).transpose(0, 1))
         back = order.argsort()
-        in_order = [torch.cat(parts).index_select(0, back) for parts in (shares, moves)]
-        return PuzzleMixDraw(partners=partners, shares=in_order[0], moves=in_order[1])
+        return torch.cat(shares).index_select(0, back), torch.cat(moves).index_select(0, back)
 
     def _blocks_of(self, images: Tensor) -> tuple[int, ...]:
         height, width = images.shape[-2:]
@@ -173,9 +209,19 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
             own_saliency, other_saliency: their saliency, (B, n, n), each summing to 1.
             lam: λ, (B,).
         """
-        n = own_saliency.shape[-1]
-        strips = [math.gcd(STRIP, side // n) for side in own.shape[-2:]]
-        seen = [F.avg_pool2d(image.float(), strips) * self.deviation for image in (own, other)]
+        strips = _strips(own, own_saliency.shape[-1])
+        pooled = self._pooled(own, strips), self._pooled(other, strips)
+        return self._energy(*pooled, own_saliency, other_saliency, lam)
+
+    def _pooled(self, images: Tensor, strips: tuple[int, int]) -> Tensor:
+        """Return the means of strips of the images, in units of the pixels' 0..1: (B, C, h, w), float32."""
+        return F.avg_pool2d(images.float(), strips) * self.deviation
+
+    def _energy(
+        self, own: Tensor, other: Tensor, own_saliency: Tensor, other_saliency: Tensor, lam: Tensor
+    ) -> MaskEnergy:
+        """Return :meth:`mask_energy` of pooled images."""
+        n, seen = own_saliency.shape[-1], [own, other]
         beta, gamma = n * self.smoothness / 16, self.data_smoothness
         costs = [n**2 * own_saliency, n**2 * other_saliency]  # in each block, of showing the partner, and the image
         edges = []
@@ -217,6 +263,11 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
 def _are_blocks(blocks: object) -> bool:
     numbers = isinstance(blocks, tuple | list) and len(blocks) > 0 and all(isinstance(n, int) for n in blocks)
     return numbers and all(n >= 2 and max(blocks) % n == 0 for n in blocks)  # type: ignore[attr-defined, call-overload]
+
+
+def _strips(images: Tensor, n: int) -> tuple[int, int]:
+    """Return height and width of the pixels that are pooled, of n × n blocks."""
+    return math.gcd(STRIP, images.shape[-2] // n), math.gcd(STRIP, images.shape[-1] // n)
 
 
 def _meeting(first: Tensor, following: Tensor, n: int) -> Tensor:

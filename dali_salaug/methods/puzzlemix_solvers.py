@@ -46,29 +46,32 @@ def solve_mask(energy: MaskEnergy, iterations: int = MASK_ITERATIONS) -> Tensor:
         iterations: the number of iterations of the primal-dual method.
     """
     batch, _, n, _ = energy.unary.shape
-    none, half, full = energy.unary.flatten(2).unbind(1)
+    none, half, full = energy.unary.unbind(1)
     step = 8**-0.5  # the differences of a grid have a norm below √8
-    rising, falling = step * 2 * (half - none), step * 2 * (full - half)
-    weights = torch.cat([energy.below.flatten(1), energy.right.flatten(1)], 1)
-    # Neighbours by index, not by a matrix product, which would lose digits under autocast and in TF32. At the border
-    # the index wraps around, where the weights are 0.
-    place = torch.arange(n * n, device=none.device)
-    here = place.repeat(2)
-    after = torch.cat([(place + n) % (n * n), (place + 1) % (n * n)])
-    before = torch.cat([(place - n) % (n * n), (place - 1) % (n * n) + n * n])
-    half_weights = weights / 2
-    mask = ahead = torch.full_like(none, 0.5)
-    pull = torch.zeros_like(weights)
+    limits = torch.stack([2 * step * (half - none), 2 * step * (full - half) + 0.5], 1)
+    weights = torch.stack([energy.right, energy.below], 1)
+    lower, upper = -weights / 2, weights / 2
+    least, most = 3 * lower, 3 * upper
+    # Neighbours are views of padded grids: a place without one meets the padding, where the weights are 0. A matrix
+    # product would lose digits under autocast and in TF32. The loop is written for few launches.
+    side = n + 1
+    area = side * side
+    padded, padded_pull = none.new_full((batch, side, side), 0.5), none.new_zeros(batch, 2, side, side)
+    ahead, pull = padded[:, :n, :n], padded_pull[:, :, 1:, 1:]
+    after = padded.as_strided((batch, 2, n, n), (area, side - 1, side, 1), 1)
+    before = padded_pull.as_strided((batch, 2, n, n), (2 * area, area + 1 - side, side, 1), side)
+    mask = torch.full_like(none, 0.5)
     for _ in range(iterations):
-        pull = pull.add(ahead.index_select(1, after) - ahead.index_select(1, here), alpha=step)
-        # The proximal map of the conjugate of |d| / 2 + max(|d| − 1/2, 0), which is d² at 0, ½ and 1.
-        first = pull.clamp(-half_weights, half_weights)
-        pull = first + F.softshrink(pull - first, step / 2).clamp(-weights, weights)
-        moved = mask.sub((pull.index_select(1, before) - pull).view(batch, 2, -1).sum(1), alpha=step)
-        moved = torch.maximum((moved - rising).clamp(max=0.5), moved - falling).clamp(0, 1)
-        ahead = 2 * moved - mask
+        pull.add_(after, alpha=step).sub_(ahead[:, None], alpha=step)
+        # The proximal map of the conjugate of |d| / 2 + max(|d| - 1/2, 0), which is d² at 0, ½ and 1.
+        excess = (pull - pull.clamp(lower, upper)).clamp_(-step / 2, step / 2)
+        pull.sub_(excess).clamp_(least, most)
+        moved = mask.sub((before - pull).sum(1), alpha=step)
+        # That of a block's cost: from 0 to ½, and from there to 1.
+        moved = (moved[:, None] - limits).clamp_(0, 0.5).sum(1)
+        ahead.copy_(torch.lerp(mask, moved, 2.0))
         mask = moved
-    return _polish(energy, (2 * mask).round().div(2).view(batch, n, n))
+    return _polish(energy, (2 * mask).round().div(2))
 
 
 def _polish(energy: MaskEnergy, mask: Tensor) -> Tensor:
@@ -76,15 +79,18 @@ def _polish(energy: MaskEnergy, mask: Tensor) -> Tensor:
     n = mask.shape[-1]
     place = torch.arange(n, device=mask.device)
     even = (place[:, None] + place) % 2 == 0
-    values = torch.arange(3, device=mask.device).view(1, 3, 1, 1) / 2
+    value = torch.arange(3, device=mask.device).view(1, 3, 1, 1) / 2
+    # Of a block and its neighbours below, to the right, above and to the left.
     above, left = F.pad(energy.below, (0, 0, 1, 0))[:, :-1], F.pad(energy.right, (1, 0))[:, :, :-1]
+    weights = torch.stack([energy.below, energy.right, above, left], 1)
+    # Σ w (value - neighbour)², less what does not depend on the value.
+    alone = energy.unary + value.square() * weights.sum(1, keepdim=True)
     for turn in (even, ~even) * 2:
         around = F.pad(mask, (1, 1, 1, 1))
-        cost = energy.unary + energy.below[:, None] * (values - around[:, None, 2:, 1:-1]).square()
-        cost = cost + above[:, None] * (values - around[:, None, :-2, 1:-1]).square()
-        cost = cost + energy.right[:, None] * (values - around[:, None, 1:-1, 2:]).square()
-        cost = cost + left[:, None] * (values - around[:, None, 1:-1, :-2]).square()
-        mask = torch.where(turn, cost.argmin(1).to(mask.dtype) / 2, mask)
+        neighbours = [around[:, 2:, 1:-1], around[:, 1:-1, 2:], around[:, :-2, 1:-1], around[:, 1:-1, :-2]]
+        pulls = (weights * torch.stack(neighbours, 1)).sum(1, keepdim=True)
+        best = torch.addcmul(alone, value, pulls, value=-2).argmin(1)
+        mask = torch.where(turn, best.to(mask.dtype) / 2, mask)
     return mask
 
 

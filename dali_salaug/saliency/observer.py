@@ -51,7 +51,9 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
     module = unwrap(model)
     training = [m for m in module.modules() if m.training]
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        # While a CUDA graph is captured, the GPU's state is neither read nor set; who captures keeps it.
+        gpus = [device] if device.type == "cuda" and not torch.cuda.is_current_stream_capturing() else []
+        stack.enter_context(torch.random.fork_rng(devices=gpus))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:

@@ -1,6 +1,7 @@
 """Measure what the saliency stage adds to a training step."""
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from train.benchmarks.measuring import (
 from train.benchmarks.whole_steps import table as table_of_steps
 from train.benchmarks.whole_steps import whole_steps
 from train.cli.parser import at_least
+from train.errors import UserError
 from train.models.registry import FIRST_BLOCK, build_model
 
 HELP = "what the saliency stage adds to a training step"
@@ -45,6 +47,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="methods whose draw and compositing to time (default: all, but a single one of those with a policy)",
     )
+    parser.add_argument(
+        "--cuda-graph",
+        nargs="*",
+        choices=list(METHODS),
+        default=[],
+        metavar="NAME",
+        help="methods whose whole stage to time, as it is and by a CUDA graph, on a GPU (default: none); each graph"
+        " keeps the memory of a saliency pass",
+    )
 
 
 def add_step_options(parser: argparse.ArgumentParser, *, images: str) -> None:
@@ -57,7 +68,9 @@ def add_step_options(parser: argparse.ArgumentParser, *, images: str) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled", "methods")
+    if options.cuda_graph and place_of(options.device).type != "cuda":
+        raise UserError(f"--cuda-graph needs a GPU; got --device {options.device}")
+    names = ("image_size", "batch_size", "repeats", "device", "amp", "compiled", "methods", "cuda_graph")
     settings = {name: getattr(options, name) for name in names}
     return {"settings": {"model": options.model, **settings}, **stage_costs(options.model, **settings)}
 
@@ -72,6 +85,7 @@ def stage_costs(
     amp: bool,
     compiled: bool,
     methods: Sequence[str],
+    cuda_graph: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure a plain training step and each part that a method adds to it, interleaved.
 
@@ -84,6 +98,7 @@ def stage_costs(
         amp: bfloat16 autocast around step and stage.
         compiled: step and saliency pass by torch.compile.
         methods: names of `dali_salaug.METHODS`.
+        cuda_graph: those whose whole stage is timed too, as it is and by a CUDA graph.
 
     Returns:
         "step", the seconds of every turn; "parts", the same for each part by its name; "shares", for each part its
@@ -131,6 +146,11 @@ def stage_costs(
         "map, fine-grained": partial(saliency_map, None, images, method="fine_grained", scale=0.5),
     }
     parts |= {name: partial(compositing, METHODS[name].build(CLASSES)) for name in methods}
+    for name, graph in itertools.product(cuda_graph, (False, True)):  # WARM_UP captures
+        entry = METHODS[name]
+        options: dict[str, Any] = {"saliency": entry.saliency, "target": entry.target, "scale": entry.scale}
+        stage = SaliencyStage(entry.build(CLASSES), warmup_epochs=0, cuda_graph=graph, **options)
+        parts[f"{name}, {'graph' if graph else 'stage'}"] = partial(stage, model, images, labels, augmented)
     with torch.autocast(place.type, dtype=torch.bfloat16, enabled=amp):
         seconds = interleaved(parts, repeats, place, WARM_UP)
         whole = whole_steps(with_head, images, labels, turns=repeats, warm_up=WARM_UP, compiled=compiled)

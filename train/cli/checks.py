@@ -64,6 +64,10 @@ def check(config: Config) -> None:
             "--compile gives no second derivatives, which --consistency needs at --consistency-scale 1; leave it"
             " out, or use a scale below 1"
         )
+    if config.cuda_graph and config.saliency == MEMORY:
+        raise UserError("--cuda-graph replays maps of the live model, which --saliency memory does without")
+    if config.cuda_graph and config.device == "cpu":
+        raise UserError("--cuda-graph needs a GPU; got --device cpu")
     if config.crop_scale is not None and config.crop_scale[0] > config.crop_scale[1]:
         raise UserError(f"--crop-scale must be least <= most; got {' '.join(map(str, config.crop_scale))}")
 

@@ -75,6 +75,8 @@ class Run:
         datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
         self.marks = {name: marks_of(dataset) for name, dataset in datasets.items()} if world.is_main else {}
         self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
+        if config.cuda_graph and self.device.type != "cuda":
+            raise UserError(f"--cuda-graph needs a GPU; the run is on the {self.device.type}. Use --no-cuda-graph")
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 

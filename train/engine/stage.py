@@ -51,6 +51,7 @@ def training_stage(
             samples, grid=config.memory_grid, share=config.memory_share, max_age=config.memory_max_age
         )
         return make_stage(config, num_classes, seed, warmup_epochs=config.warmup_epochs, memory=memory)
-    compiled = config.compile and config.saliency in COMPILED
+    # A graph replays the pass as it is; compiled, it would have little less to launch.
+    compiled = config.compile and config.saliency in COMPILED and not config.cuda_graph
     options = {"warmup_epochs": config.warmup_epochs, "head": network.early, "compiled": compiled}
-    return make_stage(config, num_classes, seed, **options)
+    return make_stage(config, num_classes, seed, cuda_graph=config.cuda_graph, **options)

@@ -44,6 +44,7 @@ FREE_OPTIONS = (
     "val_data",
     "workers",
     "device",
+    "cuda_graph",
     "checkpoint_every",
     "keep_every",
     "epochs",

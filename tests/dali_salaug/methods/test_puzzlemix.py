@@ -167,7 +167,7 @@ def test_what_is_salient_is_shown():
     saliency = torch.full((2, 16, 16), 0.01)
     saliency[0, :, :8], saliency[1, :, 8:] = 1, 1
     method = PuzzleMix(2, blocks=(4,), alpha=200.0)
-    drawn = method.draw(images, saliency, torch.Generator().manual_seed(0))
+    drawn = method.draw(images, saliency, torch.Generator().manual_seed(1))
     expected = torch.zeros(2, 4, 4)
     expected[0, :, :2], expected[1, :, 2:] = 1, 1
     for i in range(2):

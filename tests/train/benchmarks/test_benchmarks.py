@@ -116,6 +116,20 @@ def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert ratio > 0
 
 
+def test_the_graph_of_a_stage_needs_a_gpu(capsys: pytest.CaptureFixture) -> None:
+    assert program(["benchmark", "stage", "--device", "cpu", "--cuda-graph", "keep_cutout"]) == 2
+    assert "--cuda-graph needs a GPU; got --device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_the_stage_by_a_graph(tmp_path: Path) -> None:
+    options = ["--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--device", "cuda"]
+    names = ["--methods", "cutout", "--cuda-graph", "keep_cutout", "puzzlemix"]
+    assert program(["benchmark", "stage", *options, *names, "--json", str(tmp_path / "stage.json")]) == 0
+    parts = json.loads((tmp_path / "stage.json").read_text())["parts"]
+    assert {"keep_cutout, stage", "keep_cutout, graph", "puzzlemix, stage", "puzzlemix, graph"} <= set(parts)
+
+
 def test_the_consistency_loss_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "consistency.json"
     options = ["--model", "small", "--image-size", "32", "--batch-size", "4", "--repeats", "2", "--device", "cpu"]

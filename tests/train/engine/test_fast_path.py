@@ -193,9 +193,40 @@ def test_the_learning_rate_in_proportion_to_the_batch_size(shapes: Path) -> None
         ({"amp": "half"}, "--amp must be one of off, bfloat16, float16"),
         ({"consistency": (1, 0, 1), "method": "cutout", "amp": "float16"}, "too small for --amp float16"),
         ({"consistency": (1, 0, 1), "method": "cutout", "compile": True}, "no second derivatives"),
+        ({"cuda_graph": True, "device": "cpu"}, "--cuda-graph needs a GPU; got --device cpu"),
+        ({"cuda_graph": True, "saliency": "memory", "method": "keep_cutout"}, "which --saliency memory does without"),
         ({"decode_size_hint": (0, 4)}, r"--decode-size-hint must be in \[1, 65535\]"),
     ],
 )
 def test_illegal_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(Config(**options))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["off", "bfloat16", "float16"])
+def test_the_graph_of_the_stage_takes_the_same_steps(shapes: Path, amp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two epochs, the second with a smaller last batch that is replayed."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    runs = []
+    for cuda_graph in (False, True):
+        given = {"data": str(shapes), "device": "cuda", "amp": amp, "image_size": 16, "region_size": 4}
+        config = Config(**given, method="keep_cutout", batch_size=20, epochs=3, cuda_graph=cuda_graph)
+        run = Run(resolve_for_data(config))
+        torch.backends.cudnn.benchmark = False
+        losses = []
+        for _ in range(3):
+            run.begin_epoch()
+            batches = iter(run.train_loader)
+            losses += [run.train_step(batches)["loss"].item() for _ in range(run.steps)]
+            run.end_epoch()
+        runs.append((losses, run.objective.stage.state_dict()["generator"]))
+    torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-2, atol=1e-3)
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
+def test_without_a_gpu_the_graph_is_refused(shapes: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="--cuda-graph needs a GPU; the run is on the cpu"):
+        Run(resolve_for_data(Config(data=str(shapes), image_size=16, cuda_graph=True)))
