@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def waiting(options: argparse.Namespace) -> dict[str, Any]:
     """Run the whole stage of every method, and every price of the map, as in training.
 
     Returns:
-        "step", seconds of a plain training step in each turn. For each part: "waits", the error of CUDA's guard against
+        "step", seconds of a plain training step in each turn. For each part, on a GPU with and without a graph: "waits", the error of CUDA's guard against
         waiting, None if there is none; "host", seconds until all work is queued; "all", seconds until it is done.
     """
     place, size = place_of(options.device), (options.batch_size, 3, options.image_size, options.image_size)
@@ -154,13 +155,15 @@ def waiting(options: argparse.Namespace) -> dict[str, Any]:
     augmented, labels = images.flip(3), torch.randint(CLASSES, size[:1], device=place)
     views = torch.eye(2, 3, device=place).repeat(size[0], 1, 1)
     indices, memory = torch.arange(size[0], device=place), SaliencyMemory(size[0]).to(place)
-    prices: dict[str, dict[str, Any]] = {
-        "map, full": {"scale": 1.0},
-        "map, half": {"scale": 0.5},
-        "map, memory": {"saliency": "memory", "memory": memory},
+    stages = {
+        "map, full": partial(SaliencyStage, KeepPaste(), scale=1.0),
+        "map, half": partial(SaliencyStage, KeepPaste(), scale=0.5),
+        "map, memory": partial(SaliencyStage, KeepPaste(), saliency="memory", memory=memory),
     }
-    stages = {name: SaliencyStage(KeepPaste(), **price) for name, price in prices.items()}
-    stages |= {name: SaliencyStage(e.build(CLASSES), warmup_epochs=0) for name, e in METHODS.items()}
+    for name, entry in METHODS.items():
+        stages[name] = partial(SaliencyStage, entry.build(CLASSES), warmup_epochs=0)
+        if place.type == "cuda":
+            stages[f"{name}, graph"] = partial(stages[name], cuda_graph=True)
 
     def step() -> None:
         with torch.autocast(place.type, dtype=torch.bfloat16):
@@ -173,8 +176,8 @@ def waiting(options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(TURNS + 2):
         found["step"].append(seconds_of(step, place))
     del found["step"][:2]
-    for name, stage in stages.items():
-        call = _call(stage, model, images, labels, augmented, indices, views)
+    for name, build in stages.items():  # one at a time: a graph keeps its memory
+        call = _call(build(), model, images, labels, augmented, indices, views)
         found["parts"][name] = {"waits": _first_wait(call, place), **_host_and_all(call, place)}
     found["passed"] = all(part["waits"] is None for part in found["parts"].values())
     return found
@@ -192,8 +195,8 @@ def _call(stage: SaliencyStage, model: Any, *batch: Tensor) -> Callable[[], obje
 
 
 def _first_wait(call: Callable[[], object], place: torch.device) -> str | None:
-    for _ in range(2):
-        call()  # the first makes the generator, and buffers
+    for _ in range(3):
+        call()  # the first makes the generator, and buffers; a graph is made from the second on
     if place.type != "cuda":
         return None
     torch.cuda.set_sync_debug_mode("error")
@@ -222,13 +225,13 @@ def waiting_table(result: dict[str, Any]) -> str:
     step = result["step"]
     lines = [
         f"a plain step of training: {spread(step, 1, 1e3)} ms",
-        f"{'stage':<20} {'host, ms':<24} {'in all, ms':<24} {'of a step':<10} waits for the device",
+        f"{'stage':<28} {'host, ms':<24} {'in all, ms':<24} {'of a step':<10} waits for the device",
     ]
     middle = sorted(step)[len(step) // 2]
     for name, part in result["parts"].items():
         share = 100 * sorted(part["all"])[len(part["all"]) // 2] / middle
         host, whole = (spread(part[key], 2, 1e3) for key in ("host", "all"))
-        lines.append(f"{name:<20} {host:<24} {whole:<24} {share:>6.1f} %   {part['waits'] or 'no'}")
+        lines.append(f"{name:<28} {host:<24} {whole:<24} {share:>6.1f} %   {part['waits'] or 'no'}")
     return "\n".join(lines)
 
 
