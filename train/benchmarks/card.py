@@ -140,10 +140,10 @@ def handoff_table(result: dict[str, Any]) -> str:
 
 
 def waiting(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the whole stage of every method, and every price of the map, as in training.
+    """Run the whole stage of every method, and every price of the map, as in training; on a GPU as a CUDA graph too.
 
     Returns:
-        "step", seconds of a plain training step in each turn. For each part, on a GPU with and without a graph: "waits", the error of CUDA's guard against
+        "step", seconds of a plain training step in each turn. For each part: "waits", the error of CUDA's guard against
         waiting, None if there is none; "host", seconds until all work is queued; "all", seconds until it is done.
     """
     place, size = place_of(options.device), (options.batch_size, 3, options.image_size, options.image_size)

@@ -95,7 +95,7 @@ def test_what_the_checks_call_a_fault(shapes: Path, monkeypatch: pytest.MonkeyPa
     def waits() -> None:
         raise RuntimeError("called a synchronizing CUDA operation\nin a line of C++")
 
-    calls = iter([lambda: None, lambda: None, waits])
+    calls = iter([lambda: None, lambda: None, lambda: None, waits])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
     found = card._first_wait(lambda: next(calls)(), torch.device("cuda"))
     assert found == "called a synchronizing CUDA operation"
