@@ -26,7 +26,12 @@ from train.models.registry import build_model
 CLASSES = 1000
 DELAY = 200_000_000  # cycles of other work on torch's stream in front of each batch's use: about 0.1 s
 HARDWARE_SHARES = (0.0, 0.65, 1.0)
-POLICIES = (None, "randaugment", "augmix")
+LOADERS: dict[str, dict[str, Any]] = {
+    "clean": {},
+    "clean, region": {"decode_region": True},
+    "randaugment": {"policy": "randaugment"},
+    "augmix": {"policy": "augmix"},
+}
 TURNS = 5
 
 
@@ -236,14 +241,14 @@ def waiting_table(result: dict[str, Any]) -> str:
 
 
 def hardware(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the loader by policy and by the share that the hardware decoder takes, in interleaved turns.
+    """Measure the loaders by the share that the hardware decoder takes, in interleaved turns.
 
     Returns:
-        Under "speeds", by policy and then by share, images/s: "median", "min", "max", "runs".
+        Under "speeds", by the name in `LOADERS` and then by share, images/s: "median", "min", "max", "runs".
     """
     batches = {
-        (policy, share): endless(_loader(options, policy=policy, hw_decoder_load=share))
-        for policy in POLICIES
+        (name, share): endless(_loader(options, hw_decoder_load=share, **changes))
+        for name, changes in LOADERS.items()
         for share in HARDWARE_SHARES
     }
     runs: dict[Any, list[float]] = {key: [] for key in batches}
@@ -252,14 +257,14 @@ def hardware(options: argparse.Namespace) -> dict[str, Any]:
             speed = images_per_second(made, options.batches, options.batch_size)
             if turn:  # the first one warms up
                 runs[key].append(speed)
-    speeds = {str(policy): {str(s): summary(runs[policy, s]) for s in HARDWARE_SHARES} for policy in POLICIES}
+    speeds = {name: {str(share): summary(runs[name, share]) for share in HARDWARE_SHARES} for name in LOADERS}
     return {"speeds": speeds, "passed": True}
 
 
 def hardware_table(result: dict[str, Any]) -> str:
     lines = [f"{'images/s':<14}" + "".join(f"{f'hardware {share}':<28}" for share in HARDWARE_SHARES)]
-    for policy, row in result["speeds"].items():
-        lines.append(f"{policy:<14}" + "".join(f"{spread(cell['runs'], 0):<28}" for cell in row.values()))
+    for name, row in result["speeds"].items():
+        lines.append(f"{name:<14}" + "".join(f"{spread(cell['runs'], 0):<28}" for cell in row.values()))
     return "\n".join(lines)
 
 

@@ -38,7 +38,7 @@ def test_parts_and_page(
         assert all(row["difference"] == {"largest": 0, "mean": 0} for row in results[part]["shares"].values())
     for part in results["waiting"]["parts"].values():
         assert all(0 < host <= whole for host, whole in zip(part["host"], part["all"], strict=True))
-    assert set(results["hardware"]["speeds"]) == {"None", "randaugment", "augmix"}
+    assert set(results["hardware"]["speeds"]) == {"clean", "clean, region", "randaugment", "augmix"}
     assert program(command) == 2
     assert "already exists" in capsys.readouterr().err
 
