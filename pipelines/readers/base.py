@@ -13,7 +13,7 @@ import numpy as np
 from ..decoding import MAX_PIXELS, DecodingError, for_dali, open_image
 
 READ_THREADS = 16  # reads at a time: a disk or a network answers many at once sooner than one after another
-_SHARES = 4 * READ_THREADS  # of a batch, small enough that none waits long for the last
+_SHARES = 2 * READ_THREADS  # of a batch, small enough that none waits long for the last
 
 
 class DataError(ValueError):

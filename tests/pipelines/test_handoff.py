@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines import Dataset, ImageLoader, image_loader
 from pipelines.loading import batch as handoff
 
-LATE = 200_000_000  # cycles, about a tenth of a second, that torch's stream is behind
+LATE = 100_000_000  # cycles, about a twentieth of a second, that torch's stream is behind
 OPTIONS: dict[str, Any] = {"batch_size": 5, "image_size": 64, "device": "cuda", "seed": 3}
 
 
@@ -23,7 +23,7 @@ def _tensors(batch: Any) -> Iterator[torch.Tensor]:
         yield from (part for part in parts if isinstance(part, torch.Tensor))
 
 
-def _sums(loader: ImageLoader, *, epochs: int = 3, late: int = 0, hold: bool = False) -> torch.Tensor:
+def _sums(loader: ImageLoader, *, epochs: int = 2, late: int = 0, hold: bool = False) -> torch.Tensor:
     """Return the weighted sums of all that some epochs return, read before torch's stream is done with other work
     (`late`), and after the user has dropped the batch, or held it to the end (`hold`)."""
     sums, held = [], []
