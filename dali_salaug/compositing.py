@@ -15,10 +15,9 @@ def box_mask(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     Returns:
         (B, 1, H, W), bool.
     """
-    top, left, bottom, right = boxes[:, :, None].unbind(1)
-    y = torch.arange(image_size[0], device=boxes.device)
-    x = torch.arange(image_size[1], device=boxes.device)
-    in_rows, in_columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+    place = torch.arange(max(image_size), device=boxes.device)
+    inside = (place >= boxes[:, :2, None]) & (place < boxes[:, 2:, None])  # of rows, and of columns
+    in_rows, in_columns = inside[:, 0, : image_size[0]], inside[:, 1, : image_size[1]]
     return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
 
 

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._checks import check_region_fits
-from ._tensors import known_to_host
 
 BORDERS = ("inside", "clip")
 
@@ -32,33 +31,47 @@ class Axis(NamedTuple):
     image_start: Tensor
     image_stop: Tensor
     valid: Tensor  # (S, n), bool: the leading positions that are candidates
+    number: int | None  # of these, where the host knows it
 
 
-def candidate_axis(cells: int, pixels: int, size: Tensor, border: str) -> Axis:
+def candidate_axis(
+    cells: int, pixels: int, size: Tensor | int, border: str, device: torch.device | None = None
+) -> Axis:
     """Return the candidates along one axis.
 
     Args:
         cells: the map's length.
         pixels: the image's length.
-        size: the region's length in image pixels, (S,), int64, in [0, pixels].
+        size: the region's length in image pixels, in [0, pixels]: (S,), int64; or one number, which takes fewer
+            launches.
         border: "inside": the region lies wholly in the image. "clip": its centre c is any position; it covers
             [c − ⌊size/2⌋, c − ⌊size/2⌋ + size) and is clipped to the image.
+        device: with one number, that of the result.
     """
-    place = torch.arange(cells, device=size.device)[None]
-    size = size[:, None]
-    map_size = (size.double() * cells / pixels).round().long().clamp(1, cells)
+    map_size: Tensor | int
+    if isinstance(size, Tensor):
+        place = torch.arange(cells, device=size.device)[None]
+        size = size[:, None]
+        map_size = (size.double() * cells / pixels).round().long().clamp(1, cells)
+        number = None
+    else:
+        place = torch.arange(cells, device=device)[None]
+        map_size = min(max(round(size * cells / pixels), 1), cells)  # half to even, as torch rounds
+        number = cells if border == "clip" else cells - map_size + 1
+    image_place = place if cells == pixels else place * pixels // cells
     if border == "inside":
-        image_start = torch.minimum(place * pixels // cells, pixels - size)
+        image_start = image_place.clamp(max=pixels - size)
         map_stop = (place + map_size).clamp(max=cells)
-        return Axis(place, map_stop, image_start, image_start + size, place <= cells - map_size)
+        return Axis(place, map_stop, image_start, image_start + size, place <= cells - map_size, number)
     map_start = place - map_size // 2
-    image_start = place * pixels // cells - size // 2
+    image_start = image_place - size // 2
     return Axis(
         map_start.clamp(min=0),
         (map_start + map_size).clamp(max=cells),
         image_start.clamp(min=0),
         (image_start + size).clamp(max=pixels),
         torch.ones_like(map_start, dtype=torch.bool),
+        number,
     )
 
 
@@ -113,7 +126,7 @@ def _take(values: Tensor, places: Tensor, dim: int) -> Tensor:
     return values.gather(dim, index)
 
 
-def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
+def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str, number: int | None = None) -> Tensor:
     """Return which candidates are on one side of the τ-quantile of their image's scores.
 
     The quantile is the usual one (position τ·(N − 1) among N sorted scores, interpolated), used as a rank: "low"
@@ -124,16 +137,24 @@ def admitted(scores: Tensor, valid: Tensor, *, tau: float, keep: str) -> Tensor:
         valid: (S, M), bool: which of the M places are candidates. Their number N may differ between images.
         tau: τ in [0, 1].
         keep: "low" (selective-cut) or "high" (selective-paste).
+        number: N, where it is the same for all images and the host knows it.
 
     Returns:
         (B, M), bool; true for at least one candidate of each image.
     """
+    # The tolerance: 0.6 · 15 is 9, in floats a little less.
+    if number is not None:
+        whole = number == scores.shape[1]
+        position = tau * (number - 1)
+        rank = math.floor(position + 1e-9) if keep == "low" else math.ceil(position - 1e-9)
+        threshold = _kth_value(scores if whole else torch.where(valid, scores, math.inf), rank)
+        sided = scores <= threshold if keep == "low" else scores >= threshold
+        return sided if whole else valid & sided
     # kthvalue sorts nothing, but takes one rank for all images, although N differs between them. So of the places that
     # are no candidates, as many are set below all scores of their image as make its own rank the common one; the rest
     # are set above.
     position = tau * (scores.shape[1] - 1)
     own = tau * (valid.sum(1, keepdim=True).double() - 1)
-    # The tolerance: 0.6 · 15 is 9, in floats a little less.
     if keep == "low":
         rank, own_rank = math.floor(position + 1e-9), (own + 1e-9).floor()
     else:
@@ -153,17 +174,19 @@ def _kth_value(values: Tensor, rank: int) -> Tensor:
     return values.kthvalue(rank + 1, dim=1, keepdim=True).values
 
 
-def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str) -> Tensor:
+def draw_candidates(
+    scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: float, keep: str, number: int | None = None
+) -> Tensor:
     """Draw one candidate for each image, uniformly among those that are :func:`admitted`.
 
     Args:
-        scores, valid, tau, keep: as for :func:`admitted`.
+        scores, valid, tau, keep, number: as for :func:`admitted`.
         uniforms: (B,), float64 in [0, 1): the random numbers.
 
     Returns:
         (B,), int64 in [0, M).
     """
-    running = admitted(scores, valid, tau=tau, keep=keep).cumsum(1, dtype=torch.int32)
+    running = admitted(scores, valid, tau=tau, keep=keep, number=number).cumsum(1, dtype=torch.int32)
     count = running[:, -1:]
     nth = torch.minimum((uniforms[:, None] * count).int(), count - 1) + 1
     return torch.searchsorted(running, nth).squeeze(1)
@@ -171,7 +194,7 @@ def draw_candidates(scores: Tensor, valid: Tensor, uniforms: Tensor, *, tau: flo
 
 def draw_boxes(
     image_size: tuple[int, int],
-    size: Tensor,
+    size: Tensor | tuple[int, int],
     uniforms: Tensor,
     *,
     border: str,
@@ -183,7 +206,8 @@ def draw_boxes(
 
     Args:
         image_size: the image's (H, W).
-        size: the regions' height and width in image pixels, (S, 2), int64, S = B or 1; not larger than the image.
+        size: the regions' height and width in image pixels, not larger than the image: (S, 2), int64, S = B or 1; or
+            two numbers.
         uniforms: (B,), float64 in [0, 1), on the images' device: the random numbers.
         border: "inside" or "clip", see :func:`candidate_axis`.
         saliency: (B, h, w), at any resolution.
@@ -193,16 +217,22 @@ def draw_boxes(
         Boxes (B, 4), int64: top, left, bottom, right in image pixels, half-open, clipped to the image.
     """
     grid = image_size if saliency is None else saliency.shape[-2:]
-    rows = candidate_axis(grid[0], image_size[0], size[:, 0], border)
-    columns = candidate_axis(grid[1], image_size[1], size[:, 1], border)
-    if saliency is None:
+    height, width = size.unbind(1) if isinstance(size, Tensor) else size
+    rows = candidate_axis(grid[0], image_size[0], height, border, uniforms.device)
+    columns = candidate_axis(grid[1], image_size[1], width, border, uniforms.device)
+    number = None if rows.number is None or columns.number is None else rows.number * columns.number
+    across: Tensor | int = grid[1]
+    if saliency is not None:
+        valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+        scores = region_scores(saliency, rows, columns).flatten(1)
+        chosen = draw_candidates(scores, valid, uniforms, tau=tau, keep=keep, number=number)
+    elif number is None or columns.number is None:
         across = columns.valid.sum(1)
         candidates = rows.valid.sum(1) * across
         chosen = torch.minimum((uniforms * candidates).long(), candidates - 1)
     else:
-        across = torch.full_like(size[:1, 0], grid[1])
-        valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
-        chosen = draw_candidates(region_scores(saliency, rows, columns).flatten(1), valid, uniforms, tau=tau, keep=keep)
+        across = columns.number
+        chosen = (uniforms * number).long().clamp(max=number - 1)
     row, column = (chosen // across)[:, None], (chosen % across)[:, None]
     corners = (
         (rows.image_start, row),
@@ -248,6 +278,6 @@ def draw_regions(
     if not isinstance(size, Tensor):
         height, width = size or (default_length(image_size),) * 2
         check_region_fits((height, width), images)
-        size = known_to_host((height, width), images.device)[None]
+        size = height, width
     uniforms = torch.rand(len(images), generator=generator, dtype=torch.float64, device=images.device)
     return draw_boxes(image_size, size, uniforms, border=border, saliency=saliency, tau=tau, keep=keep)

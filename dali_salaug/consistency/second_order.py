@@ -217,18 +217,21 @@ class _BatchNormPixelGradient(Function):
         to_dy, u_x, u_1 = _batch_norm_backward(u, x, weight, mean, invstd, ctx.eps, [True, True, True])
         count = x.numel() // x.shape[1]
         u_dy = (u * dy).sum([0, *range(2, x.ndim)], dtype=mean.dtype)
-        q = u_dy - (u_1 * dy_1 + u_x * dy_x) / count
-        factor = -invstd.square() / count * (1 if weight is None else weight)
-        of_x = factor * (q - 2 * u_x * dy_x / count) * invstd
+        # The sums per channel in few launches: a network has some fifty of these layers.
+        q = u_dy.addcmul_(u_1, dy_1, value=-1 / count).addcmul_(u_x, dy_x, value=-1 / count)
+        factor = invstd.square().div_(-count)
+        if weight is not None:
+            factor *= weight
+        of_x = torch.addcmul(q, u_x, dy_x, value=-2 / count).mul_(factor).mul_(invstd)
         of_u, of_dy = factor * dy_x, factor * u_x
-        constant = -(of_u * u_1 + of_dy * dy_1) / count - of_x * mean
+        constant = torch.addcmul(of_u * u_1, of_dy, dy_1).div_(-count).addcmul_(of_x, mean, value=-1)
 
         def per_channel(values: Tensor) -> Tensor:
             return values.reshape(-1, *(1,) * (x.ndim - 2))
 
-        # In float32 even under autocast: constant and x nearly cancel where the mean is far from 0.
-        to_x = torch.addcmul(per_channel(constant), x.to(mean.dtype), per_channel(of_x))
-        to_x.addcmul_(u.to(mean.dtype), per_channel(of_u)).addcmul_(dy.to(mean.dtype), per_channel(of_dy))
+        # In float32 even under autocast, as the constant is: it and x nearly cancel where the mean is far from 0.
+        to_x = torch.addcmul(per_channel(constant), x, per_channel(of_x))
+        to_x.addcmul_(u, per_channel(of_u)).addcmul_(dy, per_channel(of_dy))
         return to_dy, to_x.to(x.dtype), None if weight is None else q * invstd, None, None, None
 
 

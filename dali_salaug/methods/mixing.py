@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_choice, check_label_form, check_number, check_whole_number
-from .._tensors import at_least_float32, known_to_host
+from .._tensors import at_least_float32
 from ..compositing import box_areas, replace_boxes
 from .base import BoxDraw, Draw, Method
 
@@ -78,13 +78,18 @@ class MixingMethod(Method[PairT]):
         inverse = 1 / torch.expm1(-torch.log1p(-radius) / self.alpha)  # of w = U^(-1/α) - 1
         return 0.5 + 0.5 * cosine / (cosine.square() + inverse).sqrt()
 
+    def _draw_half_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw half the height and width of each image's box, (2, B), int64: √(1 − λ) of the image's.
+
+        It is rounded down, as by CutMix's and SaliencyMix's authors and torchvision, so that boxes are symmetric about
+        the centre.
+        """
+        cut = 0.5 * (1 - self._draw_lambda(images, generator)).sqrt()
+        return torch.stack([cut * side for side in images.shape[-2:]]).long()
+
     def _draw_box_sizes(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw height and width of each image's box, (B, 2), int64: √(1 − λ) of the image's."""
-        cut = (1 - self._draw_lambda(images, generator)).sqrt()[:, None]
-        image_size = known_to_host(images.shape[-2:], images.device)
-        # Half a side is rounded down, as by CutMix's and SaliencyMix's authors and torchvision, so that boxes are
-        # symmetric about the centre.
-        return 2 * (0.5 * cut * image_size).long()
+        """Draw height and width of each image's box, (B, 2), int64, see :meth:`_draw_half_sizes`."""
+        return 2 * self._draw_half_sizes(images, generator).T
 
     @abstractmethod
     def _weights(self, drawn: PairT, image_size: tuple[int, int]) -> Tensor:
@@ -111,9 +116,9 @@ class MixingMethod(Method[PairT]):
         if labels.is_floating_point():
             rows = at_least_float32(labels)
         else:  # not one_hot(), which reads its smallest label back to check it
-            rows = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
+            rows = torch.zeros(len(labels), self.num_classes, device=labels.device).scatter_(1, labels[:, None], 1.0)
         own, other = self._weights(drawn, image_size).to(rows.dtype).split(1, 1)
-        return own * rows + other * rows.index_select(0, drawn.partners)
+        return torch.addcmul(own * rows, other, rows.index_select(0, drawn.partners))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_classes}, alpha={self.alpha:g}, partners={self.partners!r})"

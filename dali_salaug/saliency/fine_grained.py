@@ -29,18 +29,35 @@ def fine_grained_map(images: Tensor) -> Tensor:
             other number is weighted equally. Values that are not finite count as 0.
     """
     grey = _blur(_blur(_intensity(images)))
-    on = torch.zeros_like(grey, dtype=torch.float64)
-    off = torch.zeros_like(on)
-    integral = F.pad(grey.cumsum(1).cumsum(2), (1, 0, 1, 0))
-    for reach in REACHES:
-        contrast = grey - _surround(grey, integral, reach)
-        on += contrast.clamp(min=0)
-        off -= contrast.clamp(max=0)
-    return (_over_peak(on) + _over_peak(off)).float()
+    height, width = grey.shape[1:]
+    if height * width == 1:
+        return torch.zeros_like(grey, dtype=torch.float32)  # a single pixel has no surroundings
+    # Running sums over the images, and over one of ones, which counts the pixels of each square. The zeros around them
+    # clip the squares. All are whole numbers, which float64 holds; their order of summing is free in int64 alone.
+    counted = F.pad(grey, (0, 0, 0, 0, 0, 1), value=1)
+    low, left = (min(max(REACHES), side) for side in (height, width))
+    sums = F.pad(counted.long(), (left, left, low, low)).cumsum(1).cumsum(2)
+
+    def squares(reach: int) -> Tensor:
+        up, across = min(reach, height), min(reach, width)
+        columns = sums[:, low + up :][:, :height] - sums[:, low - up :][:, :height]
+        return columns[:, :, left + across :][:, :, :width] - columns[:, :, left - across :][:, :, :width]
+
+    totals, darkers = [], []
+    for reaches in (REACHES[:3], REACHES[3:]):  # not all at once, for the memory
+        around = torch.stack([squares(reach) for reach in reaches]) - counted  # without the pixel
+        count = around[:, -1:]
+        # How much brighter the surroundings are than the pixel.
+        contrast = around[:, :-1].addcmul_(count, grey, value=-1).div_(count)
+        totals.append(contrast.sum(0))
+        darkers.append(contrast.clamp_(min=0).sum(0))
+    darker = darkers[0] + darkers[1]
+    brighter = darker - (totals[0] + totals[1])
+    return torch.addcdiv(brighter / _peak(brighter), darker, _peak(darker)).float()
 
 
 def _intensity(images: Tensor) -> Tensor:
-    """Return whole numbers, 0 at the image's darkest pixel and 2²⁴ at its brightest, whose sums are exact.
+    """Return whole numbers, 0 at the image's darkest pixel and 2²⁴ at its brightest, in float64: (B, h, w).
 
     A range below 2⁻¹⁸ of the image's values (8-bit pixels step by 2⁻⁸) is rounding error, for example of the reduction,
     and counts as flat: a flat image must have a flat map, not errors stretched to the full range.
@@ -48,37 +65,26 @@ def _intensity(images: Tensor) -> Tensor:
     images = finite_or_zero(images.double())
     channels = images.unbind(1)
     weights = LUMA if len(channels) == 3 else [1 / len(channels)] * len(channels)
-    intensity = torch.stack([w * channel for w, channel in zip(weights, channels, strict=True)]).sum(0)
-    low, high = intensity.amin((1, 2), keepdim=True), intensity.amax((1, 2), keepdim=True)
-    rounding = 2**-18 * images.abs().amax((1, 2, 3))[:, None, None]
-    extent = torch.where(high - low > rounding, high - low, torch.inf)
-    return ((intensity - low) / extent * 2**24).round().long()
+    intensity = channels[0] * weights[0]
+    for weight, channel in zip(weights[1:], channels[1:], strict=True):
+        intensity.add_(channel, alpha=weight)
+    low, high = intensity.flatten(1).aminmax(dim=1)
+    extent = high - low
+    rounding = 2**-18 * torch.linalg.vector_norm(images, torch.inf, (1, 2, 3))
+    extent = torch.where(extent > rounding, extent, torch.inf)
+    return intensity.sub_(low[:, None, None]).div_(extent[:, None, None]).mul_(2**24).round_()
 
 
-def _over_peak(values: Tensor) -> Tensor:
-    peak = values.amax((1, 2), keepdim=True)
-    return values / torch.where(peak > 0, peak, 1.0)
+def _peak(values: Tensor) -> Tensor:
+    """Return each map's largest value, and more than 0."""
+    return values.amax((1, 2), keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def _blur(grey: Tensor) -> Tensor:
     """Return 16 times the 3×3 binomial mean, with the border reflected about its last pixel."""
     for dim in (1, 2):
         last = grey.shape[dim] - 1
-        index = torch.arange(-1, last + 2, device=grey.device)
-        padded = grey.index_select(dim, (last - (last - index.abs()).abs()).clamp(min=0))
-        grey = padded.narrow(dim, 0, last + 1) + 2 * grey + padded.narrow(dim, 2, last + 1)
+        first = min(1, last)
+        padded = torch.cat([grey.narrow(dim, first, 1), grey, grey.narrow(dim, last - first, 1)], dim)
+        grey = padded.narrow(dim, 0, last + 1).add(grey, alpha=2).add_(padded.narrow(dim, 2, last + 1))
     return grey
-
-
-def _surround(grey: Tensor, integral: Tensor, reach: int) -> Tensor:
-    """Return the mean from ``reach`` − 1 pixels before to ``reach`` after, in both directions, without the pixel."""
-    sums, extents = integral, []
-    for dim in (1, 2):
-        side = grey.shape[dim]
-        position = torch.arange(side, device=grey.device)
-        start = (position - reach + 1).clamp(min=0)
-        stop = (position + reach + 1).clamp(max=side)
-        sums = sums.index_select(dim, stop) - sums.index_select(dim, start)
-        extents.append(stop - start)
-    pixels = extents[0][:, None] * extents[1]
-    return (sums - grey).double() / (pixels - 1).clamp(min=1)

@@ -111,7 +111,7 @@ def saliency_map(
     images = check_images("images", images)
     if method == "fine_grained":
         with torch.inference_mode(False), torch.no_grad():
-            return fine_grained_map(reduced(images, scale))
+            return fine_grained_map(images if scale == 1 else reduced(images, scale))
     if target == "max":
         labels = None
     elif labels is None:

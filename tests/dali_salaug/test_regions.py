@@ -251,3 +251,18 @@ def test_the_largest_draw_stays_in_range():
 )
 def test_default_length(image_size, length):
     assert default_length(image_size) == length
+
+
+@pytest.mark.parametrize("border", ["inside", "clip"])
+@pytest.mark.parametrize(("image_size", "map_size", "size"), GEOMETRIES)
+def test_a_size_in_numbers_draws_as_one_in_a_tensor(image_size, map_size, size, border):
+    generator = torch.Generator().manual_seed(0)
+    uniforms = torch.rand(64, dtype=torch.float64, generator=generator)
+    maps = torch.rand(64, *map_size, generator=generator)
+    maps[32:] = maps[32:].round()  # with ties
+    options = [{}] + [{"saliency": maps, "tau": tau, "keep": keep} for tau in (0, 0.6, 1) for keep in ("low", "high")]
+    for given in options:
+        boxes = [
+            draw_boxes(image_size, form, uniforms, border=border, **given) for form in (size, torch.tensor([size]))
+        ]
+        assert torch.equal(*boxes)
