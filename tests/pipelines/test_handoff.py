@@ -13,7 +13,7 @@ from pipelines import Dataset, ImageLoader, image_loader
 from pipelines.loading import batch as handoff
 
 LATE = 100_000_000  # cycles, about a twentieth of a second, that torch's stream is behind
-OPTIONS: dict[str, Any] = {"batch_size": 5, "image_size": 64, "device": "cuda", "seed": 3}
+OPTIONS: dict[str, Any] = {"batch_size": 5, "image_size": 64, "device": "cuda", "seed": 3, "hw_decoder_load": 0.0}
 
 
 def _tensors(batch: Any) -> Iterator[torch.Tensor]:
@@ -82,9 +82,9 @@ def test_a_late_reader_reads_what_a_calm_one_does(
 @pytest.mark.parametrize("hw_decoder_load", [0.65, 1.0])
 def test_a_gpus_jpeg_decoder_decodes_as_its_kernels(labelled: Dataset, hw_decoder_load: float) -> None:
     """Beside other work for the whole GPU. nvJPEG has written into memory that was still read (pytorch/vision 9606)."""
-    options = OPTIONS | {"crop": "pad", "dtype": "uint8", "policy": None}
-    kernels = [batch.images.cpu().float() for batch in image_loader(labelled, hw_decoder_load=0.0, **options)]
-    loader = image_loader(labelled, hw_decoder_load=hw_decoder_load, **options)
+    options = OPTIONS | {"crop": "pad", "dtype": "uint8"}
+    kernels = [batch.images.cpu().float() for batch in image_loader(labelled, **options)]
+    loader = image_loader(labelled, **(options | {"hw_decoder_load": hw_decoder_load}))
     first = [batch.images.cpu() for batch in loader]
     work = torch.randn(4096, 4096, device="cuda")
     for _ in range(3):
