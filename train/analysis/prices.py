@@ -28,10 +28,12 @@ from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import spread_evenly
 from train.cli.parser import check_writable
-from train.engine.pictures import IMAGES, Column, draw_sheet
+from train.engine.pictures import Column, draw_sheet
 from train.errors import UserError
 
 SHARES = ("cut", "paste", "cut_box", "paste_box")  # the keys of a row; the first two in the order of RULES
+
+DRAWN = 4  # images in a picture
 
 
 class Regions(NamedTuple):
@@ -203,7 +205,7 @@ def draw(history: History, boxes: Path | None, count: int, path: Path) -> None:
         epoch, _, memory = history.snapshots[place]
         if memory is not None and batch.views is not None:
             maps = memory.read(places, batch.views, memory.grid)
-            columns.append(Column(f"remembered, epoch {epoch}", maps, sources=outlines))
+            columns.append(Column(f"memory, epoch {epoch}", maps, sources=outlines))
     names = [history.dataset.classes[label] for label in batch.labels.tolist()]
     draw_sheet(columns, names, [""] * len(names), path, mean=history.mean, std=history.std)
 
@@ -243,7 +245,7 @@ def run(options: argparse.Namespace) -> int:
     def measured() -> dict[str, Any]:
         history = load_history(options.run, options.data)
         if options.picture:
-            draw(history, options.boxes, IMAGES, options.picture)
+            draw(history, options.boxes, DRAWN, options.picture)
         return {"run": str(options.run), **measure(history, options.boxes, options.images)}
 
     return report(options, measured, _print)
