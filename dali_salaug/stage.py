@@ -19,7 +19,7 @@ from .cuda_graphs import CudaGraphs
 from .generators import check_generator_state, restore
 from .methods.base import BoxDraw, Draw, Method
 from .methods.hybridmix import HybridMixDraw
-from .remembering import MEMORY, Crops, check_memory
+from .remembering import MEMORY, Crops, check_memory, layer_of
 from .saliency.maps import METHODS, check_saliency_options, reduced_size, saliency_map
 from .saliency.memory import SaliencyMemory
 from .saliency.observer import unwrap
@@ -83,7 +83,9 @@ class SaliencyStage:
             the images' device by the first call.
         cuda_graph: whether a CUDA graph replays the stage, see above; only for images on a GPU.
         options: ``samples``, ``noise``, ``layer`` and ``compiled`` of :func:`saliency_map`; the stage's generator draws
-            the noise.
+            the noise. With a memory, ``layer`` alone: the submodule whose output's gradient is remembered in place of
+            the inputs', or "first", the first convolution. That gradient costs nothing, as the backward pass computes
+            it anyway. The next forward pass in training after each call must be one of all inputs, not compiled.
 
     Raises:
         ValueError: for an argument outside the ranges above.
@@ -140,6 +142,7 @@ class SaliencyStage:
         self.seed = seed
         self.head = head
         self.memory = memory
+        self._crops: Crops | None = None
         self._epoch: int | None = None
         self._generator: torch.Generator | None = None
         self._generator_state: Tensor | None = None  # restored; the first call determines the device
@@ -176,7 +179,7 @@ class SaliencyStage:
         Returns:
             The inputs (B, C, H, W), which may be ``images`` or ``augmented`` itself, and the targets: ``labels``, or
             (B, K), floating point, from a method that mixes labels. With a memory, and unless gradients are disabled,
-            the inputs are a leaf that requires a gradient.
+            the inputs are a leaf that requires a gradient; not with a ``layer``.
 
         Raises:
             ValueError: for an argument outside the ranges above, or a region larger than the images.
@@ -208,7 +211,10 @@ class SaliencyStage:
                     f"augmented must be given for {self.method!r}; got None (does the loader apply a policy?)"
                 )
             augmented = check_like_images("augmented", augmented, images)
-        crops = None if self.memory is None else Crops(self.memory, images, indices, views, matrices)
+        crops = None
+        if self.memory is not None:
+            layer = layer_of(model, self._saliency_options.get("layer"))
+            crops = self._crops = Crops(self.memory, images, indices, views, matrices, layer, self._crops)
         if self._warming_up():
             return StageTrace(images if crops is None else crops.remembering(images), labels, None, Draw())
 

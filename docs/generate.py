@@ -16,9 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dali_salaug import KINDS, METHODS, Augmented, MethodEntry
+from dali_salaug import KINDS, METHODS, Augmented, MethodEntry, SaliencyMemory
 from pipelines import find_policy
 from train.config import Config
+from train.experiments.comparison import Outcome, paired_difference
+from train.experiments.conditions import EXPERIMENTS
+from train.experiments.prices import by_age, by_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -188,12 +191,90 @@ def options(*names: str) -> Iterator[str]:
     return table(("option", "default", "what it is"), rows)
 
 
+# Of the experiment "memory": its names of the maps, ours, and those in the rows of `dali-salaug prices`.
+PRICES = {
+    "full": ("live, full resolution", "full"),
+    "half": ("live, half resolution", "scaled"),
+    "early-half": ("early head, half resolution", "early head"),
+    "memory": ("remembered", "remembered"),
+}
+
+
+def memory() -> Iterator[str]:
+    """Yield the card of the remembered maps."""
+    store = SaliencyMemory(1)
+    users = [f"`{name}`" for name, entry in METHODS.items() if entry.build(10).uses_saliency]
+    rows = [
+        ("class", f"`{signature(SaliencyMemory)}`"),
+        ("stage", '`SaliencyStage(method, saliency="memory", memory=memory)`'),
+        ("options", "`--saliency memory`, `--memory-grid`, `--memory-share`, `--memory-max-age`, `--memory-layer`"),
+        ("size", f"{store.nbytes} bytes for each sample: {1_281_167 * store.nbytes / 1e6:.0f} MB for ImageNet-1k"),
+        ("methods", ", ".join(users)),
+        ("source", "this project; the map is the absolute gradient of KeepAugment §3, of the loss in place of a logit"),
+    ]
+    return table(("", ""), rows)
+
+
+def prices(data: str) -> Iterator[str]:
+    """Yield the table of the experiment "memory" on a data set: what each map brought, and what it chooses."""
+    runs, rows = price_runs(data), []
+    for keep, plain in (("keep_cutout", "cutout"), ("keep_randaugment", "randaugment")):
+        for price, (title, kind) in PRICES.items():
+            name = f"{keep}-{price}"
+            own, remembered = runs.get(name, {}), runs.get(f"{keep}-memory", {})
+            against = "" if price == "memory" else _difference(remembered, own)
+            chosen = runs.get(f"{keep}-{'early-half' if price == 'early-half' else 'memory'}", {})
+            shown = (f"`{keep}`", title, str(len(own)), _difference(own, runs.get(plain, {})), against)
+            rows.append((*shown, *_chosen(chosen, kind)))
+    finished, planned = sum(map(len, runs.values())), EXPERIMENTS["memory"]
+    all_runs = sum(condition.seeds or planned.seeds for condition in planned.conditions)
+    yield from (f"{finished} of {all_runs} runs are finished.", "")
+    header = ("method", "map", "seeds", "minus its plain form, points", "remembered minus this, points")
+    yield from table((*header, "regions: cut; pasted, %", "of the box: removed; kept, %"), rows)
+
+
+def price_runs(data: str) -> dict[str, dict[int, Outcome]]:
+    """Return the finished runs of the experiment "memory" on a data set, by condition and seed."""
+    conditions = next(iter(measured(f"{data}.json")), {"conditions": {}})["conditions"]
+    return {name: {int(s): Outcome(**run) for s, run in c["runs"].items()} for name, c in conditions.items()}
+
+
+def course(data: str) -> Iterator[str]:
+    """Yield the tables of the remembered map by epoch and by age, of KeepCutout."""
+    runs = [run.prices for run in price_runs(data).get("keep_cutout-memory", {}).values() if run.prices]
+    if not runs:
+        return iter((f"{NOT_MEASURED.capitalize()} yet.",))
+    return iter((f"Mean over {len(runs)} seed{'s' * (len(runs) > 1)}.", "", by_epoch(runs), "", by_age(runs)))
+
+
+def _difference(values: dict[int, Outcome], baseline: dict[int, Outcome]) -> str:
+    return str(paired_difference(values, baseline) or NOT_MEASURED)
+
+
+def _chosen(runs: dict[int, Outcome], kind: str) -> tuple[str, str]:
+    """Return the shares of regions that the full map admits too, and of the box, of a map after the last epoch."""
+    last = [
+        [row for row in run.prices if row["map"] == kind and row["age"] == 0][-1] for run in runs.values() if run.prices
+    ]
+    means = {
+        key: statistics.fmean(100 * row[key] for row in last)
+        for key in ("cut", "paste", "cut_box", "paste_box")
+        if last and last[0][key] is not None
+    }
+    pairs = (("cut", "paste"), ("cut_box", "paste_box"))
+    regions, box = ("; ".join(f"{means[key]:.1f}" for key in pair if key in means) for pair in pairs)
+    return regions or NOT_MEASURED, box or ("no boxes" if last else NOT_MEASURED)
+
+
 PARTS: dict[str, Callable[..., Iterator[str]]] = {
     "contents": contents,
     "methods": methods,
     "card": card,
     "costs": costs,
     "options": options,
+    "memory": memory,
+    "prices": prices,
+    "course": course,
 }
 
 

@@ -174,3 +174,38 @@ def test_a_name_is_registered_once(newcomer: MethodEntry) -> None:
     with pytest.raises(ValueError, match="name must be new; 'blank' is Blank"):
         register(MethodEntry("blank", "one image", "", ""))(Blank)
     assert METHODS["blank"] is newcomer
+
+
+def test_the_prices_of_a_map_are_those_of_the_runs(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(top1: float, *rows: tuple[str, int, int, float]) -> dict[str, object]:
+        shares = [
+            {"map": kind, "epoch": epoch, "age": age, "cut": cut, "paste": cut / 2, "cut_box": None, "paste_box": None}
+            for kind, epoch, age, cut in rows
+        ]
+        return {"top1": top1, "seconds": 1.0, "seconds_per_epoch": 1.0, "prices": shares or None}
+
+    kept = [
+        ("full", 2, 0, 1.0),
+        ("scaled", 1, 0, 0.9),
+        ("remembered", 1, 0, 0.5),
+        ("scaled", 2, 0, 0.8),
+        ("remembered", 2, 1, 0.6),
+    ]
+    conditions = {
+        "cutout": {"runs": {"0": run(70.0), "1": run(71.0)}},
+        "keep_cutout-half": {"runs": {"0": run(71.0), "1": run(72.0)}},
+        "keep_cutout-memory": {"runs": {"0": run(71.5, *kept, ("remembered", 2, 0, 0.7))}},
+    }
+    monkeypatch.setattr(generate, "measured", lambda file: [{"conditions": conditions}] if file == "x.json" else [])
+    lines = list(generate.prices("x"))
+    assert lines[0].startswith("5 of ")
+    rows = [line.split(" | ") for line in lines[2:]]
+    half, remembered = rows[3], rows[5]
+    assert half[1:] == [
+        "live, half resolution", "2", "+1.00 [+1.00, +1.00]", "+0.50", "80.0; 40.0", "no boxes |"
+    ]  # fmt: skip
+    assert remembered[1:] == ["remembered", "1", "+1.50", "", "70.0; 35.0", "no boxes |"]
+    assert rows[2][2:] == ["0", "not measured", "not measured", "100.0; 50.0", "no boxes |"]
+    assert next(iter(generate.course("x"))) == "Mean over 1 seed."
+    assert "| 2 | 80.0 | 40.0 | 70.0 | 35.0 |" in "\n".join(generate.course("x"))
+    assert list(generate.course("y")) == ["Not measured yet."]

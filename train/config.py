@@ -206,6 +206,11 @@ class Config:
     memory_max_age: int | None = _option(
         None, "epochs after which a remembered map counts as never seen", low=1, by_data="it does not age"
     )
+    memory_layer: str = _option(
+        "input",
+        "whose gradient is remembered: input, the images'; first, that of the first convolution's output, which costs"
+        " less; or the name of a module",
+    )
     early_head: str = _option(
         "off",
         "early classification head, for cheaper saliency: off, auto (after the model's first block), or the name of"

@@ -27,14 +27,8 @@ def grad_cam_map(scalar: Scalar, pixels: Tensor, network: nn.Module, layer: str 
     Raises:
         ValueError: for an unknown name, or a layer that has no feature map or no influence on the scalar.
     """
-    layers = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for name, m in network.named_modules()}
-    if layer is not None and layer not in layers.keys() - {""}:
-        names = [name for name in layers if name]
-        close = difflib.get_close_matches(layer, names, n=3) or names[:3]
-        raise ValueError(
-            f"layer must be the name of a submodule of the model, such as {', '.join(map(repr, close))}; got {layer!r}"
-        )
-    module = network.get_submodule(last_feature_map(scalar, pixels, network)) if layer is None else layers[layer]
+    name = last_feature_map(scalar, pixels, network) if layer is None else layer
+    module = network.get_submodule(name) if layer is None else submodule(network, name)
     with last_output(module) as found:
         total = scalar(pixels.detach().requires_grad_())
     if not found:
@@ -49,6 +43,22 @@ def grad_cam_map(scalar: Scalar, pixels: Tensor, network: nn.Module, layer: str 
     weights = layout.maps(gradient).to(dtype).mean((2, 3), keepdim=True)
     weighted = (weights * layout.maps(found[0].values).to(dtype)).sum(1, keepdim=True).relu()
     return F.interpolate(weighted, pixels.shape[-2:], mode="bilinear").squeeze(1)
+
+
+def submodule(network: nn.Module, layer: str) -> nn.Module:
+    """Return the submodule of this name, without what ``torch.compile`` adds to it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    layers = {name.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for name, m in network.named_modules()}
+    if layer not in layers.keys() - {""}:
+        names = [name for name in layers if name]
+        close = difflib.get_close_matches(layer, names, n=3) or names[:3]
+        raise ValueError(
+            f"layer must be the name of a submodule of the model, such as {', '.join(map(repr, close))}; got {layer!r}"
+        )
+    return layers[layer]
 
 
 def _layout(shape: torch.Size, image_size: tuple[int, int], layer: str | None) -> Layout:

@@ -12,8 +12,10 @@ from dali_salaug import (
     SalfMix,
     SaliencyMemory,
     SaliencyStage,
+    saliency_map,
     selective_cut,
 )
+from dali_salaug.remembering import PATIENCE
 
 WHOLE = torch.tensor([[[1.0, 0, 0], [0, 1, 0]]])
 LABELS = torch.arange(4)
@@ -239,6 +241,11 @@ def test_it_does_not_wait(no_waiting, small_net, entry, device):
             small_net, images, labels, augmented, indices=indices, views=views, matrices=views.float()
         )
         loss_of(small_net, inputs, targets).backward()
+        layered, _ = remembering(entry.build(5, region_size=6), layer="first")
+    layered(small_net, images, labels, augmented, indices=indices, views=views)
+    with no_waiting():
+        inputs, targets = layered(small_net, images, labels, augmented, indices=indices, views=views)
+        loss_of(small_net, inputs, targets).backward()
 
 
 def test_arguments_are_checked(small_net):
@@ -259,3 +266,62 @@ def test_arguments_are_checked(small_net):
         SaliencyStage(KeepCutout(6), saliency="memory", memory=memory, head=small_net)
     with pytest.raises(ValueError, match="state must have the keys 'epoch' and 'generator' and 'memory'"):
         stage.load_state_dict({"epoch": 1, "generator": None})
+
+
+def strided_net():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, stride=2, padding=1), torch.nn.ReLU(inplace=True), torch.nn.Conv2d(6, 5, 3),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ["first", "0"])
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_the_gradient_of_a_layer_is_remembered_in_place_of_the_inputs(layer, warm_up):
+    net, (images, _) = strided_net(), batch()
+    stage, memory = remembering(KeepCutout(6), layer=layer)
+    stage.warmup_epochs = int(warm_up)
+    stage.set_epoch(0)
+    trace = stage.trace(net, images, LABELS, indices=INDICES, views=VIEWS)
+    assert not trace.inputs.requires_grad
+    with torch.no_grad():
+        net(images)  # a validation pass, which does not count
+    saliency_map(net, images, LABELS)  # nor one that only observes
+    assert len(net[0]._forward_hooks) == 1
+    loss_of(net, trace.inputs, trace.targets).backward()
+    assert len(net[0]._forward_hooks) == 0
+    output = net[0](trace.inputs).detach().requires_grad_()
+    loss_of(net[1:], output.clone(), trace.targets).backward()
+    total = torch.zeros(4, 1, 16, 16)
+    for y in range(16):
+        for x in range(16):
+            total[:, 0, y, x] = sum(output.grad[:, channel, y // 2, x // 2].abs() for channel in range(6))
+    expected = SaliencyMemory(9, grid=4, dtype="float16")
+    expected.write(INDICES, VIEWS, total, stage.method.own_pixels(trace.drawn, (16, 16)))
+    torch.testing.assert_close(memory.read(INDICES, VIEWS), expected.read(INDICES, VIEWS), rtol=2e-3, atol=2e-3)
+
+
+def test_a_layer_that_cannot_be_listened_to():
+    net, (images, _) = strided_net(), batch()
+    given = {"indices": INDICES, "views": VIEWS}
+    stage, memory = remembering(KeepCutout(6), layer="first")
+    for _ in range(PATIENCE):  # the model that is trained is another one
+        stage(net, images, LABELS, **given)
+        assert len(net[0]._forward_hooks) == 1
+    with pytest.raises(ValueError, match="in the last 8 batches it has not been called"):
+        stage(net, images, LABELS, **given)
+    with pytest.raises(ValueError, match="layer must be None for a compiled model"):
+        stage(torch.compile(net), images, LABELS, **given)
+    with pytest.raises(ValueError, match="without a convolution; got 'first'"):
+        stage(torch.nn.Flatten(), images, LABELS, **given)
+    with pytest.raises(ValueError, match=r"layer must be the name of a submodule of the model, such as '0'.*; got 'x'"):
+        remembering(KeepCutout(6), layer="x")[0](net, images, LABELS, **given)
+    with pytest.raises(ValueError, match="layer must be None, 'first' or the name of a submodule; got 3"):
+        remembering(KeepCutout(6), layer=3)
+    for layer, net in (("0", strided_net().requires_grad_(False)), ("4", strided_net())):
+        stage, memory = remembering(KeepCutout(6), layer=layer)
+        inputs, _ = stage(net, images, LABELS, **given)
+        with pytest.raises(ValueError, match="layer must be one that is trained, with an output"):
+            net(inputs)
+        assert memory.ages(INDICES).tolist() == [-1] * 4

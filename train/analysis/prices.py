@@ -10,7 +10,6 @@ before: their age.
 """
 
 import argparse
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,28 +18,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dali_salaug import SaliencyMemory, saliency_map
+from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, candidate_axis, region_scores
 from dali_salaug.saliency.maps import reduced_size
-from pipelines import Batch, Dataset, find_dataset
+from pipelines import Batch, Dataset
 from train.analysis.coverage import read_boxes
+from train.analysis.history import History, Snapshot, load_history, whole_images
 from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import spread_evenly
-from train.config import ResolvedConfig
-from train.data.loaders import data_folder, make_loader
-from train.engine import checkpoint
-from train.engine.network import Network
+from train.cli.parser import check_writable
+from train.engine.pictures import Column, draw_sheet
 from train.errors import UserError
 
-BATCH = 64
-SHARES = {"KeepCutout": "cut", "KeepPaste": "paste"}  # of the names of RULES: the keys of the results
+SHARES = ("cut", "paste", "cut_box", "paste_box")  # the keys of a row; the first two in the order of RULES
+
+DRAWN = 4  # images in a picture
 
 
 class Regions(NamedTuple):
     """All candidates of one square on a map of (h, w) cells, h·w = M in all."""
 
-    valid: Tensor  # (1, M), bool
     admitted: Tensor  # (B, M), bool
     top: Tensor  # (M,), int64, in pixels of the image, half-open, like the next three
     left: Tensor
@@ -62,7 +60,6 @@ def regions_of(maps: Tensor, side: int, length: int, tau: float, rule: Rule) -> 
         return axis.image_start[0, cell] if rule.border == "inside" else cell * side // cells
 
     return Regions(
-        valid,
         admitted(scores, valid, tau=tau, keep=rule.keep),
         rows.image_start[0, row],
         columns.image_start[0, column],
@@ -121,121 +118,96 @@ def objects_of(dataset: Dataset, boxes: Path | None, batch: Batch, side: int) ->
     return torch.stack(objects)
 
 
-class Snapshot(NamedTuple):
-    """The state of a run after an epoch."""
-
-    epoch: int
-    network: Network
-    memory: SaliencyMemory | None
-
-
-def snapshots(run: Path) -> Iterator[tuple[ResolvedConfig, dict[str, Any]]]:
-    """Yield configuration and state of each checkpoint that was kept, and of the last one, by epoch.
-
-    Raises:
-        UserError: there is none, or a file is not one.
-    """
-    last, config = checkpoint.load_run(run / checkpoint.LAST)
-    for path in sorted((run / checkpoint.KEPT).glob("epoch-*.pt")):
-        state, kept = checkpoint.load_run(path)
-        if state["progress"]["epoch"] < last["progress"]["epoch"]:
-            yield kept, state
-    yield config, last
-
-
-def restored(config: ResolvedConfig, state: dict[str, Any], device: torch.device, path: Path) -> Snapshot:
-    """Return the network and the memory of a state; the memory is on the device too."""
-    with checkpoint.reading(path):
-        network = Network(dataclasses.replace(config, compile=False), len(state["classes"]), device)
-        network.load_state_dict(state)
-        kept = state["objective"].get("memory")
-        memory = None
-        if kept is not None:
-            options: dict[str, Any] = {"grid": config.memory_grid, "share": config.memory_share, "device": device}
-            memory = SaliencyMemory(len(kept["maps"]), **options)
-            memory.load_state_dict(kept)
-        return Snapshot(state["progress"]["epoch"], network, memory)
-
-
-def measure(run: Path, data: Path | None, boxes: Path | None, limit: int) -> dict[str, Any]:
+def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
     """Compare the maps of a run, see the top of this file.
 
+    Args:
+        boxes: see `objects_of`.
+        limit: images at most.
+
     Returns:
-        "run", "images", "boxes" (images whose object is in view), "size" (pixels), "tau"; and "rows", each with "map"
-        ("flat", of uniform draws, "full", "scaled", "early head", "remembered"), "epoch" of the network, "age" of the
-        map in epochs, and the shares "cut" and "paste" of regions that the full map admits too, "cut_box" and
-        "paste_box" of the object's box, None without boxes.
+        "images", "boxes" (images whose object is in view), "size" (pixels), "tau"; and "rows", each with "map" ("flat",
+        of uniform draws, "full", "scaled", "early head", "remembered"), "epoch" of the network, "age" of the map in
+        epochs, and the shares "cut" and "paste" of regions that the full map admits too, "cut_box" and "paste_box" of
+        the object's box, None without boxes.
 
     Raises:
-        UserError, DataError: the run or the images cannot be used.
+        UserError: the table of the boxes cannot be used.
     """
-    run = run if run.is_dir() else run.parent
-    states = list(snapshots(run))
-    config, last = states[-1]
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    path = run / checkpoint.LAST
-    history = [restored(*state, device, path) for state in states]
-    dataset = find_dataset(data or data_folder(config))
-    if config.train_images is not None:
-        dataset = dataset.first(config.train_images)
-    chosen = torch.from_numpy(spread_evenly(len(dataset), limit))
-    side = config.image_size
-    options: dict[str, Any] = {"mean": tuple(last["mean"]), "std": tuple(last["std"]), "device": device}
-    loader = make_loader(
-        config, train=False, dataset=dataset.take(chosen.numpy()), with_views=True, batch_size=BATCH, **options
-    )
+    config, side = history.config, history.config.image_size
     sums: dict[tuple[str, int, int], Tensor] = {}
-    counts = torch.zeros(4, dtype=torch.float64)
-    for batch in loader:
-        places = chosen[batch.indices.cpu()].to(device)
-        objects = objects_of(dataset, boxes, batch._replace(indices=places), side)
-        seen = None if objects is None else ((objects[:, 2:] - objects[:, :2]).prod(1) > 0)
-        counts += torch.tensor([len(places)] * 2 + [0 if seen is None else int(seen.sum())] * 2)
-        for now in history:
-            full = saliency_map(now.network.model, batch.images, batch.labels, scale=1.0)
-            admits = {
-                name: regions_of(full, side, config.region_size, config.tau, rule) for name, rule in RULES.items()
-            }
-            for name, age, maps in maps_of(now, history, config, batch, places, full):
-                values = torch.zeros(4, dtype=torch.float64)
-                for number, (rule_name, rule) in enumerate(RULES.items()):
-                    regions = regions_of(maps, side, config.region_size, config.tau, rule)
-                    values[number] = admitted_too(regions, admits[rule_name]).sum().cpu()
-                    if objects is not None and seen is not None and seen.any():
-                        kept = Regions(*(part[seen] if part is regions.admitted else part for part in regions))
-                        values[2 + number] = box_shares(kept, objects[seen].to(device)).sum().cpu()
+    counts = torch.zeros(4, dtype=torch.float64)  # of the images behind each of the shares
+    for batch, places in whole_images(history, limit):
+        objects = objects_of(history.dataset, boxes, batch._replace(indices=places), side)
+        seen = torch.zeros(len(places), dtype=torch.bool)
+        if objects is not None:
+            seen = (objects[:, 2:] - objects[:, :2]).prod(1) > 0
+        counts += torch.tensor([len(places)] * 2 + [int(seen.sum())] * 2)
+        for now in history.snapshots:
+            maps = list(maps_of(now, history, batch, places))
+            values = {(name, age): torch.zeros(4, dtype=torch.float64) for name, age, _ in maps}
+            for number, rule in enumerate(RULES.values()):
+                full = regions_of(maps[0][2], side, config.region_size, config.tau, rule)
+                for name, age, map_ in maps:
+                    regions = regions_of(map_, side, config.region_size, config.tau, rule)
+                    values[name, age][number] = admitted_too(regions, full).sum().cpu()
+                    if objects is not None and seen.any():
+                        of_seen = regions._replace(admitted=regions.admitted[seen])
+                        shares = box_shares(of_seen, objects[seen].to(history.device))
+                        values[name, age][2 + number] = shares.sum().cpu()
+            for (name, age), found in values.items():
                 key = (name, now.epoch, age)
-                sums[key] = sums.get(key, torch.zeros_like(values)) + values
+                sums[key] = sums.get(key, torch.zeros_like(found)) + found
     rows = []
-    for (name, epoch, age), values in sums.items():
-        shares = [value.item() if count else None for value, count in zip(values / counts, counts, strict=True)]
-        keys = [*SHARES.values(), *(f"{what}_box" for what in SHARES.values())]
-        rows.append({"map": name, "epoch": epoch, "age": age, **dict(zip(keys, shares, strict=True))})
-    return {
-        "run": str(run),
-        "images": int(counts[0]),
-        "boxes": int(counts[2]),
-        "size": config.region_size,
-        "tau": config.tau,
-        "rows": rows,
-    }
+    for (name, epoch, age), found in sums.items():
+        means = [value.item() if count else None for value, count in zip(found / counts, counts, strict=True)]
+        rows.append({"map": name, "epoch": epoch, "age": age, **dict(zip(SHARES, means, strict=True))})
+    images, _, in_view, _ = map(int, counts)
+    return {"images": images, "boxes": in_view, "size": config.region_size, "tau": config.tau, "rows": rows}
 
 
-def maps_of(
-    now: Snapshot, history: list[Snapshot], config: ResolvedConfig, batch: Batch, places: Tensor, full: Tensor
-) -> Iterator[tuple[str, int, Tensor]]:
-    """Yield the name, the age in epochs and the maps (B, h, w) of each kind that a run can use after an epoch."""
-    size = reduced_size(batch.images, config.saliency_scale)
-    yield "flat", 0, torch.ones_like(full)
+def maps_of(now: Snapshot, history: History, batch: Batch, places: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+    """Yield the name, the age in epochs and the maps (B, h, w) of each kind after an epoch; the full ones first."""
+    scale, live = history.config.saliency_scale, (now.network.model, batch.images, batch.labels)
+    full = saliency_map(*live, scale=1.0)
     yield "full", 0, full
-    if config.saliency_scale < 1:
-        yield "scaled", 0, saliency_map(now.network.model, batch.images, batch.labels, scale=config.saliency_scale)
+    yield "flat", 0, torch.ones_like(full)
+    if scale < 1:
+        yield "scaled", 0, saliency_map(*live, scale=scale)
     if now.network.early is not None:
-        how: dict[str, Any] = {"head": now.network.early, "scale": config.saliency_scale}
-        yield "early head", 0, saliency_map(now.network.model, batch.images, batch.labels, **how)
-    for then in history:
+        yield "early head", 0, saliency_map(*live, head=now.network.early, scale=scale)
+    for then in reversed(history.snapshots):
         if then.memory is not None and then.epoch <= now.epoch and batch.views is not None:
-            yield "remembered", now.epoch - then.epoch, then.memory.read(places, batch.views, size)
+            maps = then.memory.read(places, batch.views, reduced_size(batch.images, scale))
+            yield "remembered", now.epoch - then.epoch, maps
+
+
+def draw(history: History, boxes: Path | None, count: int, path: Path) -> None:
+    """Write a picture of the maps beside the images, with the objects' boxes where they are known.
+
+    The columns are the images, the live maps after the last epoch, and what was remembered after the first epoch that
+    was kept, one in the middle, and the last.
+
+    Args:
+        count: images at most.
+        path: of the PNG.
+    """
+    batch, places = next(whole_images(history, count))
+    objects = objects_of(history.dataset, boxes, batch._replace(indices=places), history.config.image_size)
+    outlines = None if objects is None else objects.round().long()
+    last = history.snapshots[-1]
+    live = {"full": "full map", "scaled": f"scale {history.config.saliency_scale:g}", "early head": "early head"}
+    columns = [Column("image", batch.images, sources=outlines)]
+    for name, _, maps in maps_of(last, history._replace(snapshots=[]), batch, places):
+        if name in live:
+            columns.append(Column(live[name], maps, sources=outlines))
+    for place in spread_evenly(len(history.snapshots), 3):
+        epoch, _, memory = history.snapshots[place]
+        if memory is not None and batch.views is not None:
+            maps = memory.read(places, batch.views, memory.grid)
+            columns.append(Column(f"memory, epoch {epoch}", maps, sources=outlines))
+    names = [history.dataset.classes[label] for label in batch.labels.tolist()]
+    draw_sheet(columns, names, [""] * len(names), path, mean=history.mean, std=history.std)
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -245,9 +217,7 @@ def _print(result: dict[str, Any]) -> None:
     )
     print(f"{'map':<12} {'epoch':>5} {'age':>4}   the full map admits: cut, paste   of the box: removed, kept clean")
     for row in result["rows"]:
-        values = "".join(
-            "" if row[k] is None else f"{100 * row[k]:15.1f}" for k in ("cut", "paste", "cut_box", "paste_box")
-        )
+        values = "".join("" if row[key] is None else f"{100 * row[key]:15.1f}" for key in SHARES)
         print(f"{row['map']:<12} {row['epoch']:>5} {row['age']:>4}   {values}")
 
 
@@ -259,6 +229,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="table of the objects' boxes (default: boxes.tsv in the data folder, if there)",
     )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw the maps of some images into this PNG (default: none)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -267,4 +240,12 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the run or the images cannot be used.
     """
-    return report(options, lambda: measure(options.run, options.data, options.boxes, options.images), _print)
+    check_writable(options.picture)
+
+    def measured() -> dict[str, Any]:
+        history = load_history(options.run, options.data)
+        if options.picture:
+            draw(history, options.boxes, DRAWN, options.picture)
+        return {"run": str(options.run), **measure(history, options.boxes, options.images)}
+
+    return report(options, measured, _print)

@@ -63,7 +63,8 @@ def command(part: str, options: argparse.Namespace) -> list[str]:
     if part in card.PARTS:
         return ["-m", "train.benchmarks.card", part, *data, *device, *model, *sizes, *counts, *report]
     if part == "loader":
-        return ["-m", "train", "benchmark", "loader", *data, *device, *sizes, *counts, *repeats, *report]
+        policies = ["--policies", "none", "randaugment"]
+        return ["-m", "train", "benchmark", "loader", *data, *device, *policies, *sizes, *counts, *repeats, *report]
     if part == "stage":
         return ["-m", "train", "benchmark", "stage", *device, *model, *sizes, *repeats, "--amp", *report]
     if part == "step":

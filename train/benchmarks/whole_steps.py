@@ -19,6 +19,7 @@ PRICES: dict[str, dict[str, Any]] = {
     "early head": {"scale": 1.0},
     "both": {"scale": 0.5},
     "memory": {"saliency": "memory"},
+    "memory, first layer": {"saliency": "memory", "layer": "first"},
 }
 EARLY = ("early head", "both")
 
@@ -29,7 +30,7 @@ def whole_steps(
     """Measure a step with KeepCutout at each price of its map against the plain steps before and after it.
 
     A step is stage, forward, backward and SGD with momentum; where the map is the early head's, the head is trained
-    too. The order of the prices changes from turn to turn.
+    too. The order of the prices changes from turn to turn. A memory cannot listen to a layer of a compiled model.
 
     Args:
         network: the model with its early head.
@@ -49,18 +50,19 @@ def whole_steps(
     }
     prepared = torch.compile if compiled else _unchanged
     trained = {False: prepared(network.model), True: prepared(network)}
-    stages = {}
-    for name, options in PRICES.items():
+    stages, names = {}, [name for name, options in PRICES.items() if not (compiled and "layer" in options)]
+    for name in names:
+        options, remembers = PRICES[name], name.startswith("memory")
         if name in EARLY:
             options = options | {"head": network.early}
-        options = options | ({"memory": SaliencyMemory(SAMPLES)} if name == "memory" else {"compiled": compiled})
+        options = options | ({"memory": SaliencyMemory(SAMPLES)} if remembers else {"compiled": compiled})
         stages[name] = SaliencyStage(KeepCutout(), **options)
 
     def step(name: str | None) -> float:
         def part() -> None:
             inputs, targets = images, labels
             if name is not None:
-                given = crops if name == "memory" else {}
+                given = crops if name.startswith("memory") else {}
                 inputs, targets = stages[name](network.model, images, labels, **given)
             outputs = trained[name in EARLY](inputs)
             if name in EARLY:
@@ -74,9 +76,8 @@ def whole_steps(
         return seconds_of(part, images.device)
 
     plain: list[float] = []
-    steps: dict[str, list[float]] = {name: [] for name in PRICES}
-    ratios: dict[str, list[float]] = {name: [] for name in PRICES}
-    names = list(PRICES)
+    steps: dict[str, list[float]] = {name: [] for name in names}
+    ratios: dict[str, list[float]] = {name: [] for name in names}
     for turn in tqdm(range(-warm_up, turns), desc="whole steps", leave=False, disable=None):
         first = turn % len(names)
         around = [step(None)]

@@ -42,6 +42,11 @@ def check(config: Config) -> None:
         raise UserError("--saliency memory does not go with --consistency, whose loss has gradients of its own")
     if config.saliency == MEMORY and not METHODS[config.method].build(2).uses_saliency:
         raise UserError(f"--saliency memory is for methods with a map of each image; got --method {config.method}")
+    if config.saliency == MEMORY and config.memory_layer != Config.memory_layer:
+        for name in ("compile", "freeze_trunk"):
+            if getattr(config, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"--memory-layer {config.memory_layer} does not go with {flag}: leave one of them out")
     for name in ("saliency_scale", "memory_share"):
         if getattr(config, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} must be in (0, 1]; got 0")
@@ -145,7 +150,7 @@ def check_effect(stated: Collection[str], config: Config) -> None:
                 f"--{name.replace('_', '-')} has no effect with --method {config.method}: it is for methods {which},"
                 f" {methods}"
             )
-    for name in ("memory_grid", "memory_share", "memory_max_age"):
+    for name in ("memory_grid", "memory_share", "memory_max_age", "memory_layer"):
         if name in stated and config.saliency != MEMORY:
             raise UserError(f"--{name.replace('_', '-')} has no effect without --saliency memory")
     if config.saliency == MEMORY:

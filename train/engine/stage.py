@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from dali_salaug import METHODS, SaliencyMemory, SaliencyStage
-from dali_salaug.remembering import MEMORY
+from dali_salaug.remembering import MEMORY, layer_of
 from dali_salaug.saliency.maps import COMPILED
-from train.config import ResolvedConfig
+from train.config import Config, ResolvedConfig
 from train.engine.network import Network
 from train.errors import UserError
 
@@ -45,12 +45,20 @@ def training_stage(
 
     Args:
         samples: number of samples that a memory keeps, where the maps are remembered; None: they are the live model's.
+
+    Raises:
+        UserError: as `make_stage`; or the model has no such layer for the memory.
     """
     if config.saliency == MEMORY and samples is not None:
         memory = SaliencyMemory(
             samples, grid=config.memory_grid, share=config.memory_share, max_age=config.memory_max_age
         )
-        return make_stage(config, num_classes, seed, warmup_epochs=config.warmup_epochs, memory=memory)
+        layer = None if config.memory_layer == Config.memory_layer else config.memory_layer
+        try:
+            layer_of(network.model, layer)
+        except ValueError as error:
+            raise UserError(f"--memory-{error}") from error
+        return make_stage(config, num_classes, seed, warmup_epochs=config.warmup_epochs, memory=memory, layer=layer)
     # A graph replays the pass as it is; compiled, it would have little less to launch.
     compiled = config.compile and config.saliency in COMPILED and not config.cuda_graph
     options = {"warmup_epochs": config.warmup_epochs, "head": network.early, "compiled": compiled}

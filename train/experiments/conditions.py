@@ -101,6 +101,8 @@ def _memory() -> tuple[Condition, ...]:
                 options["keep_every"] = 1
             measured = PRICES if price in ("early-half", "memory") else ()
             conditions.append(Condition(f"{keep}-{price}", options, plain, measured=measured))
+    layer = {"method": "keep_cutout", "saliency": "memory", "memory_layer": "first"}
+    conditions.append(Condition("keep_cutout-memory-first", layer, "keep_cutout-memory", measured=PRICES))
     for name, values in (("grid", (7, 14, 28)), ("share", (0.2, 1.0))):  # of 16 and 0.4
         for value in values:
             options = {"method": "keep_cutout", "saliency": "memory", f"memory_{name}": value}

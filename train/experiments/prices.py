@@ -6,6 +6,7 @@ from typing import Any
 
 from train.experiments.comparison import Condition, Outcomes
 
+Rows = list[dict[str, Any]]  # of one run
 COLUMNS = {
     "cut": "cut, %",
     "paste": "paste, %",
@@ -41,32 +42,33 @@ def price_tables(conditions: Sequence[Condition], outcomes: Outcomes) -> Iterato
     yield "\n".join(lines)
     yield EXPLAINED
     for name, runs in found.items():
-        epochs = sorted({row["epoch"] for row in runs[0]})
-        if len(epochs) > 1:
-            yield from _course(name, runs, epochs)
+        if len({row["epoch"] for row in runs[0]}) > 1:
+            yield f"The same after each epoch, of {name}:\n\n{by_epoch(runs)}"
+            yield f"After the last epoch, by the age of the remembered map:\n\n{by_age(runs)}"
 
 
-def _course(name: str, runs: list[list[dict[str, Any]]], epochs: list[int]) -> Iterator[str]:
-    lines = _head(
-        ["epoch", *(f"{kind}, {key}, %" for kind in ("half resolution", "remembered") for key in ("cut", "paste"))]
-    )
-    for epoch in epochs:
-        cells = [
-            _cell(runs, key, map=kind, epoch=epoch, age=0)
-            for kind in ("scaled", "remembered")
-            for key in ("cut", "paste")
-        ]
-        lines.append(_line([str(epoch), *cells]))
-    yield f"The same after each epoch, of {name}:\n\n" + "\n".join(lines)
-    last = epochs[-1]
-    lines = _head(["age, epochs", "cut, %", "paste, %"])
-    for age in sorted({row["age"] for row in runs[0] if row["map"] == "remembered" and row["epoch"] == last}):
+def by_epoch(runs: list[Rows]) -> str:
+    """Return the table of half resolution and of the remembered map after each epoch."""
+    kinds = [(kind, key) for kind in ("scaled", "remembered") for key in ("cut", "paste")]
+    titles = {"scaled": "half resolution", "remembered": "remembered"}
+    lines = _head(["epoch", *(f"{titles[kind]}, {COLUMNS[key]}" for kind, key in kinds)])
+    for epoch in sorted({row["epoch"] for row in runs[0]}):
+        lines.append(_line([str(epoch), *(_cell(runs, key, map=kind, epoch=epoch, age=0) for kind, key in kinds)]))
+    return "\n".join(lines)
+
+
+def by_age(runs: list[Rows]) -> str:
+    """Return the table of the remembered map against the last network, by its age."""
+    last = max(row["epoch"] for row in runs[0])
+    ages = sorted({row["age"] for row in runs[0] if row["map"] == "remembered" and row["epoch"] == last})
+    lines = _head(["age, epochs", COLUMNS["cut"], COLUMNS["paste"]])
+    for age in ages:
         cells = [_cell(runs, key, map="remembered", epoch=last, age=age) for key in ("cut", "paste")]
         lines.append(_line([str(age), *cells]))
-    yield f"After epoch {last}, by the age of the remembered map:\n\n" + "\n".join(lines)
+    return "\n".join(lines)
 
 
-def _cell(runs: list[list[dict[str, Any]]], key: str, **of: Any) -> str:
+def _cell(runs: list[Rows], key: str, **of: Any) -> str:
     values = [100 * row[key] for rows in runs for row in rows if all(row[k] == v for k, v in of.items())]
     if not values:
         return ""

@@ -101,7 +101,12 @@ def test_boxes_are_where_the_loader_puts_the_object(tmp_path: Path) -> None:
     assert objects_of(training, None, batch, 48) is None
 
 
-def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, same: Any) -> None:
+def prices(run: Path, folder: Path) -> list[dict[str, Any]]:
+    assert program(["prices", str(run), "--images", "4", "--json", str(folder / "b.json")]) == 0
+    return json.loads((folder / "b.json").read_text())["rows"]
+
+
+def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = tmp_path / "run"
     options = ["--image-size", "16", "--batch-size", "16", "--epochs", "3", "--region-size", "6", "--keep-every", "2"]
     options += ["--method", "keep_cutout", "--saliency", "memory", "--memory-grid", "7", "--memory-share", "1"]
@@ -112,13 +117,27 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (state["progress"]["epoch"], state.keys()) == (2, last.keys())
     assert last["objective"]["memory"]["maps"].shape == (40, 7, 7)
 
-    assert program(["prices", str(run), "--images", "9", "--json", str(tmp_path / "a.json")]) == 0
+    assert (
+        program(
+            [
+                "prices",
+                str(run),
+                "--images",
+                "9",
+                "--json",
+                str(tmp_path / "a.json"),
+                "--picture",
+                str(tmp_path / "a.png"),
+            ]
+        )
+        == 0
+    )
     result: dict[str, Any] = json.loads((tmp_path / "a.json").read_text())
     assert (result["images"], result["boxes"], result["size"]) == (9, 9, 6)
     rows = {(row["map"], row["epoch"], row["age"]): row for row in result["rows"]}
     assert list(rows) == [
-        ("flat", 2, 0), ("full", 2, 0), ("scaled", 2, 0), ("remembered", 2, 0),
-        ("flat", 3, 0), ("full", 3, 0), ("scaled", 3, 0), ("remembered", 3, 1), ("remembered", 3, 0),
+        ("full", 2, 0), ("flat", 2, 0), ("scaled", 2, 0), ("remembered", 2, 0),
+        ("full", 3, 0), ("flat", 3, 0), ("scaled", 3, 0), ("remembered", 3, 0), ("remembered", 3, 1),
     ]  # fmt: skip
     assert rows["full", 3, 0]["cut"] == rows["full", 3, 0]["paste"] == 1
     assert rows["flat", 3, 0]["cut"] == pytest.approx(0.6, abs=0.05)
@@ -126,6 +145,14 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert rows["remembered", 3, 1]["cut"] != rows["remembered", 3, 0]["cut"]
     assert all(0 < row["cut_box"] < row["paste_box"] < 1 for row in result["rows"] if row["map"] == "flat")
     assert "remembered       3    1" in capsys.readouterr().out
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > picture.height
+    state["progress"]["epoch"] = 1  # of a file that is not what its name says, the epoch counts
+    checkpoint.save(state, run / "checkpoints" / "epoch-0002.pt")
+    assert {row["epoch"] for row in prices(run, tmp_path)} == {1, 3}
+    checkpoint.save(state | {"objective": {"memory": {"maps": torch.zeros(3)}}}, run / "last.pt")
+    assert program(["prices", str(run)]) == 2
+    assert "last.pt: malformed checkpoint" in capsys.readouterr().err
 
 
 def test_an_early_head_and_no_memory(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -136,8 +163,6 @@ def test_an_early_head_and_no_memory(shapes: Path, tmp_path: Path, capsys: pytes
     assert not (run / "checkpoints").exists()
     assert program(["prices", str(run), "--images", "4", "--boxes", str(tmp_path / "none.tsv")]) == 2
     assert "no such file; pass --boxes" in capsys.readouterr().err
-    assert program(["prices", str(run), "--images", "4", "--json", str(tmp_path / "a.json")]) == 0
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert [row["map"] for row in rows] == ["flat", "full", "scaled", "early head"]
+    assert [row["map"] for row in prices(run, tmp_path)] == ["full", "flat", "scaled", "early head"]
     assert program(["prices", str(tmp_path)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err

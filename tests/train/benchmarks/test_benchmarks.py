@@ -101,12 +101,12 @@ def test_the_stage_beside_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert memory["step"] > 4 * 16 * 32 * 32 * 4  # the first layer's output alone
     assert memory["step"] < memory["stage and step"] < 1.1 * memory["step"]
     whole = result["whole"]
-    prices = ["full", "low resolution", "early head", "both", "memory"]
+    prices = ["full", "low resolution", "early head", "both", "memory", "memory, first layer"]
     assert list(whole["steps"]) == list(whole["ratios"]) == prices
-    assert len(whole["plain"]) == 2 * 6
+    assert len(whole["plain"]) == 2 * 7
     for number, name in enumerate(prices):
         for turn, ratio in enumerate(whole["ratios"][name]):
-            place = 6 * turn + (number - turn) % 5  # each turn starts one price later
+            place = 7 * turn + (number - turn) % 6  # each turn starts one price later
             around = whole["plain"][place] + whole["plain"][place + 1]
             assert ratio == pytest.approx(2 * whole["steps"][name][turn] / around)
         assert f"\n{name:<24}" in text

@@ -110,3 +110,27 @@ def test_what_it_does_not_go_with(run_of: Callable[..., Run], options: dict[str,
 def test_options_without_effect(shapes: Path, capsys: Any, option: tuple[str, str]) -> None:
     assert main(["--data", str(shapes), "--method", "keep_cutout", "--saliency", "memory", *option]) == 2
     assert f"{option[0]} has no effect with --saliency memory" in capsys.readouterr().err
+
+
+def test_the_gradient_of_the_first_layer(run_of: Callable[..., Run]) -> None:
+    run = run_of(method="keep_cutout", memory_layer="first", accumulate=2, **OPTIONS)
+    _steps(run)
+    memory = run.objective.stage.memory  # type: ignore[attr-defined]
+    assert memory.ages(torch.arange(40)).tolist() == [0] * 40
+    assert not any(module._forward_hooks for module in run.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory_layer": "frist"}, "--memory-layer must be the name of a submodule of the model.*got 'frist'"),
+        ({"memory_layer": "first", "compile": True}, "--memory-layer first does not go with --compile"),
+        (
+            {"memory_layer": "first", "freeze_trunk": True, "weights": "x.pt"},
+            "--memory-layer first does not go with --freeze-trunk",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_remembered(run_of: Callable[..., Run], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_of(**(OPTIONS | {"method": "keep_cutout"} | options))

@@ -1,0 +1,91 @@
+"""The course of a run from its checkpoints: the network and the memory after each epoch that was kept."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dali_salaug import SaliencyMemory
+from pipelines import Batch, Dataset, find_dataset
+from train.analysis.trained import spread_evenly
+from train.config import ResolvedConfig
+from train.data.loaders import data_folder, make_loader
+from train.engine import checkpoint
+from train.engine.network import Network
+
+BATCH = 64
+
+
+class Snapshot(NamedTuple):
+    """The state of a run after an epoch."""
+
+    epoch: int  # from 1
+    network: Network
+    memory: SaliencyMemory | None
+
+
+class History(NamedTuple):
+    """A run, with the images that it was trained on."""
+
+    config: ResolvedConfig
+    dataset: Dataset
+    snapshots: list[Snapshot]  # by epoch; the last is that of last.pt
+    device: torch.device
+    mean: tuple[float, float, float]  # of the normalisation, as is std
+    std: tuple[float, float, float]
+
+
+def load_history(run: Path, data: Path | None = None) -> History:
+    """Return the checkpoints that `--keep-every` kept, and the last one.
+
+    Args:
+        run: its folder, or a file in it.
+        data: the training images; None: those of the run.
+
+    Raises:
+        UserError, DataError: there is no checkpoint, or it is not one of a run, or the images cannot be found.
+    """
+    run = run if run.is_dir() else run.parent
+    last, config = checkpoint.load_run(run / checkpoint.LAST)
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    snapshots = [_restored(last, config, device, run / checkpoint.LAST)]
+    for path in sorted((run / checkpoint.KEPT).glob("epoch-*.pt"), reverse=True):
+        snapshot = _restored(*checkpoint.load_run(path), device, path)
+        if snapshot.epoch < snapshots[0].epoch:
+            snapshots.insert(0, snapshot)
+    dataset = find_dataset(data or data_folder(config))
+    if config.train_images is not None:
+        dataset = dataset.first(config.train_images)
+    return History(config, dataset, snapshots, device, tuple(last["mean"]), tuple(last["std"]))
+
+
+def _restored(state: dict[str, Any], config: ResolvedConfig, device: torch.device, path: Path) -> Snapshot:
+    with checkpoint.reading(path):
+        network = Network(dataclasses.replace(config, compile=False), len(state["classes"]), device)
+        network.load_state_dict(state)
+        kept = state["objective"].get("memory")
+        memory = None
+        if kept is not None:
+            options: dict[str, Any] = {"grid": config.memory_grid, "share": config.memory_share, "device": device}
+            memory = SaliencyMemory(len(kept["maps"]), **options)
+            memory.load_state_dict(kept)
+        return Snapshot(state["progress"]["epoch"], network, memory)
+
+
+def whole_images(history: History, limit: int) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield training images as in validation, with views, and their places in the data set, (B,) int64.
+
+    Args:
+        limit: images at most, spread evenly over the data set.
+    """
+    chosen = spread_evenly(len(history.dataset), limit)
+    loader = make_loader(
+        history.config, train=False, dataset=history.dataset.take(chosen), with_views=True, batch_size=BATCH,
+        device=history.device, mean=history.mean, std=history.std,
+    )  # fmt: skip
+    places = torch.from_numpy(chosen).to(history.device)
+    for batch in loader:
+        yield batch, places[batch.indices]
