@@ -18,7 +18,7 @@ from dali_salaug.methods import puzzlemix
 
 FREE = {
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh",
-    "_unsafe_view", "promote_types", "result_type", "scalar_tensor",
+    "_unsafe_view", "promote_types", "result_type",
 }  # fmt: skip
 
 # For each name, draw, application and targets; of 224×224 pixels and 10 classes. With some to spare, for versions of
