@@ -21,17 +21,15 @@ BORDERS = ("inside", "clip")
 
 
 class Axis(NamedTuple):
-    """One axis of the candidates: where each of the n begins and ends (half-open), on the map and in the image.
+    """One axis of the candidates: where on the map each of the n begins and ends (half-open).
 
     S is B where every image has its own region size, and 1 where all share one.
     """
 
-    map_start: Tensor  # (S, n), int64, like the next three
-    map_stop: Tensor
-    image_start: Tensor
-    image_stop: Tensor
+    start: Tensor  # (S, n), int64, like the next one
+    stop: Tensor
     valid: Tensor  # (S, n), bool: the leading positions that are candidates
-    number: int | None  # of these, where the host knows it
+    number: Tensor | int  # of these: (S,), int64; or one number, which the host knows
 
 
 def candidate_axis(
@@ -48,31 +46,38 @@ def candidate_axis(
             [c − ⌊size/2⌋, c − ⌊size/2⌋ + size) and is clipped to the image.
         device: with one number, that of the result.
     """
-    map_size: Tensor | int
-    if isinstance(size, Tensor):
-        place = torch.arange(cells, device=size.device)[None]
-        size = size[:, None]
-        map_size = (size.double() * cells / pixels).round().long().clamp(1, cells)
-        number = None
-    else:
-        place = torch.arange(cells, device=device)[None]
-        map_size = min(max(round(size * cells / pixels), 1), cells)  # half to even, as torch rounds
-        number = cells if border == "clip" else cells - map_size + 1
-    image_place = place if cells == pixels else place * pixels // cells
+    place = torch.arange(cells, device=size.device if isinstance(size, Tensor) else device)[None]
+    length = _map_length(cells, pixels, size)
+    number = _number(cells, length, border)
+    if isinstance(length, Tensor):
+        length = length[:, None]
     if border == "inside":
-        image_start = image_place.clamp(max=pixels - size)
-        map_stop = (place + map_size).clamp(max=cells)
-        return Axis(place, map_stop, image_start, image_start + size, place <= cells - map_size, number)
-    map_start = place - map_size // 2
-    image_start = image_place - size // 2
-    return Axis(
-        map_start.clamp(min=0),
-        (map_start + map_size).clamp(max=cells),
-        image_start.clamp(min=0),
-        (image_start + size).clamp(max=pixels),
-        torch.ones_like(map_start, dtype=torch.bool),
-        number,
-    )
+        return Axis(place, (place + length).clamp(max=cells), place <= cells - length, number)
+    start = place - length // 2
+    valid = torch.ones_like(start, dtype=torch.bool)
+    return Axis(start.clamp(min=0), (start + length).clamp(max=cells), valid, number)
+
+
+def _map_length(cells: int, pixels: int, size: Tensor | int) -> Tensor | int:
+    """Return the region's length on the map: ``size`` scaled, and at least 1."""
+    if isinstance(size, Tensor):
+        return (size if cells == pixels else (size.double() * cells / pixels).round().long()).clamp(1, cells)
+    return min(max(round(size * cells / pixels), 1), cells)  # half to even, as torch rounds
+
+
+def _number(cells: int, length: Tensor | int, border: str) -> Tensor | int:
+    return cells if border == "clip" else cells - length + 1
+
+
+def _in_image(place: Tensor, cells: int, pixels: int, size: Tensor | int, border: str) -> tuple[Tensor, Tensor]:
+    """Return where in the image a candidate at ``place`` (B,) of the map begins and ends; the rest as above."""
+    if cells != pixels:
+        place = place * pixels // cells
+    if border == "inside":
+        start = place.clamp(max=pixels - size)
+        return start, start + size
+    start = place - size // 2
+    return start.clamp(min=0), (start + size).clamp(max=pixels)
 
 
 def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
@@ -99,11 +104,11 @@ def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
     exponent = torch.frexp(finite.abs().amax((1, 2), keepdim=True)).exponent.clamp(min=-900)
     fixed = finite.mul_(torch.exp2(bits - exponent.double())).round_().long()
     del finite
-    by_rows = _range_sums(fixed, rows.map_start, rows.map_stop, dim=1)
+    by_rows = _range_sums(fixed, rows.start, rows.stop, dim=1)
     del fixed
-    sums = _range_sums(by_rows, columns.map_start, columns.map_stop, dim=2)
+    sums = _range_sums(by_rows, columns.start, columns.stop, dim=2)
     del by_rows
-    heights, widths = rows.map_stop - rows.map_start, columns.map_stop - columns.map_start
+    heights, widths = rows.stop - rows.start, columns.stop - columns.start
     return sums.double().div_(heights[:, :, None] * widths[:, None])
 
 
@@ -216,31 +221,29 @@ def draw_boxes(
     Returns:
         Boxes (B, 4), int64: top, left, bottom, right in image pixels, half-open, clipped to the image.
     """
-    grid = image_size if saliency is None else saliency.shape[-2:]
-    height, width = size.unbind(1) if isinstance(size, Tensor) else size
-    rows = candidate_axis(grid[0], image_size[0], height, border, uniforms.device)
-    columns = candidate_axis(grid[1], image_size[1], width, border, uniforms.device)
-    number = None if rows.number is None or columns.number is None else rows.number * columns.number
-    across: Tensor | int = grid[1]
-    if saliency is not None:
+    grid = image_size if saliency is None else (saliency.shape[-2], saliency.shape[-1])
+    sizes: tuple[Tensor | int, ...] = size.unbind(1) if isinstance(size, Tensor) else size
+    across: Tensor | int
+    if saliency is None:
+        of_rows, across = (
+            _number(pixels, _map_length(pixels, pixels, length), border)
+            for pixels, length in zip(image_size, sizes, strict=True)
+        )
+        number = of_rows * across
+        chosen = (uniforms * number).long().clamp(max=number - 1)
+    else:
+        rows, columns = (
+            candidate_axis(cells, pixels, length, border, uniforms.device)
+            for cells, pixels, length in zip(grid, image_size, sizes, strict=True)
+        )
         valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
         scores = region_scores(saliency, rows, columns).flatten(1)
-        chosen = draw_candidates(scores, valid, uniforms, tau=tau, keep=keep, number=number)
-    elif number is None or columns.number is None:
-        across = columns.valid.sum(1)
-        candidates = rows.valid.sum(1) * across
-        chosen = torch.minimum((uniforms * candidates).long(), candidates - 1)
-    else:
-        across = columns.number
-        chosen = (uniforms * number).long().clamp(max=number - 1)
-    row, column = (chosen // across)[:, None], (chosen % across)[:, None]
-    corners = (
-        (rows.image_start, row),
-        (columns.image_start, column),
-        (rows.image_stop, row),
-        (columns.image_stop, column),
-    )
-    return torch.cat([places.expand(len(uniforms), -1).gather(1, at) for places, at in corners], 1)
+        number, across = rows.number * columns.number, grid[1]
+        known = number if isinstance(number, int) else None
+        chosen = draw_candidates(scores, valid, uniforms, tau=tau, keep=keep, number=known)
+    top, bottom = _in_image(chosen // across, grid[0], image_size[0], sizes[0], border)
+    left, right = _in_image(chosen % across, grid[1], image_size[1], sizes[1], border)
+    return torch.stack([top, left, bottom, right], 1)
 
 
 def default_length(image_size: tuple[int, int]) -> int:

@@ -51,12 +51,22 @@ class PatchMethod(Method[DrawT]):
         return F.adaptive_avg_pool2d(finite[:, None], self._cells_along(images)).flatten(1)
 
     def _draw_patches(self, images: Tensor, cells: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw a patch for each image, (B, 4), uniformly among those in the image that contain its cell (B,)."""
+        """Draw patches uniformly among those in the image that contain their cells.
+
+        Args:
+            images: (B, C, H, W).
+            cells: (P, B), int64: of P patches of each image.
+            generator: on the images' device; None for the global one.
+
+        Returns:
+            Boxes (P, B, 4), int64.
+        """
         grid, (height, width), patch = self._cells_along(images), images.shape[-2:], self._patch_size(images)
-        uniforms = torch.rand((2, len(images)), generator=generator, dtype=torch.float64, device=images.device)
-        top = self._draw_start(cells // grid, height, grid, patch[0], uniforms[0])
-        left = self._draw_start(cells % grid, width, grid, patch[1], uniforms[1])
-        return torch.stack([top, left, top + patch[0], left + patch[1]], 1)
+        shape = len(cells), 2, len(images)
+        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=images.device)
+        top = self._draw_start(cells // grid, height, grid, patch[0], uniforms[:, 0])
+        left = self._draw_start(cells % grid, width, grid, patch[1], uniforms[:, 1])
+        return torch.stack([top, left, top + patch[0], left + patch[1]], 2)
 
     def _patch_size(self, images: Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]
@@ -71,8 +81,12 @@ class PatchMethod(Method[DrawT]):
                 f"ratio must make the patch cover a cell: with ratio={self.ratio:g} it has {patch} of {pixels} pixels, "
                 f"a cell of the {grid}×{grid} grid {largest}; give a larger ratio or grid"
             )
-        cell_start = cell * pixels // grid
-        cell_stop = -(-(cell + 1) * pixels // grid)
-        first = (cell_stop - patch).clamp(min=0)
+        if pixels % grid == 0:
+            cell_start = cell * (pixels // grid)
+            cell_stop = cell_start + pixels // grid
+        else:
+            cell_start = cell * pixels // grid
+            cell_stop = ((cell + 1) * pixels + (grid - 1)) // grid
+        first = (cell_stop - patch).clamp_(min=0)
         last = cell_start.clamp(max=pixels - patch)
-        return torch.minimum(first + (uniforms * (last - first + 1)).long(), last)
+        return torch.minimum((uniforms * (last - first + 1)).long().add_(first), last)

@@ -88,8 +88,8 @@ class SalfMix(PatchMethod[MoveDraw]):
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> MoveDraw:
         most, least = self._draw_cells(images, saliency, generator)
-        sources = self._draw_patches(images, most, generator)
-        return MoveDraw(boxes=self._draw_patches(images, least, generator), sources=sources)
+        sources, boxes = self._draw_patches(images, torch.stack([most, least]), generator).unbind()
+        return MoveDraw(boxes=boxes, sources=sources)
 
     def _draw_cells(
         self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None

@@ -47,7 +47,7 @@ class SaliencyCutout(PatchMethod[BoxDraw]):
 
     def draw(self, images: Tensor, saliency: Tensor | None, generator: torch.Generator | None) -> BoxDraw:
         means = self._cell_means(images, check_given("saliency", saliency))
-        return BoxDraw(self._draw_patches(images, means.argmin(1), generator))
+        return BoxDraw(self._draw_patches(images, means.argmin(1)[None], generator)[0])
 
     def apply(self, images: Tensor, drawn: BoxDraw, augmented: Tensor | None) -> Tensor:
         return replace_boxes(images, drawn.boxes, self.fill)
