@@ -183,7 +183,10 @@ def waiting(options: argparse.Namespace) -> dict[str, Any]:
     del found["step"][:2]
     for name, build in stages.items():  # one at a time: a graph keeps its memory
         call = _call(build(), model, images, labels, augmented, indices, views)
-        found["parts"][name] = {"waits": _first_wait(call, place), **_host_and_all(call, place)}
+        try:
+            found["parts"][name] = {"waits": _first_wait(call, place), **_host_and_all(call, place)}
+        except RuntimeError as error:  # the others are of interest too
+            found["parts"][name] = {"waits": f"failed: {str(error).splitlines()[0]}", "host": [], "all": []}
     found["passed"] = all(part["waits"] is None for part in found["parts"].values())
     return found
 
@@ -200,6 +203,7 @@ def _call(stage: SaliencyStage, model: Any, *batch: Tensor) -> Callable[[], obje
 
 
 def _first_wait(call: Callable[[], object], place: torch.device) -> str | None:
+    """Return the message of CUDA's guard, None where it has none."""
     for _ in range(3):
         call()  # the first makes the generator, and buffers; a graph is made from the second on
     if place.type != "cuda":
@@ -234,6 +238,9 @@ def waiting_table(result: dict[str, Any]) -> str:
     ]
     middle = sorted(step)[len(step) // 2]
     for name, part in result["parts"].items():
+        if not part["all"]:
+            lines.append(f"{name:<28} {part['waits']}")
+            continue
         share = 100 * sorted(part["all"])[len(part["all"]) // 2] / middle
         host, whole = (spread(part[key], 2, 1e3) for key in ("host", "all"))
         lines.append(f"{name:<28} {host:<24} {whole:<24} {share:>6.1f} %   {part['waits'] or 'no'}")

@@ -99,3 +99,10 @@ def test_what_the_checks_call_a_fault(shapes: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
     found = card._first_wait(lambda: next(calls)(), torch.device("cuda"))
     assert found == "called a synchronizing CUDA operation"
+    monkeypatch.setattr(card, "_call", lambda stage, *batch: waits)
+    monkeypatch.setattr(card, "TURNS", 1)
+    options.model = "small"
+    found = card.waiting(options)
+    assert not found["passed"]
+    assert {part["waits"] for part in found["parts"].values()} == {"failed: called a synchronizing CUDA operation"}
+    assert "\nkeep_cutout                  failed: called" in card.waiting_table(found)
