@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from dali_salaug.saliency.observer import copy_together
 from train.distributed import ALONE, World
 from train.engine.checkpoint import LAST
 from train.engine.files import require_file
@@ -69,7 +70,7 @@ class NonFiniteGuard:
     def begin(self) -> None:
         """Start a step, before its forward passes."""
         if self._buffers:
-            torch._foreach_copy_(self._saved, self._buffers)
+            copy_together(self._saved, self._buffers)
 
     def guarded(self, loss: Tensor, indices: Tensor, *, epoch: int, step: int) -> Tensor:
         """Return the loss to differentiate: `loss`, whose gradients are NaN where it is not finite.
