@@ -69,7 +69,7 @@ def _number(cells: int, length: Tensor | int, border: str) -> Tensor | int:
     return cells if border == "clip" else cells - length + 1
 
 
-def _in_image(place: Tensor, cells: int, pixels: int, size: Tensor | int, border: str) -> tuple[Tensor, Tensor]:
+def in_image(place: Tensor, cells: int, pixels: int, size: Tensor | int, border: str) -> tuple[Tensor, Tensor]:
     """Return where in the image a candidate at ``place`` (B,) of the map begins and ends; the rest as above."""
     if cells != pixels:
         place = place * pixels // cells
@@ -241,8 +241,8 @@ def draw_boxes(
         number, across = rows.number * columns.number, grid[1]
         known = number if isinstance(number, int) else None
         chosen = draw_candidates(scores, valid, uniforms, tau=tau, keep=keep, number=known)
-    top, bottom = _in_image(chosen // across, grid[0], image_size[0], sizes[0], border)
-    left, right = _in_image(chosen % across, grid[1], image_size[1], sizes[1], border)
+    top, bottom = in_image(chosen // across, grid[0], image_size[0], sizes[0], border)
+    left, right = in_image(chosen % across, grid[1], image_size[1], sizes[1], border)
     return torch.stack([top, left, bottom, right], 1)
 
 

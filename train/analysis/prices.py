@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from dali_salaug.regions import admitted, candidate_axis, region_scores
+from dali_salaug.regions import admitted, candidate_axis, in_image, region_scores
 from dali_salaug.saliency.maps import reduced_size
 from pipelines import Batch, Dataset
 from train.analysis.coverage import read_boxes
@@ -56,16 +56,20 @@ def regions_of(maps: Tensor, side: int, length: int, tau: float, rule: Rule) -> 
     over = torch.meshgrid(torch.arange(maps.shape[1]), torch.arange(maps.shape[2]), indexing="ij")
     row, column = (places.flatten().to(maps.device) for places in over)
 
-    def place(axis: Any, cell: Tensor, cells: int) -> Tensor:
-        return axis.image_start[0, cell] if rule.border == "inside" else cell * side // cells
+    def place(cell: Tensor, cells: int, start: Tensor) -> Tensor:
+        return start if rule.border == "inside" else cell * side // cells
 
+    (top, bottom), (left, right) = (
+        in_image(cell, cells, side, length, rule.border)
+        for cell, cells in zip((row, column), maps.shape[1:], strict=True)
+    )
     return Regions(
         admitted(scores, valid, tau=tau, keep=rule.keep),
-        rows.image_start[0, row],
-        columns.image_start[0, column],
-        rows.image_stop[0, row],
-        columns.image_stop[0, column],
-        place(rows, row, maps.shape[1]) * side + place(columns, column, maps.shape[2]),
+        top,
+        left,
+        bottom,
+        right,
+        place(row, maps.shape[1], top) * side + place(column, maps.shape[2], left),
     )
 
 
