@@ -56,7 +56,9 @@ def gradients(net, pixels, second_order, *, class_weight=0.7):
     loss = (weights * gradient).sum() + gradient.square().sum()
     labels = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
     (loss + class_weight * F.cross_entropy(logits, labels)).backward()
-    return {name: p.grad for name, p in net.named_parameters()} | {"pixels": pixels.grad, "gradient": gradient.detach()}
+    # Copies: a network that is moved or cast takes its gradients along.
+    found = {name: None if p.grad is None else p.grad.clone() for name, p in net.named_parameters()}
+    return found | {"pixels": pixels.grad, "gradient": gradient.detach()}
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
