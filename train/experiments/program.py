@@ -130,7 +130,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=at_least(1),
         default=1 if torch.cuda.is_available() else 2,
-        help="runs in parallel, which share the CPU cores (default: 2; 1 with a GPU)",
+        help="runs in parallel, which share the CPU cores, or have as many threads each as OMP_NUM_THREADS states"
+        " (default: 2; 1 with a GPU)",
     )
     parser.add_argument(
         "--only",
