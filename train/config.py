@@ -279,11 +279,12 @@ class Config:
     compile: bool = _option(False, "torch.compile for the step and the saliency pass")
     cuda_graph: bool = _option(False, "one CUDA graph for the whole saliency stage, on a GPU")
     fused: bool = _option(False, "PyTorch's fused optimizer, one kernel for all weights")
-    hw_decoder_load: float = _option(
-        0.65,
+    hw_decoder_load: float | None = _option(
+        None,
         "share of a batch for a GPU's JPEG decoder, where there is one; CUDA kernels decode the rest",
         low=0,
         high=1,
+        by_data="1 on an H100 or later, else 0.65",
     )
     decode_size_hint: tuple[int, int] | None = _option(
         None, "sides of the largest images in pixels, for which a GPU's decoders reserve memory at the start",

@@ -66,7 +66,7 @@ class Recipe:
     std: tuple[float, float, float]
     dtype: str
     max_pixels: int = MAX_PIXELS
-    hw_decoder_load: float = 0.65
+    hw_decoder_load: float = 0.0
     decode_size_hint: tuple[int, int] | None = None
     decode_region: bool | None = None
     views: int = 1

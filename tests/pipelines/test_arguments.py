@@ -141,7 +141,7 @@ LOADER: dict[str, list[Any]] = {
     "on_bad_file": [*NO_TEXTS, "skip"],
     "max_bad_share": [*NO_NUMBERS, -0.1, 1.1],
     "max_pixels": _integers(1, 2**62),
-    "hw_decoder_load": [*NO_NUMBERS, -0.1, 1.1],
+    "hw_decoder_load": [*(value for value in NO_NUMBERS if value is not None), -0.1, 1.1],
     "decode_size_hint": [
         0, 640, "ab", (640,), (640, 480, 3), (640, 0), (-1, 5), (640.0, 480.0), (NAN, 5), (True, True), (65_536, 1),
         (HUGE, 1), [[640, 480]], np.ones((1, 2), int), {640, 480}, object(),

@@ -19,6 +19,7 @@ from pipelines import (
     Policy,
     RandAugment,
     SubPolicies,
+    build,
     image_loader,
 )
 from pipelines.graph import pipeline as graph
@@ -101,13 +102,22 @@ def test_how_a_gpu_decodes_is_told_to_its_decoder(
         return real(*inputs, **options)
 
     monkeypatch.setattr(graph.fn.decoders, decoder, decoding)
-    for options in ({}, {"hw_decoder_load": 0.9, "decode_size_hint": (640, 480)}):
+    for options in ({"hw_decoder_load": 0.65}, {"hw_decoder_load": 0.9, "decode_size_hint": (640, 480)}):
         _outputs(folders, **given, **options)
     names = ("device", "hw_decoder_load", "preallocate_width_hint", "preallocate_height_hint")
     assert [tuple(options[name] for name in names) for options in told] == [
         ("mixed", 0.65, 0, 0),
         ("mixed", 0.9, 640, 480),
     ]
+
+
+@pytest.mark.parametrize(("capability", "load"), [((8, 0), 0.65), ((9, 0), 1.0), ((10, 3), 1.0)])
+def test_the_share_of_the_hardware_decoder_is_that_of_the_gpu(
+    capability: tuple[int, int], load: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert build._hardware_share(torch.device("cuda", 0)) == load
+    assert build._hardware_share(torch.device("cpu")) == 0
 
 
 def test_how_a_gpu_decodes_may_change_before_resuming(folders: Path) -> None:

@@ -325,7 +325,7 @@ def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
         ({"seed": -1}, "seed must be an integer from 0 .* got -1"),
         ({"rank": 2, "world_size": 2}, "rank must be an integer from 0 to world_size - 1 = 1, got 2"),
         ({"num_threads": 0}, "num_threads must be None or an integer from 1 to 1024, got 0"),
-        ({"hw_decoder_load": 1.5}, "hw_decoder_load must be from 0 to 1, got 1.5"),
+        ({"hw_decoder_load": 1.5}, "hw_decoder_load must be None or a number from 0 to 1, got 1.5"),
         ({"decode_size_hint": (640, 0)}, r"decode_size_hint must be None or \(width, height\), .* got \(640, 0\)"),
         ({"decode_size_hint": (640,)}, r"decode_size_hint must be None or \(width, height\), .* got \(640,\)"),
         ({"dtype": "float64"}, "dtype must be one of float32, float16, bfloat16, uint8, got 'float64'"),

@@ -24,6 +24,7 @@ PARTS = {
     "region": "the same, where no more than the crop is decoded",
     "handoff": "batches are intact until torch has read them",
     "waiting": "no method waits for the device; the whole stage, on the host and in all",
+    "kernels": "the operators on which a step and the maps spend their time",
     "training": "two epochs of the program",
     "compile": "the same, with torch.compile and bfloat16",
     "memory": "the same, with remembered maps",

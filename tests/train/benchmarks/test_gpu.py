@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train.__main__ import main as program
-from train.benchmarks import card, gpu
+from train.benchmarks import card, card_loader, card_stage, gpu
 
 SMALL = ["--device", "cpu", "--model", "small", "--image-size", "32", "--batch-size", "8", "--batches", "2",
          "--workers", "1", "--repeats", "1"]  # fmt: skip
@@ -20,7 +20,7 @@ def test_parts_and_page(
     shapes: Path, tmp_path: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", warm_python)
-    folder, parts = tmp_path / "visit", ["decode", "region", "handoff", "waiting", "hardware"]
+    folder, parts = tmp_path / "visit", ["decode", "region", "handoff", "waiting", "kernels", "hardware"]
     command = ["benchmark", "gpu", *parts, *SMALL, "--data", str(shapes), "--out", str(folder)]
     assert program(command) == 0
     report, page = json.loads((folder / "results.json").read_text()), (folder / "README.md").read_text()
@@ -38,6 +38,10 @@ def test_parts_and_page(
         assert all(row["difference"] == {"largest": 0, "mean": 0} for row in results[part]["shares"].values())
     for part in results["waiting"]["parts"].values():
         assert all(0 < host <= whole for host, whole in zip(part["host"], part["all"], strict=True))
+    profiled = results["kernels"]["parts"]
+    assert set(profiled) == {"step", "map, full", "map, half"}
+    assert profiled["map, full"]["all"] > profiled["map, half"]["all"] > 0
+    assert any("convolution" in name for name, *_ in profiled["step"]["operators"])
     assert set(results["hardware"]["speeds"]) == {"clean", "clean, region", "randaugment", "augmix"}
     assert program(command) == 2
     assert "already exists" in capsys.readouterr().err
@@ -76,33 +80,33 @@ def test_what_the_checks_call_a_fault(shapes: Path, monkeypatch: pytest.MonkeyPa
     parser = argparse.ArgumentParser()
     card.add_options(parser)
     options = parser.parse_args([*words, "--device", "cpu", "--workers", "1"])
-    real, made = card._loader, []
+    real, made = card_loader._loader, []
 
     def changing(given: argparse.Namespace, **changes: Any) -> Any:
         made.append(changes)
         return real(given, **changes, seed=len(made))
 
-    monkeypatch.setattr(card, "_loader", changing)
-    found = card.decode(options)
+    monkeypatch.setattr(card_loader, "_loader", changing)
+    found = card_loader.decode(options)
     assert not found["passed"]
     assert found["shares"]["0.0"]["difference"]["largest"] == 0
     assert found["shares"]["1.0"]["difference"]["mean"] > 1
-    found = card.handoff(options)
+    found = card_loader.handoff(options)
     assert not found["passed"]
     assert found["wrong"]["dropped"] >= 2
-    assert "are wrong where the batch was dropped" in card.handoff_table(found)
+    assert "are wrong where the batch was dropped" in card_loader.handoff_table(found)
 
     def waits() -> None:
         raise RuntimeError("called a synchronizing CUDA operation\nin a line of C++")
 
     calls = iter([lambda: None, lambda: None, lambda: None, waits])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
-    found = card._first_wait(lambda: next(calls)(), torch.device("cuda"))
+    found = card_stage._first_wait(lambda: next(calls)(), torch.device("cuda"))
     assert found == "called a synchronizing CUDA operation"
-    monkeypatch.setattr(card, "_call", lambda stage, *batch: waits)
-    monkeypatch.setattr(card, "TURNS", 1)
+    monkeypatch.setattr(card_stage, "_call", lambda stage, *batch: waits)
+    monkeypatch.setattr(card_stage, "TURNS", 1)
     options.model = "small"
-    found = card.waiting(options)
+    found = card_stage.waiting(options)
     assert not found["passed"]
     assert {part["waits"] for part in found["parts"].values()} == {"failed: called a synchronizing CUDA operation"}
-    assert "\nkeep_cutout                  failed: called" in card.waiting_table(found)
+    assert "\nkeep_cutout                  failed: called" in card_stage.waiting_table(found)
