@@ -6,7 +6,7 @@ accumulated gradients, ``requires_grad`` flags, the mode of each submodule, rand
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -15,7 +15,10 @@ from torch.func import functional_call
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrize
 
+from .batch_norm import KeepsMemoryFormat
+
 Forward = Callable[[Tensor], Tensor]
+KEEPS_MEMORY_FORMAT = "cuda"  # the type of device on which PyTorch's own BatchNorm does not
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -73,8 +76,12 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
         if compiled:
             tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
 
+        exchanged = device.type == KEEPS_MEMORY_FORMAT and not compiled
+        context = KeepsMemoryFormat(module, tensors) if exchanged else nullcontext()
+
         def forward(images: Tensor) -> Tensor:
-            return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
+            with context:
+                return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
 
         yield forward
 
