@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -27,6 +28,16 @@ def inductor(device) -> Iterator[str]:
     # In this process: the start of processes that compile would take longer than the few kernels.
     with importlib.import_module("torch._inductor.config").patch(compile_threads=1):
         yield device
+
+
+@pytest.fixture
+def fake_gpu() -> None:
+    """For a test of tensors without data on a GPU; older versions of torch make none where there is no driver."""
+    with FakeTensorMode():
+        try:
+            torch.arange(2, device="cuda")
+        except RuntimeError as error:
+            pytest.skip(f"torch {torch.__version__} makes no fake tensor here: {str(error).splitlines()[0]}")
 
 
 @pytest.fixture

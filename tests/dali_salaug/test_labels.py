@@ -49,6 +49,7 @@ def test_legal_ones_give_targets_whose_rows_hold_all_the_mass(small_net, name, n
         torch.testing.assert_close(targets.sum(1), torch.ones(5))
 
 
+@pytest.mark.usefixtures("fake_gpu")
 def test_on_a_gpu_it_is_an_assertion_on_the_device():
     with FakeTensorMode():
         labels = torch.full((4,), 9, device="cuda")
@@ -197,6 +198,7 @@ def test_the_consistency_loss_takes_class_indices_only(small_net):
         SaliencyConsistency()(small_net, images, images, _rows("soft"))
 
 
+@pytest.mark.usefixtures("fake_gpu")
 def test_on_a_gpu_rows_that_are_not_finite_are_an_assertion_on_the_device():
     with FakeTensorMode():
         rows = torch.full((4, 5), float("nan"), device="cuda")

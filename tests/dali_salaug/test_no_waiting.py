@@ -122,6 +122,7 @@ def test_it_keeps_the_memory_format_and_leaves_its_arguments_alone(small_net, me
         torch.testing.assert_close(targets.sum(1), torch.ones(4))
 
 
+@pytest.mark.usefixtures("fake_gpu")
 def test_the_compositing_and_the_map_without_a_model_on_a_fake_gpu():
     """Mixed devices and data-dependent shapes raise there; a copy to the host shows as an output on the CPU."""
     with FakeTensorMode():

@@ -12,8 +12,22 @@ import lmdb
 import numpy as np
 import pytest
 import tfrecord
+import torch
+import torchvision
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
+from torchvision.transforms.v2 import functional
+
+
+@pytest.fixture(scope="session")
+def resized_bytes() -> None:
+    """For a test of torchvision's pixels: older versions resize bytes as floating point on some processors."""
+    image = (
+        torch.arange(3 * 40 * 30, dtype=torch.uint8).view(1, 3, 40, 30).contiguous(memory_format=torch.channels_last)
+    )
+    by_bytes = torch.ops.aten._upsample_bilinear2d_aa(image, [20, 16], False)
+    if not torch.equal(functional.resize(image, [20, 16], antialias=True), by_bytes):
+        pytest.skip(f"torchvision {torchvision.__version__} resizes bytes as floating point on this processor")
 
 
 @pytest.fixture(scope="session")

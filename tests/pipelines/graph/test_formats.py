@@ -30,6 +30,9 @@ SAVINGS: list[tuple[str, str, dict[str, Any]]] = [
     *((".tiff", "TIFF", {"compression": compression}) for compression in TIFF_COMPRESSIONS),
 ]  # fmt: skip
 
+# Before version 13, Pillow ends the process at the others instead of refusing them.
+_POSSIBLE = {"jpeg": ("L", "LA", "RGB", "RGBA", "CMYK"), "group3": ("1",), "group4": ("1",)}
+
 
 class Form(NamedTuple):
     """A file, and its pixels; None where it is not supported."""
@@ -78,6 +81,8 @@ def _by_pillow(content: bytes) -> np.ndarray | None:
 def _saved(pixels: np.ndarray) -> Iterator[Form]:
     """All that Pillow can write."""
     for mode, (suffix, form, options) in itertools.product(MODES, SAVINGS):
+        if mode not in _POSSIBLE.get(options.get("compression"), MODES):
+            continue
         buffer = io.BytesIO()
         try:
             _in_mode(pixels, mode).save(buffer, form, **options)

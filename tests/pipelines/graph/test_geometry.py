@@ -110,6 +110,7 @@ def _window(numbers: np.ndarray, height: int, width: int, ratio: tuple[float, fl
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+@pytest.mark.usefixtures("resized_bytes")
 @pytest.mark.parametrize(
     ("ratio", "interpolation"), [((3 / 4, 4 / 3), "bilinear"), ((0.2, 0.4), "bicubic"), ((2.5, 2.5), "bilinear")]
 )
@@ -211,6 +212,7 @@ def test_oblong_validation_is_timms(tmp_path: Path, make_photo: Any, pixels_of: 
         _assert_close(pixels, expected, whole=max(30 / photo.height, 50 / photo.width) == 0.5)
 
 
+@pytest.mark.usefixtures("resized_bytes")
 def test_images_in_memory_take_any_size(cifar: Path, pixels_of: Pixels) -> None:
     options: dict[str, Any] = OPTIONS | {"batch_size": 30, "train": False}
     stored = image_loader(cifar, **options, image_size=32).dataset.reader.images

@@ -27,6 +27,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.usefixtures("resized_bytes")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_each_image_is_torchvisions(make_photo: Callable[..., Image.Image], threads: int) -> None:
     photos = [np.asarray(make_photo(*size, seed=i)) for i, size in enumerate(SIZES)]
