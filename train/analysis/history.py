@@ -47,8 +47,8 @@ def load_history(run: Path, data: Path | None = None) -> History:
         data: the training images; None: those of the run.
 
     Raises:
-        UserError, DataError: there is no checkpoint, or one is not of this run, or the images cannot be found or are not
-            as many as the memory has maps.
+        UserError, DataError: there is no checkpoint, or one is not of this run; or the images cannot be found, or are
+            not as many as the memory has maps.
     """
     run = run if run.is_dir() else run.parent
     last, config = checkpoint.load_run(run / checkpoint.LAST)
