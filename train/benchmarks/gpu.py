@@ -116,6 +116,11 @@ def _status(code: int) -> str:
     return "passed" if code == 0 else f"failed: exit status {code}"
 
 
+def _exit(number: int, frame: object) -> None:
+    """End by SIGTERM as by Ctrl-C: with the part that runs, which would go on without a limit."""
+    raise SystemExit(128 + number)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the chosen parts and write results.json and README.md. Returns the exit status: 1 where a part failed.
 
@@ -134,11 +139,15 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.out} already exists: choose another --out") from None
     report: dict[str, Any] = {"environment": environment(), "command": options.line, "parts": {}}
     parts = options.parts or list(PARTS)
-    for part in tqdm(parts, desc="parts", leave=False, disable=None):
-        found = report["parts"][part] = run_part(part, options)
-        tqdm.write(f"{part:<10} {found['status']}, {found['seconds']:.0f} s")
-        write_json(options.out / "results.json", report)
-        write_page(options.out / "README.md", report)
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        for part in tqdm(parts, desc="parts", leave=False, disable=None):
+            found = report["parts"][part] = run_part(part, options)
+            tqdm.write(f"{part:<10} {found['status']}, {found['seconds']:.0f} s")
+            write_json(options.out / "results.json", report)
+            write_page(options.out / "README.md", report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(options.out / "README.md")
     return 0 if all(found["status"] == "passed" for found in report["parts"].values()) else 1
 

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,24 @@ def test_a_part_that_fails(code: str, status: str, tmp_path: Path, monkeypatch: 
     report = json.loads((tmp_path / "visit" / "results.json").read_text())
     assert [part["status"] for part in report["parts"].values()] == [status, status]
     assert all(part["output"] == "fine so far" and part["result"] is None for part in report["parts"].values())
+
+
+def test_sigterm_ends_the_part_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = tmp_path / "pid"
+    code = (
+        f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); os.kill(os.getppid(), 15); time.sleep(60)"
+    )
+    monkeypatch.setattr(gpu, "command", lambda part, options: ["-c", code])
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the tests
+    try:
+        with pytest.raises(SystemExit) as ended:
+            program(["benchmark", "gpu", "decode", "region", "--device", "cpu", "--out", str(tmp_path / "visit")])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
 
 
 def test_what_cannot_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
