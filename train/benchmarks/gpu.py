@@ -19,6 +19,7 @@ from train.errors import UserError
 
 HELP = "on a GPU, what works and what it costs: each part in a process of its own, and a page"
 LIMIT = 600  # seconds of a part
+GRACE = 15  # seconds to end by itself
 PARTS = {
     "decode": "the same pixels each time, by the share of the hardware decoder",
     "region": "the same, where no more than the crop is decoded",
@@ -93,8 +94,12 @@ def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             status = f"not done after {LIMIT} s"
         finally:
-            process.kill()
-            process.wait()
+            process.terminate()  # torchrun then ends its processes, which would go on beside the next part
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     report = options.out / f"{part}.json"
     return {
         "status": status,

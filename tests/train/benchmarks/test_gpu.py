@@ -54,10 +54,16 @@ def test_parts_and_page(
          "ended by SIGSEGV"),
         ("print('fine so far'); raise SystemExit(1)", "failed: exit status 1"),
         ("import time; print('fine so far', flush=True); time.sleep(60)", "not done after 1 s"),
+        # As torchrun, it has to end processes of its own; the other one does not want to end.
+        ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('fine so far'), sys.exit())); "
+         "time.sleep(60)", "not done after 1 s"),
+        ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('fine so far', flush=True); "
+         "time.sleep(60)", "not done after 1 s"),
     ],
 )  # fmt: skip
 def test_a_part_that_fails(code: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "LIMIT", 1)
+    monkeypatch.setattr(gpu, "GRACE", 1)
     monkeypatch.setattr(gpu, "command", lambda part, options: ["-c", code])
     words = ["benchmark", "gpu", "region", "decode", "--device", "cpu", "--out", str(tmp_path / "visit")]
     assert program(words) == 1
