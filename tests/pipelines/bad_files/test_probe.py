@@ -131,10 +131,10 @@ def test_odd_formats_become_rgb(tmp_path: Path, make_photo: Callable[..., Image.
             assert difference.mean() < 12, name
 
 
-def test_the_iteration_raises_no_deprecation_warning(photos: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_the_iteration_raises_no_deprecation_warning(photos: Path, warned: Callable[[], list[str]]) -> None:
     for policy in ("randaugment", "autoaugment", "autoaugment_cifar10", "trivialaugment"):
         list(image_loader(photos, batch_size=4, image_size=48, policy=policy, device="cpu"))
-    assert [str(entry.message) for entry in recwarn if "deprecat" in str(entry.message).lower()] == []
+    assert [text for text in warned() if "deprecat" in text.lower()] == []
 
 
 LOADING = """

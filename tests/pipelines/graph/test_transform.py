@@ -97,7 +97,7 @@ def _blurred(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("policy", [None, "contrast"])
 def test_before_the_policy_clean_and_augmented_are_of_one_transformed_picture(
-    dataset: Dataset, policy: str | None, recwarn: pytest.WarningsRecorder
+    dataset: Dataset, policy: str | None, warned: Callable[[], list[str]]
 ) -> None:
     plain = _loader(dataset, color_jitter=0.4)  # which comes first
     loader = _loader(dataset, color_jitter=0.4, before_policy=Erase(), policy=policy)
@@ -106,10 +106,10 @@ def test_before_the_policy_clean_and_augmented_are_of_one_transformed_picture(
         marked = (_epoch(loader) == FILL).all(-1)  # a contrast makes one colour of one colour
         for image, square in zip(_epoch(loader, "augmented"), marked, strict=True):
             assert len(np.unique(image[square], axis=0)) == 1
-    assert list(recwarn) == []
+    assert warned() == []
 
 
-def test_a_drawn_blur_of_some_images_is_scipys(dataset: Dataset, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_drawn_blur_of_some_images_is_scipys(dataset: Dataset, warned: Callable[[], list[str]]) -> None:
     before = _epoch(_loader(dataset))
     got = _epoch(_loader(dataset, before_policy=Blur()))
     numbers = _numbers(draws.BEFORE_POLICY, 1, 2)
@@ -117,7 +117,7 @@ def test_a_drawn_blur_of_some_images_is_scipys(dataset: Dataset, recwarn: pytest
     changed = (got != before).any((1, 2, 3))
     np.testing.assert_array_equal(changed, numbers[:, 0] < 0.5)
     assert 0 < changed.sum() < COUNT
-    assert list(recwarn) == []  # of arrays that are drawn and not used
+    assert warned() == []  # of arrays that are drawn and not used
 
 
 @pytest.mark.parametrize("policy", [None, "contrast", AugMix(width=2, depth=1)])
