@@ -13,7 +13,7 @@ from pipelines import Batch
 from train.config import ResolvedConfig
 from train.data.loaders import empty_batch, make_loader, validation_images
 from train.data.marks import first_change, marks_of
-from train.data.semi import labelled_images, unlabelled_images
+from train.data.semi import labelled_images, labelled_loader, unlabelled_images
 from train.distributed import ALONE, World
 from train.engine import checkpoint
 from train.engine.bad_files import count_replaced
@@ -24,7 +24,8 @@ from train.engine.nonfinite import NonFiniteGuard
 from train.engine.objective import Objective, make_objective
 from train.engine.probe import check_network, steps_of_epoch
 from train.engine.schedule import doubtful_options, make_optimizer, make_scheduler
-from train.engine.semi import make_semi_objective
+from train.engine.semi import SemiObjective
+from train.engine.stage import training_stage
 from train.errors import UserError
 
 _REMEDY = (
@@ -51,7 +52,7 @@ class Run:
         epoch: number of complete epochs, validated and logged.
         labelled: the images with labels: of a semi-supervised run, whose `train_loader` is that of the unlabelled ones.
         labels_known: whether the labels of `train_loader` are those of its images, to measure pseudo-labels.
-        datasets: the images by what they are for, as their marks.
+        datasets: "training", "validation" and, of a semi-supervised run, "labelled" images.
         step: number of steps taken in the current epoch.
         seconds: time spent in the current epoch.
         meter: the training losses and the number of replaced images in the current epoch.
@@ -60,7 +61,7 @@ class Run:
         guard: against losses and gradients that are not finite.
         best: the best top-1 accuracy so far, per cent; -1 before the first validation.
         warnings: sentences for the user, before the first step.
-        marks: of the images, by the main process: "training" and "validation", see `marks_of`.
+        marks: of the images, by the main process: for each of `datasets`, see `marks_of`.
 
     Raises:
         UserError: the device, the model or the method does not fit the rest of the configuration or the images.
@@ -73,16 +74,16 @@ class Run:
         self.config = config
         self.world = world
         labelled = labelled_images(config) if config.is_semi else None
-        unlabelled, known = unlabelled_images(config, labelled.classes) if labelled else (None, True)
+        unlabelled, known = (None, True) if labelled is None else unlabelled_images(config, labelled.classes)
         self.train_loader = make_loader(config, train=True, dataset=unlabelled, world=world)
-        self.labelled = labelled or self.train_loader.dataset
+        self.labelled = self.train_loader.dataset if labelled is None else labelled
         self.labels_known = known
         self.classes = self.train_loader.dataset.classes
         validation = validation_images(config, self.classes)
         self.val_loader = make_loader(config, train=False, dataset=validation, world=world)
         self.device = self.train_loader.device
         self.datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
-        if labelled:
+        if labelled is not None:
             self.datasets["labelled"] = labelled
         self.marks = {name: marks_of(dataset) for name, dataset in self.datasets.items()} if world.is_main else {}
         self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
@@ -199,17 +200,9 @@ class Run:
         config, network, classes, images = self.config, self.network, len(self.classes), len(self.train_loader.dataset)
         if not config.is_semi:
             return make_objective(config, network, classes, config.seed + self.world.rank, samples=images)
-        known, steps = self.labels_known, self.steps
-        return make_semi_objective(
-            config,
-            network,
-            classes,
-            images=self.labelled,
-            unlabelled=images,
-            known=known,
-            steps=steps,
-            world=self.world,
-        )
+        stage = training_stage(config, network, classes, config.seed + self.world.rank)
+        labelled = labelled_loader(config, self.labelled, images, self.world)
+        return SemiObjective(stage, network, config, labelled, known=self.labels_known, steps=self.steps)
 
     def _make_guard(self) -> NonFiniteGuard:
         action, scaled = self.config.on_nonfinite, self.scaler.is_enabled()

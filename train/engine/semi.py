@@ -13,13 +13,10 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from dali_salaug import SaliencyStage
-from pipelines import Batch, Dataset, ImageLoader
+from pipelines import Batch, ImageLoader
 from train.config import ResolvedConfig
-from train.data.semi import labelled_loader
-from train.distributed import World
 from train.engine.network import Network
 from train.engine.objective import BatchOutcome, StageObjective
-from train.engine.stage import training_stage
 
 _STEEPNESS = 5  # of the annealing's exponentials, UDA §3.1
 
@@ -118,6 +115,7 @@ class SemiObjective(StageObjective):
         network: Network,
         config: ResolvedConfig,
         labelled: ImageLoader,
+        *,
         known: bool,
         steps: int,
     ) -> None:
@@ -126,7 +124,7 @@ class SemiObjective(StageObjective):
         of_stage = self.stage_measures if stage.method.uses_saliency else ()
         self.measure_names = ("confident_share", *(("pseudo_label_accuracy",) if known else ()), *of_stage)
         self.config, self.labelled, self.known = config, labelled, known
-        self._steps = steps * config.epochs, steps  # in all, and in an epoch
+        self._steps = steps
         self._batches: Iterator[Batch] = iter(())
         self._epoch = self._parts = 0  # where the next batch is: the epoch, and the batches before it
 
@@ -155,9 +153,8 @@ class SemiObjective(StageObjective):
         self._parts += 1
         if not self.config.unlabelled_weight:
             supervised = self._supervised(self._outputs(labelled.images), labelled.labels, threshold)
-            return BatchOutcome(
-                dict(zip(self.loss_names, (torch.stack(supervised).sum(), supervised[0]), strict=True)), {}
-            )
+            alone = torch.stack(supervised).sum(), supervised[0]
+            return BatchOutcome(dict(zip(self.loss_names, alone, strict=True)), {})
         trace = self._trace(batch)
         outputs = self._outputs(torch.cat([labelled.images, batch.images, trace.inputs]))
         sizes = [len(labelled.images), len(batch.images), len(batch.images)]
@@ -181,8 +178,8 @@ class SemiObjective(StageObjective):
         return BatchOutcome(dict(zip(self.loss_names, losses, strict=True)), measures)
 
     def _progress(self) -> float:
-        in_all, of_epoch = self._steps
-        return (self._epoch * of_epoch + self._parts // self.config.accumulate) / in_all
+        """Return the share of the run's steps that are done."""
+        return (self._epoch + self._parts // self.config.accumulate / self._steps) / self.config.epochs
 
     def _outputs(self, images: Tensor) -> list[Tensor]:
         """Return the logits of the network, and those of the early head where there is one."""
@@ -205,31 +202,3 @@ class SemiObjective(StageObjective):
             f"consistency × {config.unlabelled_weight:g} ({kind}, confidence above {config.confidence:g}),"
             f" {self.stage!r}"
         )
-
-
-def make_semi_objective(
-    config: ResolvedConfig,
-    network: Network,
-    classes: int,
-    *,
-    images: Dataset,
-    unlabelled: int,
-    known: bool,
-    steps: int,
-    world: World,
-) -> SemiObjective:
-    """Build the objective of a semi-supervised configuration.
-
-    Args:
-        classes: K.
-        images: the labelled ones.
-        unlabelled: number of unlabelled images.
-        known, steps: see :class:`SemiObjective`.
-        world: the processes that share both.
-
-    Raises:
-        UserError: the method cannot take images of the configured size.
-    """
-    stage = training_stage(config, network, classes, config.seed + world.rank)
-    loader = labelled_loader(config, images, unlabelled, world)
-    return SemiObjective(stage, network, config, loader, known, steps)

@@ -132,6 +132,15 @@ def test_the_losses_of_a_step(options: dict[str, Any], run_of: Any) -> None:
     assert torch.equal(measures["pseudo_label_accuracy"], (confident & (clean.argmax(1) == batch.labels)).float())
 
 
+def test_no_step_waits(run_of: Any, no_waiting: Any) -> None:
+    run = run_of(**SEMI, training_signal_annealing="log")
+    batches = iter(run.train_loader)
+    run.train_step(batches)  # makes generators and buffers
+    batch = next(batches)
+    with no_waiting():
+        run.objective(batch).losses["loss"].backward()
+
+
 def test_without_a_weight_the_labelled_images_alone_count(run_of: Any) -> None:
     run = run_of(**SEMI, unlabelled_weight=0.0)
     batch = next(iter(run.train_loader))
