@@ -4,7 +4,7 @@ A step takes labelled images, and for each of them --unlabelled-ratio unlabelled
 unlabelled image and on what --method makes of it are to agree. An epoch is a pass over the unlabelled images. The run's
 folder and all other options are those of training.
 
-Without options, the program trains on the embedded data with 15 labels of each class.
+Without options, the program trains on the embedded data with the labels of every tenth image.
 """
 
 import argparse
@@ -18,21 +18,29 @@ from train.programs.train import add_options as add_train_options
 from train.programs.train import main, methods_table, stated_options
 
 DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "ema": 0.999}  # in place of Config's
-# With the embedded data, in which a class has 500 training images. Its few steps need a faster average.
-EMBEDDED: dict[str, Any] = DEFAULTS | {"labels": 120, "ema": 0.99, "batch_size": 16}
+# With the embedded data, whose shapes have any angle: a tenth of the labels, and as many steps as minutes permit.
+EMBEDDED: dict[str, Any] = DEFAULTS | {
+    "labels": 400,
+    "unlabelled_ratio": 1,
+    "epochs": 12,
+    "ema": 0.99,
+    "vertical_flip": 0.5,
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     defaults = {
-        "batch_size": f"{EMBEDDED['batch_size']} embedded, 128 otherwise",
+        "epochs": f"{EMBEDDED['epochs']} embedded, 30 for small images, 90 for photographs",
+        "vertical_flip": f"{EMBEDDED['vertical_flip']} embedded, 0.0 otherwise",
         "ema": f"{EMBEDDED['ema']} embedded, {DEFAULTS['ema']} otherwise",
         "label_smoothing": str(DEFAULTS["label_smoothing"]),
         "saliency_target": "max, which needs no label",
+        "unlabelled_ratio": f"{EMBEDDED['unlabelled_ratio']} embedded, {Config.unlabelled_ratio} otherwise",
     }
     add_train_options(parser, defaults)
     group = parser.add_argument_group("options of semi-supervised training")
     for name in SEMI_OPTIONS:
-        add_option(group, name)
+        add_option(group, name, default=defaults.get(name))
 
 
 def run(options: argparse.Namespace) -> int:

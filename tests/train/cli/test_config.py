@@ -20,7 +20,7 @@ from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
 from train.engine.files import write_yaml
 from train.errors import UserError
-from train.programs.semi import DEFAULTS
+from train.programs.semi import EMBEDDED
 from train.programs.train import stated_options
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]
@@ -52,8 +52,8 @@ def test_help_lists_every_option_with_its_default(command: str) -> None:
     for name in [*FIXED, *(f.name.replace("_", "-") for f in fields)]:
         assert "(default: " in (options[f"--{name}"].help or "")
     for field in fields:
-        if command == "semi" and field.name in DEFAULTS:
-            assert f"{DEFAULTS[field.name]}" in (options["--" + field.name.replace("_", "-")].help or "")
+        if command == "semi" and field.name in EMBEDDED:
+            assert f"(default: {EMBEDDED[field.name]}" in (options["--" + field.name.replace("_", "-")].help or "")
         elif field.default is not None:
             assert f"(default: {field.default})" in (options["--" + field.name.replace("_", "-")].help or "")
         else:
