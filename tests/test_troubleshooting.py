@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from train.cli.commands import build_parser
+from train.cli.parser import SEMI_OPTIONS
 from train.config import FREE_OPTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +46,7 @@ def test_there_are_quotes() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_options_and_links_are_there(page: str) -> None:
     legal = {flag for action in build_parser(["train"])._actions for flag in action.option_strings}
+    legal |= {f"--{name.replace('_', '-')}" for name in SEMI_OPTIONS}
     assert set(re.findall(r"`(--[a-z-]+)", PAGES[page])) <= legal
     for target in re.findall(r"\]\(([\w.]+)\)", PAGES[page]):
         assert (ROOT / "docs" / target).exists()

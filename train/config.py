@@ -73,6 +73,7 @@ FREE_OPTIONS = (
     "out",
     "data",
     "val_data",
+    "unlabelled",
     "workers",
     "device",
     "cuda_graph",
@@ -261,6 +262,39 @@ class Config:
     consistency_layers: tuple[str, ...] | None = _option(
         None, "modules of the model whose outputs the invariance part compares", by_data="the logits", names=("NAME",)
     )
+    labels: int | None = _option(
+        None,
+        "number of training images whose labels are used, as many of each class, drawn by --seed; all training images"
+        " are unlabelled images too",
+        low=1,
+        by_data="400 embedded, otherwise all, and the unlabelled images are those of --unlabelled",
+    )
+    unlabelled: str | None = _option(
+        None,
+        "unlabelled images of another folder: in any layout of --data, or images alone; their labels are not used",
+        by_data="all training images",
+    )
+    unlabelled_ratio: int = _option(7, "unlabelled images in a step for each labelled one", low=1, high=2**16)
+    unlabelled_weight: float = _option(
+        1.0, "weight λ of the consistency loss; 0: train on the labelled images alone, as often", low=0
+    )
+    pseudo_labels: str = _option(
+        "soft",
+        "target for the augmented image: the sharpened prediction of the clean one (UDA), or its class (FixMatch)",
+        choices=("soft", "hard"),
+    )
+    temperature: float = _option(
+        0.4, "temperature that sharpens soft pseudo-labels; 1: the prediction as it is", low=LEAST
+    )
+    confidence: float = _option(
+        0.8, "greatest class probability above which an unlabelled image counts, in [0, 1)", low=0, high=1
+    )
+    training_signal_annealing: str = _option(
+        "off",
+        "leave out labelled images that are predicted with a probability above a threshold, which grows from 1/classes"
+        " to 1 in this form",
+        choices=("off", "linear", "log", "exp"),
+    )
     crop: str = _option("auto", "random crop of the training images", choices=("auto", "random_resized", "pad"))
     crop_scale: tuple[float, float] | None = _option(
         None, "area of a random resized crop relative to that of the image: least, most", low=LEAST, high=1,
@@ -336,6 +370,11 @@ class Config:
         low=0,
     )
 
+    @property
+    def is_semi(self) -> bool:
+        """Whether the run is semi-supervised: on labelled and unlabelled images."""
+        return self.labels is not None or self.unlabelled is not None
+
     def resolved(
         self, *, side: int, embedded: bool, cifar: bool, images: int | None = None, model_side: int | None = None
     ) -> "ResolvedConfig":
@@ -371,7 +410,7 @@ class Config:
             "region_size": self.region_size or default_length((image_size, image_size)),
             "warmup_epochs": warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
             "saliency": self.saliency or entry.saliency,
-            "saliency_target": self.saliency_target or entry.target,
+            "saliency_target": self.saliency_target or ("max" if self.is_semi else entry.target),
             "saliency_scale": self.saliency_scale or entry.scale,
             "epochs": self.epochs or (15 if embedded else 90 if photographs else 30),
             "lr": self.lr or scale * in_a_step / 256,
@@ -438,6 +477,11 @@ class ResolvedConfig(Config):
     lr: float = _required("lr")
     weight_decay: float = _required("weight_decay")
     crop_scale: tuple[float, float] = _required("crop_scale")
+
+    @property
+    def step_images(self) -> int:
+        """Images of the training loader in a step, over all processes: the unlabelled ones where there are some."""
+        return self.batch_size * (self.unlabelled_ratio if self.is_semi else 1)
 
     @property
     def live_saliency(self) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from dali_salaug import METHODS, Clean, Method, MethodEntry
+from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.remembering import MEMORY
 from pipelines import POLICIES, find_policy
-from train.cli.parser import OPTIONS, in_words
+from train.cli.parser import OPTIONS, SEMI_OPTIONS, in_words
 from train.config import Config
 from train.engine.objective import make_consistency
 from train.errors import UserError, did_you_mean
@@ -53,6 +54,7 @@ def check(config: Config) -> None:
     if config.early_head == "off" and config.early_weight != Config.early_weight:
         raise UserError(f"--early-weight needs an --early-head; got {config.early_weight:g} with --early-head off")
     check_consistency(config)
+    check_semi(config)
     for name in ("lr", "lr_per_256", "clip_grad"):
         if getattr(config, name) == 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
@@ -187,6 +189,34 @@ def check_consistency(config: Config) -> None:
     if config.early_head != "off":
         raise UserError(f"--consistency trains no early head; got --early-head {config.early_head}")
     check_traceable(config, "--consistency")
+
+
+def check_semi(config: Config) -> None:
+    """Raise UserError where the options of semi-supervised training are illegal, alone or with the others."""
+    if not config.is_semi:
+        for name in SEMI_OPTIONS:
+            if (value := getattr(config, name)) != getattr(Config, name):
+                raise UserError(f"--{name.replace('_', '-')} needs --labels or --unlabelled; got {value} without")
+        return
+    methods = [name for name, entry in METHODS.items() if entry.kind != TWO_IMAGES and entry.method is not Clean]
+    if config.method not in methods:
+        raise UserError(
+            f"--method of unlabelled images must change each image by itself, one of {', '.join(methods)}; got"
+            f" {config.method}"
+        )
+    if config.saliency_target not in (None, "max"):
+        raise UserError(f"--saliency-target must be max for unlabelled images; got {config.saliency_target}")
+    if config.saliency == MEMORY:
+        raise UserError("--saliency memory remembers gradients of labelled images' losses: not for unlabelled images")
+    if config.consistency is not None:
+        weights = " ".join(f"{weight:g}" for weight in config.consistency)
+        raise UserError(f"--consistency needs a label for each image: not for unlabelled images; got {weights}")
+    if config.accept_changed_data:
+        raise UserError("--accept-changed-data is not for unlabelled images: other images would get other labels")
+    if config.confidence == 1:
+        raise UserError("--confidence must be in [0, 1), as no probability is above 1; got 1")
+    if config.pseudo_labels == "hard" and config.temperature != Config.temperature:
+        raise UserError(f"--temperature has no effect with --pseudo-labels hard; got {config.temperature:g}")
 
 
 def check_traceable(config: Config, asked_by: str) -> None:

@@ -24,6 +24,7 @@ from train.cli.parser import HelpFormatter, Parser
 # adds its options, and `run(options)` returns its exit status. Modules are imported where they are needed.
 COMMANDS = {
     "train": ("train.programs.train", "train a classifier, or resume a run; the same without the word train"),
+    "semi": ("train.programs.semi", "train a classifier on few labels and many unlabelled images"),
     "show": ("train.programs.show", "draw what a method does to your own images"),
     "export": (
         "train.programs.export",

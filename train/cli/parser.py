@@ -19,6 +19,16 @@ from train.distributed import report
 from train.errors import UserError, did_you_mean
 
 OPTIONS = {option.name: option for option in dataclasses.fields(Config)}
+SEMI_OPTIONS = (  # of semi-supervised training alone
+    "labels",
+    "unlabelled",
+    "unlabelled_ratio",
+    "unlabelled_weight",
+    "pseudo_labels",
+    "temperature",
+    "confidence",
+    "training_signal_annealing",
+)
 
 
 class Parser(argparse.ArgumentParser):

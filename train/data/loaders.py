@@ -111,7 +111,7 @@ def make_loader(
 
     Args:
         train: which of the two.
-        dataset: the data, if already found.
+        dataset: the data, if already found, as that of a semi-supervised run always is.
         world: the processes that share the images.
         changes: arguments of `pipelines.image_loader` in place of the configuration's.
 
@@ -122,7 +122,7 @@ def make_loader(
     if not train and dataset is None and config.val_data is not None:
         root = validation_images(config)
     options: dict[str, Any] = {
-        "batch_size": config.batch_size // world.size // config.accumulate,
+        "batch_size": (config.step_images if train else config.batch_size) // world.size // config.accumulate,
         "image_size": config.image_size,
         "policy": config.policy if train else None,
         "device": config.device,
@@ -145,7 +145,7 @@ def make_loader(
     if config.mean is not None and config.std is not None:
         options |= {"mean": config.mean, "std": config.std}
     if train:
-        options["images"] = config.train_images
+        options["images"] = None if config.is_semi else config.train_images  # then `dataset` has them alone
         options["with_views"] = config.saliency == MEMORY
         needed = options["with_views"] or config.consistency is not None
         # The mixture of several chains has no geometry: then only clean regions are remembered.

@@ -16,6 +16,7 @@ LOG = "log.jsonl"
 WIDTH = 80  # characters of a printed line
 _FORMATS = {  # of the values that are printed alone, in their order
     "train_loss": "train loss {:.4f}",
+    "train_consistency_loss": "consistency loss {:.4f}",
     "train_saliency_loss": "saliency loss {:.4f}",
     "val_loss": "val loss {:.4f}",
     "val_top1": "top-1 {:.2f} %",
@@ -122,6 +123,9 @@ def format_epoch(values: dict[str, float], epochs: int) -> str:
     if "region_area" in values:
         name, done = ("saliency_kept", "kept") if "saliency_kept" in values else ("saliency_cut", "cut")
         parts.append(f"{done} {values[name]:.0%} saliency, {values['region_area']:.0%} area")
+    if "confident_share" in values:
+        right = f", {values['pseudo_label_accuracy']:.0%} of them right" if "pseudo_label_accuracy" in values else ""
+        parts.append(f"{values['confident_share']:.0%} confident{right}")
     if "saliency_age" in values:
         parts.append(f"map age {values['saliency_age']:.1f}, {values['saliency_flat']:.0%} flat")
     replaced = [value for name, value in values.items() if name.endswith("_replaced")]

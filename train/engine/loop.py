@@ -118,8 +118,8 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
     reader = run.train_loader.dataset.reader
     files = reader.files if reader.kind == "files" else None
     before, start = run.seconds, time.perf_counter()
-    images = min(run.steps * config.batch_size, len(run.train_loader.dataset))
-    done, shown = run.step * config.batch_size, run.world.is_main
+    images = min(run.steps * config.step_images, len(run.train_loader.dataset))
+    done, shown = run.step * config.step_images, run.world.is_main
     name = f"epoch {run.epoch + 1}/{config.epochs}"
     with Progress(name, batches=run.steps, images=images, done=done, shown=shown) as progress:
         batches = run.loader_wait.measure(run.train_loader)
@@ -140,7 +140,7 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
                 run.loader_wait.read()
             elif run.device.type == "cpu" and (progress.due or run.step == 1):  # reading waits for nothing there
                 progress.show_loss(losses["loss"].item())
-            taken = min(config.batch_size, images - done)
+            taken = min(config.step_images, images - done)
             done += taken
             progress.update(taken, run.step)
             if saving:
@@ -172,6 +172,9 @@ def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
     measures, measured = run.measures.totals()
     if measures.get("saliency_flat", 1) < 1:  # of the maps that there are
         measures["saliency_age"] /= 1 - measures["saliency_flat"]
+    if "pseudo_label_accuracy" in measures:  # of the confident images, where there are some
+        right, confident = measures.pop("pseudo_label_accuracy"), measures["confident_share"]
+        measures |= {"pseudo_label_accuracy": right / confident} if confident > 0 else {}
     start = time.perf_counter()
     due = number == config.epochs or number % config.validate_every == 0
     values: dict[str, float] = {

@@ -29,6 +29,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(error: BaseException, config: ResolvedConfig, device: torch.device) -> UserError:
     """Return the error to raise in its place, which names the options of the run that matter."""
     lower = ["--batch-size", "--image-size"]
+    if config.is_semi:
+        lower.append("--unlabelled-ratio")
     if config.consistency is not None and config.consistency_scale > 0.5:
         lower.append("--consistency-scale")
     if config.saliency_scale > 0.5:

@@ -73,7 +73,7 @@ class StageObjective(Objective):
         self.loss_names = loss_names
         of_memory = () if stage.memory is None else ("saliency_age", "saliency_flat")
         kept = "saliency_kept" if stage.method.keeps_region else "saliency_cut"
-        self.measure_names = (kept, "region_area", *of_memory)
+        self.measure_names = self.stage_measures = (kept, "region_area", *of_memory)
 
     def set_epoch(self, epoch: int) -> None:
         self.stage.set_epoch(epoch)
@@ -110,7 +110,7 @@ class StageObjective(Objective):
         if self.stage.memory is not None:
             ages = self.stage.memory.ages(batch.indices)
             remembered = (ages.clamp(min=0).float(), (ages < 0).float())
-        return dict(zip(self.measure_names, (*shares, *remembered), strict=True))
+        return dict(zip(self.stage_measures, (*shares, *remembered), strict=True))
 
     def __repr__(self) -> str:
         return repr(self.stage)

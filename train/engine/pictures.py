@@ -155,7 +155,8 @@ def write_figure(run: Run, path: Path) -> None:
     """
     config, seed = run.config, run.config.seed + 1
     batch_size = min(64, len(run.train_loader.dataset))
-    batch = next(iter(make_loader(config, train=True, batch_size=batch_size, seed=seed)))
+    dataset = run.train_loader.dataset
+    batch = next(iter(make_loader(config, train=True, dataset=dataset, batch_size=batch_size, seed=seed)))
     chosen = torch.from_numpy(of_different_classes(batch.labels.cpu().numpy(), IMAGES)).to(run.device)
     images, labels = batch.images[chosen], batch.labels[chosen]
     augmented = None if batch.augmented is None else batch.augmented[chosen]
@@ -179,7 +180,7 @@ def write_figure(run: Run, path: Path) -> None:
     memory = run.objective.stage.memory if isinstance(run.objective, StageObjective) else None
     if memory is not None and batch.views is not None:
         columns.insert(2, Column("remembered", memory.read(batch.indices[chosen], batch.views[chosen], memory.grid)))
-    names = [run.classes[label] for label in labels.tolist()]
+    names = [run.classes[label] if run.labels_known else "" for label in labels.tolist()]
     mean, std = run.train_loader.mean, run.train_loader.std
     draw_sheet(columns, names, mixed_labels(trace.targets, run.classes), path, mean=mean, std=std)
 

@@ -32,13 +32,14 @@ def steps_of_epoch(config: ResolvedConfig, images: int) -> int:
         UserError: `drop_last` leaves no step.
     """
     if not config.drop_last:
-        return math.ceil(images / config.batch_size)
-    if images < config.batch_size:
+        return math.ceil(images / config.step_images)
+    if images < config.step_images:
+        ratio = f" × --unlabelled-ratio {config.unlabelled_ratio}" if config.is_semi else ""
         raise UserError(
             f"--drop-last leaves no step: there are {images} training images, fewer than --batch-size"
-            f" {config.batch_size}; lower --batch-size"
+            f" {config.batch_size}{ratio}; lower --batch-size"
         )
-    return images // config.batch_size
+    return images // config.step_images
 
 
 def sizes_of_parts(config: ResolvedConfig, images: int, world: World) -> tuple[int, int]:
@@ -46,7 +47,7 @@ def sizes_of_parts(config: ResolvedConfig, images: int, world: World) -> tuple[i
 
     A process without an image in the last part of the last step takes two black ones, see `empty_batch`.
     """
-    full = config.batch_size // world.size // config.accumulate
+    full = config.step_images // world.size // config.accumulate
     last = images % (full * world.size)  # in all processes together
     if not last or config.drop_last:
         return full, full
@@ -72,13 +73,15 @@ def check_network(config: ResolvedConfig, network: Network, num_classes: int, im
     with _untouched_random_state():
         saved = _try(config, network, num_classes)
         full, least = sizes_of_parts(config, images, world)
-        if min(full, least) == 1:
+        if min(full, least) == 1 and not config.is_semi:  # where labelled images go with it
             try:
                 _pass(config, _copy(network), num_classes, 1, make_consistency(config))
             except Exception as error:
                 raise _single_image(error, config, images, world, full) from error
-    at_once = min(full, math.ceil(images / world.size))
-    return _memory_warning(config, network, saved // 2 * at_once, min(config.batch_size, images), world)
+    at_once, step = min(full, math.ceil(images / world.size)), min(config.step_images, images)
+    if config.is_semi:  # clean and augmented, and the labelled ones
+        at_once, step = 2 * at_once + full // config.unlabelled_ratio, step + config.batch_size
+    return _memory_warning(config, network, saved // 2 * at_once, step, world)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pipelines import Batch
 from train.config import ResolvedConfig
 from train.data.loaders import empty_batch, make_loader, validation_images
 from train.data.marks import first_change, marks_of
+from train.data.semi import labelled_images, labelled_loader, unlabelled_images
 from train.distributed import ALONE, World
 from train.engine import checkpoint
 from train.engine.bad_files import count_replaced
@@ -23,6 +24,8 @@ from train.engine.nonfinite import NonFiniteGuard
 from train.engine.objective import Objective, make_objective
 from train.engine.probe import check_network, steps_of_epoch
 from train.engine.schedule import doubtful_options, make_optimizer, make_scheduler
+from train.engine.semi import SemiObjective
+from train.engine.stage import training_stage
 from train.errors import UserError
 
 _REMEDY = (
@@ -33,7 +36,7 @@ _REMEDY = (
 class Run:
     """Loaders, network, objective, optimizer and schedule of a training run, and its progress.
 
-    A step takes `config.batch_size` images over all processes, each of which splits its share into `config.accumulate`
+    A step takes `config.step_images` images over all processes, each of which splits its share into `config.accumulate`
     parts, one after the other. The last step of an epoch takes those that are left, or does not exist with
     `config.drop_last`. Several processes take the same steps as a single one, with two exceptions: BatchNorm
     normalises each part of each process by itself, and each process has its own random draws in the stage.
@@ -47,6 +50,9 @@ class Run:
         objective: the losses of a batch.
         steps: number of steps in an epoch.
         epoch: number of complete epochs, validated and logged.
+        labelled: the images with labels: of a semi-supervised run, whose `train_loader` is that of the unlabelled ones.
+        labels_known: whether the labels of `train_loader` are those of its images, to measure pseudo-labels.
+        datasets: "training", "validation" and, of a semi-supervised run, "labelled" images.
         step: number of steps taken in the current epoch.
         seconds: time spent in the current epoch.
         meter: the training losses and the number of replaced images in the current epoch.
@@ -55,7 +61,7 @@ class Run:
         guard: against losses and gradients that are not finite.
         best: the best top-1 accuracy so far, per cent; -1 before the first validation.
         warnings: sentences for the user, before the first step.
-        marks: of the images, by the main process: "training" and "validation", see `marks_of`.
+        marks: of the images, by the main process: for each of `datasets`, see `marks_of`.
 
     Raises:
         UserError: the device, the model or the method does not fit the rest of the configuration or the images.
@@ -67,13 +73,19 @@ class Run:
             raise UserError("--device cuda: there is no usable CUDA device; legal are auto and cpu")
         self.config = config
         self.world = world
-        self.train_loader = make_loader(config, train=True, world=world)
+        labelled = labelled_images(config) if config.is_semi else None
+        unlabelled, known = (None, True) if labelled is None else unlabelled_images(config, labelled.classes)
+        self.train_loader = make_loader(config, train=True, dataset=unlabelled, world=world)
+        self.labelled = self.train_loader.dataset if labelled is None else labelled
+        self.labels_known = known
         self.classes = self.train_loader.dataset.classes
         validation = validation_images(config, self.classes)
         self.val_loader = make_loader(config, train=False, dataset=validation, world=world)
         self.device = self.train_loader.device
-        datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
-        self.marks = {name: marks_of(dataset) for name, dataset in datasets.items()} if world.is_main else {}
+        self.datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
+        if labelled is not None:
+            self.datasets["labelled"] = labelled
+        self.marks = {name: marks_of(dataset) for name, dataset in self.datasets.items()} if world.is_main else {}
         self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
         if config.cuda_graph and self.device.type != "cuda":
             raise UserError(f"--cuda-graph needs a GPU; the run is on the {self.device.type}. Use --no-cuda-graph")
@@ -82,9 +94,7 @@ class Run:
 
         checkpoint.seed_random_state(config.seed)  # all processes start from the same weights
         self.network = Network(config, len(self.classes), self.device, world)
-        self.objective: Objective = make_objective(
-            config, self.network, len(self.classes), config.seed + world.rank, samples=len(self.train_loader.dataset)
-        )
+        self.objective = self._make_objective()
         self.optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
@@ -147,8 +157,9 @@ class Run:
         """
         self.world.broadcast_buffers(self.model)
         self.guard.begin()
-        images = min(self.config.batch_size, len(self.train_loader.dataset) - self.step * self.config.batch_size)
-        parts = math.ceil(images / (self.config.batch_size // self.config.accumulate))
+        full = self.config.step_images
+        images = min(full, len(self.train_loader.dataset) - self.step * full)
+        parts = math.ceil(images / (full // self.config.accumulate))
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(parts):
             with record_function("loader"):
@@ -184,6 +195,14 @@ class Run:
         self.scaler.update()
         self.scheduler.step()
         self.network.update_average()
+
+    def _make_objective(self) -> Objective:
+        config, network, classes, images = self.config, self.network, len(self.classes), len(self.train_loader.dataset)
+        if not config.is_semi:
+            return make_objective(config, network, classes, config.seed + self.world.rank, samples=images)
+        stage = training_stage(config, network, classes, config.seed + self.world.rank)
+        labelled = labelled_loader(config, self.labelled, images, self.world)
+        return SemiObjective(stage, network, config, labelled, known=self.labels_known, steps=self.steps)
 
     def _make_guard(self) -> NonFiniteGuard:
         action, scaled = self.config.on_nonfinite, self.scaler.is_enabled()
@@ -307,8 +326,8 @@ class Run:
         """Raise UserError where the images are not those of the checkpoint. Together."""
         change = None
         if self.world.is_main:
-            for name, loader in (("training", self.train_loader), ("validation", self.val_loader)):
-                found = first_change(marks[name], self.marks[name], loader.dataset)
+            for name, dataset in self.datasets.items():
+                found = first_change(marks[name], self.marks[name], dataset)
                 change = change or (found and f"the {name} images have changed since the last checkpoint: {found}")
         change = self.world.broadcast(change)
         if change:

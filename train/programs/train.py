@@ -11,14 +11,15 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dali_salaug import METHODS
 from train.cli.checks import check, check_effect
-from train.cli.parser import OPTIONS, add_option, names_of_methods, stated
+from train.cli.parser import OPTIONS, SEMI_OPTIONS, add_option, names_of_methods, stated
 from train.cli.presets import PRESETS, read_preset
 from train.config import FREE_OPTIONS, Config, ResolvedConfig
 from train.data.loaders import absolute, data_folder, resolve_for_data, shares_images
@@ -36,10 +37,17 @@ from train.errors import UserError, system_error
 from train.models.published import UNKNOWN, Source
 
 
-def add_training_options(parser: argparse._ActionsContainer) -> None:
-    """Add the options of Config, and those that say where they come from."""
+def add_training_options(
+    parser: argparse._ActionsContainer, defaults: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Add the options of Config that supervised training has, and those that say where they come from.
+
+    Args:
+        defaults: what the help says of some defaults in place of their own.
+    """
     for name in OPTIONS:
-        add_option(parser, name)
+        if name not in SEMI_OPTIONS:
+            add_option(parser, name, default=defaults.get(name))
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -53,8 +61,8 @@ def add_training_options(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add_training_options(parser)
+def add_options(parser: argparse.ArgumentParser, defaults: Mapping[str, str] = MappingProxyType({})) -> None:
+    add_training_options(parser, defaults)
     parser.usage = "%(prog)s [OPTION ...]"
     parser.epilog = f"{names_of_methods()}\n\npresets: {', '.join(PRESETS)}"
 
@@ -95,6 +103,8 @@ def run(options: argparse.Namespace) -> int:
     chosen = stated_options(options)
     if not options.resume:
         config = Config(**chosen)
+        if config.is_semi:  # by a preset
+            raise UserError("a preset of semi-supervised training is for the command semi; got train")
         check(config)
         check_effect(stated(options), config)
     return main(chosen, options.resume)
@@ -106,7 +116,7 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    for name in ("data", "val_data", "weights"):
+    for name in ("data", "val_data", "unlabelled", "weights"):
         if isinstance(chosen.get(name), str):
             chosen[name] = absolute(chosen[name])  # a run can be resumed from another working directory
     if may_restart() and "out" not in chosen:
@@ -263,16 +273,18 @@ def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
     config, train_images, val_images = run.config, run.train_loader.dataset, run.val_loader.dataset
     processes = f", {run.world.size} processes" if run.world.size > 1 else ""
     parameters = sum(p.numel() for p in run.model.parameters()) / 1e6
+    labelled = f"{len(run.labelled)} labelled, " if config.is_semi else ""
+    images = f"{labelled}{len(train_images)} {'unlabelled' if config.is_semi else 'training'}"
     lines = [
         f"{config.model}, {parameters:.2f} M parameters, {run.objective}",
-        f"{len(train_images)} training and {len(val_images)} validation images of {len(run.classes)} classes at"
+        f"{images} and {len(val_images)} validation images of {len(run.classes)} classes at"
         f" {config.image_size}×{config.image_size} on {run.device}{processes}",
     ]
     fill = functools.partial(textwrap.fill, width=WIDTH, subsequent_indent="    ", break_on_hyphens=False)
     print(*(fill(line, break_long_words=False) for line in lines), f"run folder: {folder}", sep="\n", flush=True)
     if run.epoch >= config.epochs:  # the run is finished
         return
-    if config.data and shares_images(train_images, val_images):
+    if config.data and shares_images(run.labelled, val_images):
         cause = f"{config.data} has no train/ and val/" if config.val_data is None else "--val-data has training images"
         print(f"warning: {cause}: accuracies are on the training images", file=sys.stderr)
     if resuming:

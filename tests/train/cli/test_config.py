@@ -15,11 +15,12 @@ from pipelines import POLICIES
 from train.__main__ import main
 from train.cli.checks import check
 from train.cli.commands import COMMANDS, build_parser
-from train.cli.parser import names_of_methods
+from train.cli.parser import SEMI_OPTIONS, names_of_methods
 from train.cli.presets import PRESETS, read_preset
 from train.config import Config, ResolvedConfig
 from train.engine.files import write_yaml
 from train.errors import UserError
+from train.programs.semi import EMBEDDED
 from train.programs.train import stated_options
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]
@@ -34,20 +35,26 @@ def parse(*arguments: str) -> dict[str, Any]:
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    """The parsers of the program without a command, and of its command train."""
+    """The parsers of the program without a command, and of its commands that train."""
     parser = build_parser()
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return {"": parser, "train": commands.choices["train"]}
+    return {"": parser, "train": commands.choices["train"], "semi": commands.choices["semi"]}
 
 
-@pytest.mark.parametrize("command", ["", "train"])
+@pytest.mark.parametrize("command", ["", "train", "semi"])
 def test_help_lists_every_option_with_its_default(command: str) -> None:
     parser = parsers()[command]
     options = {o: a for a in parser._actions for o in a.option_strings}
-    for name in [*FIXED, *(f.name.replace("_", "-") for f in dataclasses.fields(Config))]:
+    fields = [f for f in dataclasses.fields(Config) if command == "semi" or f.name not in SEMI_OPTIONS]
+    assert len([o for o in options if o.removeprefix("--").replace("-", "_") in SEMI_OPTIONS]) == 8 * (
+        command == "semi"
+    )
+    for name in [*FIXED, *(f.name.replace("_", "-") for f in fields)]:
         assert "(default: " in (options[f"--{name}"].help or "")
-    for field in dataclasses.fields(Config):
-        if field.default is not None:
+    for field in fields:
+        if command == "semi" and field.name in EMBEDDED:
+            assert f"(default: {EMBEDDED[field.name]}" in (options["--" + field.name.replace("_", "-")].help or "")
+        elif field.default is not None:
             assert f"(default: {field.default})" in (options["--" + field.name.replace("_", "-")].help or "")
         else:
             assert field.metadata["by_data"], f"{field.name}: None says nothing to the reader"

@@ -29,12 +29,19 @@ class Launch:
         self.python, self.data, self.folder = python, data, folder
 
     def __call__(
-        self, name: str, processes: int, *options: str, accident: str = "-", restarts: int = 0, new: bool = True
+        self,
+        name: str,
+        processes: int,
+        *options: str,
+        accident: str = "-",
+        restarts: int = 0,
+        new: bool = True,
+        program: str = "train",
     ) -> subprocess.CompletedProcess:
         notes = self.folder / f"{name}-notes"
         notes.mkdir(exist_ok=True)
         data = ["--data", str(self.data), "--image-size", "16"] if new else ["--resume"]
-        command = [SCRIPT, str(notes), accident, *data, "--out", name, *options]
+        command = [SCRIPT, str(notes), accident, program, *data, "--out", name, *options]
         if restarts:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
             torchrun += [f"--max-restarts={restarts}", "--monitor-interval=0.1", "--no-python", self.python]
@@ -124,6 +131,23 @@ def whole(launch: Launch) -> dict[str, Any]:
 
 
 PARTS = ("model", "averaged", "early_head", "optimizer", "scheduler", "processes")
+
+
+def test_two_processes_take_the_steps_of_a_semi_supervised_one(launch: Launch) -> None:
+    """Of full steps: in the last one of an epoch, labelled images would count by the unlabelled ones beside them."""
+    options = ["--plain-net", "--method", "randaugment", "--labels", "16", "--unlabelled-ratio", "3", "--lr", "0.1"]
+    options += ["--batch-size", "4", "--epochs", "2", "--confidence", "0", "--unlabelled-weight", "3"]
+    one = launch("semi-one", 0, *options, program="semi")
+    assert one.returncode == 0, one.stderr
+    two = launch("semi-two", 2, *options, "--accumulate", "2", program="semi")
+    assert two.returncode == 0, two.stderr
+    a, b = (checkpoint.load(launch.folder / name / "last.pt") for name in ("semi-one", "semi-two"))
+    for key, value in a["model"].items():
+        torch.testing.assert_close(b["model"][key], value, rtol=1e-4, atol=1e-5)
+    logs = ((launch.folder / name / "log.jsonl").read_text().splitlines() for name in ("semi-one", "semi-two"))
+    for own, other in zip(*(map(json.loads, log) for log in logs), strict=True):
+        for name in ("train_supervised_loss", "train_consistency_loss", "pseudo_label_accuracy", "val_top1"):
+            assert other[name] == pytest.approx(own[name], rel=1e-4), name
 
 
 def test_each_process_draws_its_own_regions(whole: dict[str, Any]) -> None:

@@ -54,6 +54,7 @@ WITHOUT_WAITING: list[dict[str, Any]] = [
     *({"method": "keep_randaugment"} | options for options in (
         {"amp": "bfloat16", "ema": 0.9}, {"saliency": "memory"}, {"early_head": "auto"}, {"accumulate": 2},
         {"consistency": (1.0, 1.0, 1.0), "method": "randaugment"},
+        {"labels": 16, "unlabelled_ratio": 2, "batch_size": 4, "training_signal_annealing": "log"},
     )),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A run killed 20 times with SIGKILL, while it writes checkpoints too, ends as an undisturbed run."""
+"""A run killed with SIGKILL, 20 times and while it writes checkpoints too, ends as an undisturbed run."""
 
 import json
 import os
@@ -14,11 +14,14 @@ POINTS = ("started", "half", "written", "flushed", "renamed")
 # 24 steps an epoch, 120 in all, and a checkpoint after each.
 OPTIONS = "--image-size 16 --batch-size 2 --epochs 5 --region-size 6 --method keep_cutout --ema 0.9 --device cpu"
 OPTIONS += " --checkpoint-every 1 --saliency memory"
+# 8 steps an epoch, 24 in all, likewise. An order of the 20 labelled images ends within an epoch.
+SEMI = "semi --labels 20 --unlabelled-ratio 3 --image-size 16 --batch-size 2 --epochs 3 --region-size 6 --ema 0.9"
+SEMI += " --training-signal-annealing linear --confidence 0.1 --device cpu --checkpoint-every 1"
 
 
-def execute(python: str, plan: list[Any], data: Path, folder: Path) -> list[dict[str, Any]]:
+def execute(python: str, plan: list[Any], data: Path, folder: Path, options: str = OPTIONS) -> list[dict[str, Any]]:
     """Return what `kill_and_resume.py` prints of each start."""
-    arguments = ["--data", str(data), *OPTIONS.split(), "--out", str(folder)]
+    arguments = [*options.split(), "--data", str(data), "--out", str(folder)]
     done = subprocess.run(
         [python, str(SCRIPT), json.dumps(plan), str(folder.with_suffix(".txt")), *arguments],
         capture_output=True,
@@ -50,6 +53,21 @@ def test_killed_twenty_times(warm_python: str, shapes: Path, tmp_path: Path, sam
 
     output = (tmp_path / "parts.txt").read_text()
     assert "removed .last.pt-" in output
+    compare(tmp_path, [1, 2, 3, 4, 5], same, log_of)
+
+
+def test_a_semi_supervised_run_is_killed(
+    warm_python: str, shapes: Path, tmp_path: Path, same: Any, log_of: Any
+) -> None:
+    execute(warm_python, [], shapes, tmp_path / "whole", SEMI)
+    plan = [{"write": nth, "at": point} for nth, point in ((3, "renamed"), (6, "half"), (5, "flushed"))]
+    starts = execute(warm_python, plan, shapes, tmp_path / "parts", SEMI)
+    assert [start["ended"] for start in starts] == ["killed"] * 3 + [0]
+    compare(tmp_path, [1, 2, 3], same, log_of)
+
+
+def compare(tmp_path: Path, epochs: list[int], same: Any, log_of: Any) -> None:
+    """Hold the run that was killed to the one that was not: all that they left."""
     a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
     a["config"].pop("out"), b["config"].pop("out")
     for state in (a, b):
@@ -63,4 +81,4 @@ def test_killed_twenty_times(warm_python: str, shapes: Path, tmp_path: Path, sam
     assert same(best[0]["model"], best[1]["model"])
     whole, parts = (log_of(tmp_path / name, timed=False) for name in ("whole", "parts"))
     assert whole == parts
-    assert [record["epoch"] for record in parts] == [1, 2, 3, 4, 5]
+    assert [record["epoch"] for record in parts] == epochs

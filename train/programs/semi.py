@@ -1,0 +1,75 @@
+"""Train on few labels and many unlabelled images, or resume a run: UDA and FixMatch with saliency-guided augmentation.
+
+A step takes labelled images, and for each of them --unlabelled-ratio unlabelled ones. The network's predictions on an
+unlabelled image and on what --method makes of it are to agree. An epoch is a pass over the unlabelled images. The run's
+folder and all other options are those of training.
+
+Without options, the program trains on the embedded data with the labels of every tenth image.
+"""
+
+import argparse
+from typing import Any
+
+from train.cli.checks import check, check_effect
+from train.cli.parser import SEMI_OPTIONS, add_option, stated
+from train.config import Config
+from train.errors import UserError
+from train.programs.train import add_options as add_train_options
+from train.programs.train import main, methods_table, stated_options
+
+DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "ema": 0.999}  # in place of Config's
+# With the embedded data, whose shapes have any angle: a tenth of the labels, and as many steps as minutes permit.
+EMBEDDED: dict[str, Any] = DEFAULTS | {
+    "labels": 400,
+    "unlabelled_ratio": 1,
+    "epochs": 12,
+    "ema": 0.99,
+    "vertical_flip": 0.5,
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    defaults = {
+        "epochs": f"{EMBEDDED['epochs']} embedded, 30 for small images, 90 for photographs",
+        "vertical_flip": f"{EMBEDDED['vertical_flip']} embedded, 0.0 otherwise",
+        "ema": f"{EMBEDDED['ema']} embedded, {DEFAULTS['ema']} otherwise",
+        "label_smoothing": str(DEFAULTS["label_smoothing"]),
+        "saliency_target": "max, which needs no label",
+        "unlabelled_ratio": f"{EMBEDDED['unlabelled_ratio']} embedded, {Config.unlabelled_ratio} otherwise",
+    }
+    add_train_options(parser, defaults)
+    group = parser.add_argument_group("options of semi-supervised training")
+    for name in SEMI_OPTIONS:
+        add_option(group, name, default=defaults.get(name))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train as the command line states. Returns the exit status: 0, or 130 when interrupted.
+
+    Raises:
+        UserError, DataError: the options or the data cannot be used.
+    """
+    if options.list_methods:
+        print(methods_table())
+        return 0
+    chosen = stated_options(options)
+    if not options.resume:
+        chosen = with_defaults(chosen)
+        config = Config(**chosen)
+        check(config)
+        check_effect(stated(options), config)
+    return main(chosen, options.resume)
+
+
+def with_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a new run with the defaults that differ from those of supervised training.
+
+    Raises:
+        UserError: nothing says which images are labelled.
+    """
+    if "data" not in chosen and "unlabelled" not in chosen:
+        return EMBEDDED | chosen
+    chosen = DEFAULTS | chosen
+    if not Config(**chosen).is_semi:
+        raise UserError("semi needs --labels N, the number of labelled images, or --unlabelled DIR beside --data")
+    return chosen
