@@ -149,7 +149,7 @@ def layer_of(model: nn.Module, layer: str | None) -> nn.Module | None:
         raise ValueError(f"layer must be None for a compiled model, whose layers cannot be listened to; got {layer!r}")
     network = unwrap(model)
     if layer != FIRST:
-        return submodule(network, layer)
+        return submodule(network, layer, others=f"None, {FIRST!r} or ")
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
         raise ValueError(f"layer must be the name of a submodule for a model without a convolution; got {layer!r}")

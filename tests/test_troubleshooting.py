@@ -8,7 +8,7 @@ import pytest
 
 from train.cli.commands import build_parser
 from train.cli.parser import SEMI_OPTIONS
-from train.programs.train import FREE_OPTIONS
+from train.config import FREE_OPTIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("troubleshooting", "resuming")}

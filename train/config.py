@@ -66,6 +66,31 @@ def is_of(value: Any, annotation: Any) -> bool:
     return isinstance(value, int | float if annotation is float else annotation)
 
 
+# These may change with --resume, since the result does not depend on them: the loader checks that the data is the same,
+# wherever it is. The number of epochs stretches or shortens the cosine from here on. What follows a bad file or a
+# non-finite step, at which the run would have stopped, is the user's choice.
+FREE_OPTIONS = (
+    "out",
+    "data",
+    "val_data",
+    "unlabelled",
+    "workers",
+    "device",
+    "cuda_graph",
+    "checkpoint_every",
+    "keep_every",
+    "epochs",
+    "on_bad_file",
+    "max_bad_share",
+    "max_pixels",
+    "hw_decoder_load",
+    "decode_size_hint",
+    "on_nonfinite",
+    "accept_changed_data",
+    "pictures_every",
+)
+
+
 @dataclass(kw_only=True)
 class Config:
     """The options of a run as stated. None stands for "not stated"; :meth:`resolved` fills in what suits the data."""

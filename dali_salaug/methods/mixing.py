@@ -70,7 +70,7 @@ class MixingMethod(Method[PairT]):
         if self.alpha == 1:
             return torch.rand(batch, generator=generator, dtype=torch.float64, device=device)
         # Two uniform numbers to T, of Student's t distribution with 2α degrees of freedom (Bailey 1994,
-        # doi:10.1090/S0025-5718-1994-1219708-0), and T to λ = (1 + T / √(2α + T²)) / 2. torch.distributions take no
+        # doi:10.1090/S0025-5718-1994-1219702-8), and T to λ = (1 + T / √(2α + T²)) / 2. torch.distributions take no
         # generator, and gamma variates, of which λ may be made too, are drawn by rejection, which torch.compile cannot
         # take apart. With T = √(2αw) c, T² / 2α cannot overflow in the quotient below.
         radius, angle = torch.rand((2, batch), generator=generator, dtype=torch.float64, device=device)

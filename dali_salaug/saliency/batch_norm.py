@@ -19,7 +19,8 @@ class KeepsMemoryFormat(TorchFunctionMode):
     """A context in which the gradient of BatchNorm in eval mode is channels-last where its images are.
 
     The outputs are PyTorch's own, and the gradients by the images equal its own up to rounding. There are no gradients
-    by weight and bias, nor second derivatives.
+    by weight and bias, nor second derivatives. Calls with another weight or ε than their layer's are left to PyTorch;
+    so are those inside a checkpoint, which compares what was saved, and inside ``torch.func``'s transforms.
 
     Args:
         module: whose layers are meant.
@@ -41,7 +42,8 @@ class KeepsMemoryFormat(TorchFunctionMode):
                 weights.append(tensors.get(f"{name}.weight" if name else "weight"))
                 eps.append(layer.eps)
         factors = _factors(variances, weights, eps) if variances else []
-        self._factors = {id(variance): factor for variance, factor in zip(variances, factors, strict=True)}
+        known = zip(variances, factors, weights, eps, strict=True)
+        self._factors = {id(variance): (factor, weight, own) for variance, factor, weight, own in known}
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         called = self._batch_norm if function is F.batch_norm else function
@@ -58,10 +60,22 @@ class KeepsMemoryFormat(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        factor = None if training else self._factors.get(id(running_var))
-        if factor is None or not (input.ndim == 4 and input.is_contiguous(memory_format=torch.channels_last)):
+        factor, own_weight, own_eps = self._factors.get(id(running_var), (None, None, None))
+        # A subclass may change them; those of a parametrized or shared weight are not known by the layer's name.
+        own = factor is not None and weight is own_weight and eps == own_eps
+        if training or not own or _is_watched() or not _is_channels_last(input):
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return _InEvalMode.apply(input, factor, running_mean, running_var, weight, bias, eps)
+
+
+def _is_watched() -> bool:
+    """Return whether a hook sees what is saved for the backward pass, or a transform of functorch is active."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None or torch._C._are_functorch_transforms_active()
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    return images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
 
 
 def _factors(variances: list[Tensor], weights: list[Tensor | None], eps: list[float]) -> list[Tensor]:

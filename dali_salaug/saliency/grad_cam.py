@@ -45,8 +45,11 @@ def grad_cam_map(scalar: Scalar, pixels: Tensor, network: nn.Module, layer: str 
     return F.interpolate(weighted, pixels.shape[-2:], mode="bilinear").squeeze(1)
 
 
-def submodule(network: nn.Module, layer: str) -> nn.Module:
+def submodule(network: nn.Module, layer: str, *, others: str = "") -> nn.Module:
     """Return the submodule of this name, without what ``torch.compile`` adds to it.
+
+    Args:
+        others: legal values that are no submodule, for the message: "'first' or ".
 
     Raises:
         ValueError: there is none.
@@ -56,7 +59,8 @@ def submodule(network: nn.Module, layer: str) -> nn.Module:
         names = [name for name in layers if name]
         close = difflib.get_close_matches(layer, names, n=3) or names[:3]
         raise ValueError(
-            f"layer must be the name of a submodule of the model, such as {', '.join(map(repr, close))}; got {layer!r}"
+            f"layer must be {others}the name of a submodule of the model, such as {', '.join(map(repr, close))}; got"
+            f" {layer!r}"
         )
     return layers[layer]
 

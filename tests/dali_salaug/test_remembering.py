@@ -315,7 +315,9 @@ def test_a_layer_that_cannot_be_listened_to():
         stage(torch.compile(net), images, LABELS, **given)
     with pytest.raises(ValueError, match="without a convolution; got 'first'"):
         stage(torch.nn.Flatten(), images, LABELS, **given)
-    with pytest.raises(ValueError, match=r"layer must be the name of a submodule of the model, such as '0'.*; got 'x'"):
+    with pytest.raises(
+        ValueError, match=r"layer must be None, 'first' or the name of a submodule of the model, such as '0'.*; got 'x'"
+    ):
         remembering(KeepCutout(6), layer="x")[0](net, images, LABELS, **given)
     with pytest.raises(ValueError, match="layer must be None, 'first' or the name of a submodule; got 3"):
         remembering(KeepCutout(6), layer=3)

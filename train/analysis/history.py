@@ -11,10 +11,11 @@ from torch import Tensor
 from dali_salaug import SaliencyMemory
 from pipelines import Batch, Dataset, find_dataset
 from train.analysis.trained import spread_evenly
-from train.config import ResolvedConfig
+from train.config import FREE_OPTIONS, ResolvedConfig
 from train.data.loaders import data_folder, make_loader
 from train.engine import checkpoint
 from train.engine.network import Network
+from train.errors import UserError
 
 BATCH = 64
 
@@ -46,20 +47,35 @@ def load_history(run: Path, data: Path | None = None) -> History:
         data: the training images; None: those of the run.
 
     Raises:
-        UserError, DataError: there is no checkpoint, or it is not one of a run, or the images cannot be found.
+        UserError, DataError: there is no checkpoint, or one is not of this run; or the images cannot be found, or are
+            not as many as the memory has maps.
     """
     run = run if run.is_dir() else run.parent
     last, config = checkpoint.load_run(run / checkpoint.LAST)
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     snapshots = [_restored(last, config, device, run / checkpoint.LAST)]
     for path in sorted((run / checkpoint.KEPT).glob("epoch-*.pt"), reverse=True):
-        snapshot = _restored(*checkpoint.load_run(path), device, path)
+        state, own = checkpoint.load_run(path)
+        if state["classes"] != last["classes"] or _fixed(own) != _fixed(config):
+            raise UserError(f"{path}: not a checkpoint of the run of {run / checkpoint.LAST}. Move it elsewhere")
+        snapshot = _restored(state, own, device, path)
         if snapshot.epoch < snapshots[0].epoch:
             snapshots.insert(0, snapshot)
     dataset = find_dataset(data or data_folder(config))
     if config.train_images is not None:
         dataset = dataset.first(config.train_images)
+    kept = snapshots[-1].memory
+    if kept is not None and kept.samples != len(dataset):
+        raise UserError(
+            f"{run}: the run remembers maps of {kept.samples} images, and '{dataset.root}' has {len(dataset)}; pass"
+            " --data, the images of its training"
+        )
     return History(config, dataset, snapshots, device, tuple(last["mean"]), tuple(last["std"]))
+
+
+def _fixed(config: ResolvedConfig) -> dict[str, Any]:
+    """Return the options that are the same in all checkpoints of a run."""
+    return {name: value for name, value in config.to_dict().items() if name not in FREE_OPTIONS}
 
 
 def _restored(state: dict[str, Any], config: ResolvedConfig, device: torch.device, path: Path) -> Snapshot:
@@ -69,10 +85,12 @@ def _restored(state: dict[str, Any], config: ResolvedConfig, device: torch.devic
         kept = state["objective"].get("memory")
         memory = None
         if kept is not None:
-            options: dict[str, Any] = {"grid": config.memory_grid, "share": config.memory_share, "device": device}
-            memory = SaliencyMemory(len(kept["maps"]), **options)
+            memory = SaliencyMemory(
+                len(kept["maps"]), grid=config.memory_grid, share=config.memory_share, max_age=config.memory_max_age,
+                device=device,
+            )  # fmt: skip
             memory.load_state_dict(kept)
-        return Snapshot(state["progress"]["epoch"], network, memory)
+        return Snapshot(int(state["progress"]["epoch"]), network, memory)
 
 
 def whole_images(history: History, limit: int) -> Iterator[tuple[Batch, Tensor]]:

@@ -19,6 +19,7 @@ from train.errors import UserError
 
 HELP = "on a GPU, what works and what it costs: each part in a process of its own, and a page"
 LIMIT = 600  # seconds of a part
+GRACE = 15  # seconds to end by itself
 PARTS = {
     "decode": "the same pixels each time, by the share of the hardware decoder",
     "region": "the same, where no more than the crop is decoded",
@@ -93,8 +94,12 @@ def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             status = f"not done after {LIMIT} s"
         finally:
-            process.kill()
-            process.wait()
+            process.terminate()  # torchrun then ends its processes, which would go on beside the next part
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     report = options.out / f"{part}.json"
     return {
         "status": status,
@@ -109,6 +114,11 @@ def _status(code: int) -> str:
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return "passed" if code == 0 else f"failed: exit status {code}"
+
+
+def _exit(number: int, frame: object) -> None:
+    """End by SIGTERM as by Ctrl-C: with the part that runs, which would go on without a limit."""
+    raise SystemExit(128 + number)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -129,11 +139,15 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.out} already exists: choose another --out") from None
     report: dict[str, Any] = {"environment": environment(), "command": options.line, "parts": {}}
     parts = options.parts or list(PARTS)
-    for part in tqdm(parts, desc="parts", leave=False, disable=None):
-        found = report["parts"][part] = run_part(part, options)
-        tqdm.write(f"{part:<10} {found['status']}, {found['seconds']:.0f} s")
-        write_json(options.out / "results.json", report)
-        write_page(options.out / "README.md", report)
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        for part in tqdm(parts, desc="parts", leave=False, disable=None):
+            found = report["parts"][part] = run_part(part, options)
+            tqdm.write(f"{part:<10} {found['status']}, {found['seconds']:.0f} s")
+            write_json(options.out / "results.json", report)
+            write_page(options.out / "README.md", report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(options.out / "README.md")
     return 0 if all(found["status"] == "passed" for found in report["parts"].values()) else 1
 

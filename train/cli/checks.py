@@ -159,6 +159,8 @@ def check_effect(stated: Collection[str], config: Config) -> None:
         for name, flag in (("saliency_target", "--saliency-target"), ("early_head", "--early-head")):
             if name in stated and getattr(config, name) != "off":
                 raise UserError(f"{flag} has no effect with --saliency memory, which makes no map of the model")
+    if "cuda_graph" in stated and config.cuda_graph and isinstance(entry.build(2), Clean):
+        raise UserError(f"--cuda-graph has no effect with --method {config.method}, which does not change the images")
     if "saliency_target" in stated and (config.saliency or entry.saliency) == "fine_grained":
         raise UserError("--saliency-target has no effect with --saliency fine_grained, whose map needs no model")
     if config.early_head != "off" and config.early_weight == 0 and not entry.build(2).uses_saliency:

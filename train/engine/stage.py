@@ -57,7 +57,7 @@ def training_stage(
         try:
             layer_of(network.model, layer)
         except ValueError as error:
-            raise UserError(f"--memory-{error}") from error
+            raise UserError(f"--memory-{error}".replace("None", Config.memory_layer, 1)) from error
         return make_stage(config, num_classes, seed, warmup_epochs=config.warmup_epochs, memory=memory, layer=layer)
     # A graph replays the pass as it is; compiled, it would have little less to launch.
     compiled = config.compile and config.saliency in COMPILED and not config.cuda_graph

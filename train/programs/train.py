@@ -21,7 +21,7 @@ from dali_salaug import METHODS
 from train.cli.checks import check, check_effect
 from train.cli.parser import OPTIONS, SEMI_OPTIONS, add_option, names_of_methods, stated
 from train.cli.presets import PRESETS, read_preset
-from train.config import Config, ResolvedConfig
+from train.config import FREE_OPTIONS, Config, ResolvedConfig
 from train.data.loaders import absolute, data_folder, resolve_for_data, shares_images
 from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
@@ -35,30 +35,6 @@ from train.engine.start import read_source
 from train.engine.stopping import Interrupted
 from train.errors import UserError, system_error
 from train.models.published import UNKNOWN, Source
-
-# These may change with --resume, since the result does not depend on them: the loader checks that the data is the same,
-# wherever it is. The number of epochs stretches or shortens the cosine from here on. What follows a bad file or a
-# non-finite step, at which the run would have stopped, is the user's choice.
-FREE_OPTIONS = (
-    "out",
-    "data",
-    "val_data",
-    "unlabelled",
-    "workers",
-    "device",
-    "cuda_graph",
-    "checkpoint_every",
-    "keep_every",
-    "epochs",
-    "on_bad_file",
-    "max_bad_share",
-    "max_pixels",
-    "hw_decoder_load",
-    "decode_size_hint",
-    "on_nonfinite",
-    "accept_changed_data",
-    "pictures_every",
-)
 
 
 def add_training_options(

@@ -4,8 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from dali_salaug import saliency_map
 from dali_salaug.saliency import observer
@@ -119,8 +121,76 @@ def test_statistics_of_reduced_precision_are_left_to_pytorch(net):
     assert KeepsMemoryFormat(net, dict((*net.named_parameters(), *net.named_buffers())))._factors == {}
     assert KeepsMemoryFormat(nn.ReLU(), {})._factors == {}
     layer = nn.BatchNorm2d(3)
-    (factor,) = KeepsMemoryFormat(layer, dict((*layer.named_parameters(), *layer.named_buffers())))._factors.values()
+    (known,) = KeepsMemoryFormat(layer, dict((*layer.named_parameters(), *layer.named_buffers())))._factors.values()
+    factor, weight, eps = known
+    assert (weight is layer.weight, eps) == (True, layer.eps)
     torch.testing.assert_close(factor, layer.weight / (layer.running_var + layer.eps).sqrt())
+
+
+class Thrice(nn.Module):
+    def forward(self, weight):
+        return 3 * weight
+
+
+class ByOne(nn.BatchNorm2d):
+    """The weight counts from 1."""
+
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, 1 + self.weight, self.bias, eps=self.eps)
+
+
+class OtherEps(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=0.5)
+
+
+class Wrapped(nn.Sequential):
+    def __init__(self, wrap, *layers):
+        super().__init__(*layers)
+        self.wrap = wrap
+
+    def forward(self, x):
+        return self.wrap(super().forward)(x)
+
+
+def _unusual(kind):
+    first, second = (nn.BatchNorm2d(6) for _ in range(2))
+    if kind == "parametrized":
+        nn.utils.parametrize.register_parametrization(first, "weight", Thrice())
+    elif kind == "shared weight":
+        second.weight = first.weight
+    elif kind == "shared statistics":
+        second.running_var = first.running_var
+    elif kind in ("other weight", "other eps"):
+        second = (ByOne if kind == "other weight" else OtherEps)(6)
+    layers = nn.Conv2d(3, 6, 3), first, nn.ReLU(), nn.Conv2d(6, 6, 3), second, nn.ReLU()
+    if kind == "checkpoint":
+        return Wrapped(lambda body: partial(checkpoint, body, use_reentrant=False), *layers)
+    if kind == "vmap":
+        return Wrapped(lambda body: lambda x: torch.vmap(body)(torch.stack([x, 2 * x])).sum(0), *layers)
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "parametrized", "shared weight", "shared statistics", "other weight", "other eps", "checkpoint", "vmap",
+    ],
+)  # fmt: skip
+def test_layers_of_other_weights_and_watched_ones_are_left_to_pytorch(monkeypatch, kind):
+    torch.manual_seed(0)
+    features = _unusual(kind)
+    for layer in features:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_var.uniform_(0.2, 3)
+            nn.init.uniform_(next(layer.parameters()), -2, 2)
+    net = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+    net, images = net.to(memory_format=torch.channels_last), IMAGES().to(memory_format=torch.channels_last)
+    found = []
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(observer, "KEEPS_MEMORY_FORMAT", device)
+        found.append(saliency_map(net, images, torch.arange(4), scale=1.0))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.gpu

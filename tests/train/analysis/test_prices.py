@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,15 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     state["progress"]["epoch"] = 1  # of a file that is not what its name says, the epoch counts
     checkpoint.save(state, run / "checkpoints" / "epoch-0002.pt")
     assert {row["epoch"] for row in prices(run, tmp_path)} == {1, 3}
+    # Of another run; and images of which the memory knows nothing.
+    checkpoint.save(state | {"config": state["config"] | {"seed": 5}}, run / "checkpoints" / "epoch-0001.pt")
+    assert program(["prices", str(run)]) == 2
+    assert "epoch-0001.pt: not a checkpoint of the run of" in capsys.readouterr().err
+    (run / "checkpoints" / "epoch-0001.pt").unlink()
+    checkpoint.save(last | {"config": last["config"] | {"train_images": None}}, run / "last.pt")
+    shutil.rmtree(run / "checkpoints")
+    assert program(["prices", str(run)]) == 2
+    assert "the run remembers maps of 40 images, and" in capsys.readouterr().err
     checkpoint.save(state | {"objective": {"memory": {"maps": torch.zeros(3)}}}, run / "last.pt")
     assert program(["prices", str(run)]) == 2
     assert "last.pt: malformed checkpoint" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,16 +56,40 @@ def test_parts_and_page(
          "ended by SIGSEGV"),
         ("print('fine so far'); raise SystemExit(1)", "failed: exit status 1"),
         ("import time; print('fine so far', flush=True); time.sleep(60)", "not done after 1 s"),
+        # As torchrun, it has to end processes of its own; the other one does not want to end.
+        ("import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (print('fine so far'), sys.exit())); "
+         "time.sleep(60)", "not done after 1 s"),
+        ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('fine so far', flush=True); "
+         "time.sleep(60)", "not done after 1 s"),
     ],
 )  # fmt: skip
 def test_a_part_that_fails(code: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "LIMIT", 1)
+    monkeypatch.setattr(gpu, "GRACE", 1)
     monkeypatch.setattr(gpu, "command", lambda part, options: ["-c", code])
     words = ["benchmark", "gpu", "region", "decode", "--device", "cpu", "--out", str(tmp_path / "visit")]
     assert program(words) == 1
     report = json.loads((tmp_path / "visit" / "results.json").read_text())
     assert [part["status"] for part in report["parts"].values()] == [status, status]
     assert all(part["output"] == "fine so far" and part["result"] is None for part in report["parts"].values())
+
+
+def test_sigterm_ends_the_part_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = tmp_path / "pid"
+    code = (
+        f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); os.kill(os.getppid(), 15); time.sleep(60)"
+    )
+    monkeypatch.setattr(gpu, "command", lambda part, options: ["-c", code])
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or it would end the tests
+    try:
+        with pytest.raises(SystemExit) as ended:
+            program(["benchmark", "gpu", "decode", "region", "--device", "cpu", "--out", str(tmp_path / "visit")])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
 
 
 def test_what_cannot_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

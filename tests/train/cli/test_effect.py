@@ -71,6 +71,7 @@ def test_what_is_not_stated_is_no_mistake() -> None:
         ({"method": "keep_cutout", "saliency": "fine_grained", "saliency_target": "max"}, "--saliency-target has no"),
         ({"method": "cutout", "early_head": "auto", "early_weight": 0.0}, "--early-head has no effect"),
         ({"method": "keep_cutout", "memory_grid": 7}, "--memory-grid has no effect without --saliency memory"),
+        ({"method": "none", "cuda_graph": True}, "--cuda-graph has no effect with --method none, which does not"),
         ({"method": "keep_cutout", "memory_max_age": 2}, "--memory-max-age has no effect without --saliency memory"),
     ],
 )
@@ -81,6 +82,11 @@ def test_options_that_need_others(values: dict[str, Any], message: str) -> None:
 
 def test_an_early_head_alone_is_trained() -> None:
     values = {"method": "cutout", "early_head": "auto"}
+    check_effect(values, Config(**values))
+
+
+def test_what_is_off_has_no_effect_anyway() -> None:
+    values = {"method": "none", "cuda_graph": False}
     check_effect(values, Config(**values))
 
 

@@ -123,7 +123,10 @@ def test_the_gradient_of_the_first_layer(run_of: Callable[..., Run]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory_layer": "frist"}, "--memory-layer must be the name of a submodule of the model.*got 'frist'"),
+        (
+            {"memory_layer": "frist"},
+            "--memory-layer must be input, 'first' or the name of a submodule of the model.*got 'frist'",
+        ),
         ({"memory_layer": "first", "compile": True}, "--memory-layer first does not go with --compile"),
         (
             {"memory_layer": "first", "freeze_trunk": True, "weights": "x.pt"},
