@@ -267,7 +267,7 @@ class Config:
         "number of training images whose labels are used, as many of each class, drawn by --seed; all training images"
         " are unlabelled images too",
         low=1,
-        by_data="400 embedded, otherwise all, and the unlabelled images are those of --unlabelled",
+        by_data="800 embedded, otherwise all, and the unlabelled images are those of --unlabelled",
     )
     unlabelled: str | None = _option(
         None,

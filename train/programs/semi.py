@@ -4,7 +4,7 @@ A step takes labelled images, and for each of them --unlabelled-ratio unlabelled
 unlabelled image and on what --method makes of it are to agree. An epoch is a pass over the unlabelled images. The run's
 folder and all other options are those of training.
 
-Without options, the program trains on the embedded data with the labels of every tenth image.
+Without options, the program trains on the embedded data with the labels of every fifth image.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from train.programs.train import add_options as add_train_options
 from train.programs.train import main, methods_table, stated_options
 
 DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "ema": 0.999}  # in place of Config's
-# With the embedded data, whose shapes have any angle: a tenth of the labels, and as many steps as minutes permit.
+# With the embedded data, whose shapes have any angle: a fifth of the labels, and as many steps as minutes permit.
 EMBEDDED: dict[str, Any] = DEFAULTS | {
-    "labels": 400,
+    "labels": 800,
     "unlabelled_ratio": 1,
     "epochs": 12,
     "ema": 0.99,

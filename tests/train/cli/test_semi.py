@@ -76,7 +76,7 @@ def test_the_images_must_be_stated(shapes: Path, capsys: pytest.CaptureFixture) 
 
 def test_the_defaults() -> None:
     embedded = Config(**with_defaults({}))
-    assert (embedded.labels, embedded.label_smoothing, embedded.unlabelled_ratio) == (400, 0, 1)
+    assert (embedded.labels, embedded.label_smoothing, embedded.unlabelled_ratio) == (800, 0, 1)
     stated = Config(**with_defaults({"data": "somewhere", "labels": 40, "ema": 0.0}))
     assert (stated.labels, stated.label_smoothing, stated.ema, stated.batch_size) == (40, 0, 0, None)
     check(embedded)
