@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -32,12 +31,9 @@ def inductor(device) -> Iterator[str]:
 
 @pytest.fixture
 def fake_gpu() -> None:
-    """For a test of tensors without data on a GPU; older versions of torch make none where there is no driver."""
-    with FakeTensorMode():
-        try:
-            torch.arange(2, device="cuda")
-        except RuntimeError as error:
-            pytest.skip(f"torch {torch.__version__} makes no fake tensor here: {str(error).splitlines()[0]}")
+    """For a test of tensors without data on a GPU."""
+    if torch.__version__ < "2.9" and not torch.cuda.is_available():
+        pytest.skip(f"the fake tensors of torch {torch.__version__} need a driver")
 
 
 @pytest.fixture
