@@ -80,6 +80,11 @@ def in_image(place: Tensor, cells: int, pixels: int, size: Tensor | int, border:
     return start.clamp(min=0), (start + size).clamp(max=pixels)
 
 
+def are_candidates(rows: Axis, columns: Axis) -> Tensor:
+    """Return which pairs of positions are candidates, (S, n·m), bool, in the order of flattened `region_scores`."""
+    return (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+
+
 def region_scores(saliency: Tensor, rows: Axis, columns: Axis) -> Tensor:
     """Return the score of every candidate: the mean of the map inside it.
 
@@ -236,7 +241,7 @@ def draw_boxes(
             candidate_axis(cells, pixels, length, border, uniforms.device)
             for cells, pixels, length in zip(grid, image_size, sizes, strict=True)
         )
-        valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+        valid = are_candidates(rows, columns)
         scores = region_scores(saliency, rows, columns).flatten(1)
         number, across = rows.number * columns.number, grid[1]
         known = number if isinstance(number, int) else None

@@ -93,9 +93,9 @@ def share(name: str, value: object, most: float = 1, legal: str | None = None) -
     return number
 
 
-def flag(name: str, value: object) -> bool:
+def flag(name: str, value: object, legal: str = "True or False") -> bool:
     """Return True or False, NumPy's too."""
-    require(name, value, "True or False", isinstance(value, bool | np.bool_))
+    require(name, value, legal, isinstance(value, bool | np.bool_))
     return bool(value)
 
 

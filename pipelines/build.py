@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from nvidia.dali.backend import GetCUDADeviceCount  # type: ignore[attr-defined]
 
@@ -192,7 +191,7 @@ def image_loader(
         TypeError: There is no such argument. For those of other loaders, the error names ours.
     """
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
-    require("shuffle", shuffle, "None, True or False", shuffle is None or isinstance(shuffle, bool | np.bool_))
+    shuffle = None if shuffle is None else flag("shuffle", shuffle, "None, True or False")
     legal = "None or False with a sampler or weights, which make the order"
     require("shuffle", shuffle, legal, not shuffle or (sampler is None and weights is None))
     repeats = whole("repeats", repeats, 1, INT32_MAX)
@@ -229,8 +228,7 @@ def image_loader(
     if hw_decoder_load is not None:
         hw_decoder_load = share("hw_decoder_load", hw_decoder_load, legal="None or a number from 0 to 1")
     decode_size_hint = _size_hint(decode_size_hint)
-    legal = "None, True or False"
-    require("decode_region", decode_region, legal, decode_region is None or isinstance(decode_region, bool | np.bool_))
+    decode_region = None if decode_region is None else flag("decode_region", decode_region, "None, True or False")
     given = _given(root)
     chosen = _choose_device(device)
     dataset = given if isinstance(given, Dataset) else find_dataset(given, train)
@@ -241,7 +239,7 @@ def image_loader(
     if train:
         val_resize = crop_pct = None
     check_fits(size, val_resize)
-    shuffle = train if shuffle is None else bool(shuffle)
+    shuffle = train if shuffle is None else shuffle
     order = choose_order(dataset, shuffle=shuffle, sampler=sampler, weights=weights, repeats=repeats, seed=seed)
     graph_device = "gpu" if chosen.type == "cuda" else "cpu"
     trial: dict[str, Any] = {"image_size": size, "device": graph_device, "device_id": chosen.index}
@@ -269,7 +267,7 @@ def image_loader(
         max_pixels=max_pixels,
         hw_decoder_load=_hardware_share(chosen) if hw_decoder_load is None else hw_decoder_load,
         decode_size_hint=decode_size_hint,
-        decode_region=None if decode_region is None else bool(decode_region),
+        decode_region=decode_region,
         views=views,
         before_policy=place("before_policy", before_policy, **trial),
         after_policy=place("after_policy", after_policy, **trial),

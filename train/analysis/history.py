@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dali_salaug import SaliencyMemory
-from pipelines import Batch, Dataset, find_dataset
+from pipelines import Batch, Dataset
 from train.analysis.trained import spread_evenly
 from train.config import FREE_OPTIONS, ResolvedConfig
-from train.data.loaders import data_folder, make_loader
+from train.data.loaders import make_loader, training_images
 from train.engine import checkpoint
 from train.engine.network import Network
 from train.errors import UserError
@@ -61,9 +61,7 @@ def load_history(run: Path, data: Path | None = None) -> History:
         snapshot = _restored(state, own, device, path)
         if snapshot.epoch < snapshots[0].epoch:
             snapshots.insert(0, snapshot)
-    dataset = find_dataset(data or data_folder(config))
-    if config.train_images is not None:
-        dataset = dataset.first(config.train_images)
+    dataset = training_images(config, data)
     kept = snapshots[-1].memory
     if kept is not None and kept.samples != len(dataset):
         raise UserError(

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from dali_salaug.regions import admitted, candidate_axis, draw_candidates, region_scores
+from dali_salaug.regions import admitted, are_candidates, candidate_axis, draw_candidates, region_scores
 from pipelines import ImageLoader
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import check_classes, load_best, spread_evenly
@@ -80,7 +80,7 @@ def agreement(
     side = torch.full((1,), length, device=reference.device)
     rows = candidate_axis(reference.shape[1], image_size[0], side, rule.border)
     columns = candidate_axis(reference.shape[2], image_size[1], side, rule.border)
-    valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+    valid = are_candidates(rows, columns)
     scores, other_scores = (region_scores(m, rows, columns).flatten(1) for m in (reference, other))
     expected = draw_candidates(scores, valid, uniforms, tau=tau, keep=rule.keep)
     drawn = draw_candidates(other_scores, valid, uniforms, tau=tau, keep=rule.keep)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from dali_salaug.regions import admitted, candidate_axis, in_image, region_scores
+from dali_salaug.regions import admitted, are_candidates, candidate_axis, in_image, region_scores
 from dali_salaug.saliency.maps import reduced_size
 from pipelines import Batch, Dataset
 from train.analysis.coverage import read_boxes
@@ -51,7 +51,7 @@ def regions_of(maps: Tensor, side: int, length: int, tau: float, rule: Rule) -> 
     """Return the candidates of maps (B, h, w), for squares of `length` in images of `side` pixels."""
     size = torch.full((1,), length, device=maps.device)
     rows, columns = (candidate_axis(cells, side, size, rule.border) for cells in maps.shape[1:])
-    valid = (rows.valid[:, :, None] & columns.valid[:, None, :]).flatten(1)
+    valid = are_candidates(rows, columns)
     scores = region_scores(maps, rows, columns).flatten(1)
     over = torch.meshgrid(torch.arange(maps.shape[1]), torch.arange(maps.shape[2]), indexing="ij")
     row, column = (places.flatten().to(maps.device) for places in over)

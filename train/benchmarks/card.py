@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from train.benchmarks import card_loader, card_stage
+from train.cli.parser import at_least
 
 PARTS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]] = {
     "decode": (card_loader.decode, card_loader.decode_table),
@@ -23,14 +24,14 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]],
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--json", type=Path, required=True)
+    """Add the options that these parts share with `benchmark gpu`."""
+    parser.add_argument("--data", metavar="DIR", help="photographs in folders (default: the embedded data set)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: a rehearsal (default: cuda)")
+    parser.add_argument("--model", default="resnet50", help="as for training (default: resnet50)")
+    parser.add_argument("--image-size", type=at_least(8, 16384), default=224, help="side in pixels (default: 224)")
+    parser.add_argument("--batch-size", type=at_least(1), default=256, help="images in a step (default: 256)")
+    parser.add_argument("--batches", type=at_least(1), default=20, help="batches in a turn of a loader (default: 20)")
+    parser.add_argument("--workers", type=at_least(1, 1024), help="threads of DALI (default: the number of CPUs)")
 
 
 def main(words: list[str]) -> int:
@@ -38,6 +39,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=PARTS)
     add_options(parser)
+    parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(words)
     measure, table = PARTS[options.part]
     result = measure(options)

@@ -1,6 +1,7 @@
 """Who waits for a GPU, and on what do a step and the maps spend their time?"""
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -120,12 +121,11 @@ def waiting_table(result: dict[str, Any]) -> str:
         f"a plain step of training: {spread(step, 1, 1e3)} ms",
         f"{'stage':<28} {'host, ms':<24} {'in all, ms':<24} {'of a step':<10} waits for the device",
     ]
-    middle = sorted(step)[len(step) // 2]
     for name, part in result["parts"].items():
         if not part["all"]:
             lines.append(f"{name:<28} {part['waits']}")
             continue
-        share = 100 * sorted(part["all"])[len(part["all"]) // 2] / middle
+        share = 100 * statistics.median(part["all"]) / statistics.median(step)
         host, whole = (spread(part[key], 2, 1e3) for key in ("host", "all"))
         lines.append(f"{name:<28} {host:<24} {whole:<24} {share:>6.1f} %   {part['waits'] or 'no'}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from train.benchmarks import card, loader, stage, step
 from train.benchmarks.measuring import environment, place_of
 from train.cli.parser import at_least
-from train.engine.files import write_json
+from train.engine.files import make_new, write_json
 from train.errors import UserError
 
 HELP = "on a GPU, what works and what it costs: each part in a process of its own, and a page"
@@ -42,15 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{__doc__}\n\nparts:\n" + "\n".join(f"  {n:<{width}}{what}" for n, what in PARTS.items())
     parser.add_argument("parts", nargs="*", metavar="PART", help="parts to run, one after the other (default: all)")
-    parser.add_argument("--data", metavar="DIR", help="photographs in folders (default: the embedded data set)")
+    card.add_options(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: runs/gpu-DATE-TIME)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: a rehearsal (default: cuda)")
-    parser.add_argument("--model", default="resnet50", help="as for training (default: resnet50)")
-    parser.add_argument("--image-size", type=at_least(8, 16384), default=224, help="side in pixels (default: 224)")
-    parser.add_argument("--batch-size", type=at_least(1), default=256, help="images in a step (default: 256)")
-    parser.add_argument("--batches", type=at_least(1), default=20, help="batches in a turn of a loader (default: 20)")
     parser.add_argument("--repeats", type=at_least(1), default=5, help="interleaved turns (default: 5)")
-    parser.add_argument("--workers", type=at_least(1, 1024), help="threads of DALI (default: the number of CPUs)")
 
 
 def command(part: str, options: argparse.Namespace) -> list[str]:
@@ -133,10 +127,7 @@ def run(options: argparse.Namespace) -> int:
     if options.device == "cuda" and place_of("auto").type != "cuda":
         raise UserError("benchmark gpu needs a GPU, and torch.cuda.is_available() is False; --device cpu rehearses it")
     options.out = options.out or Path("runs") / time.strftime("gpu-%Y%m%d-%H%M%S")
-    try:
-        options.out.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"{options.out} already exists: choose another --out") from None
+    make_new(options.out)
     report: dict[str, Any] = {"environment": environment(), "command": options.line, "parts": {}}
     parts = options.parts or list(PARTS)
     before = signal.signal(signal.SIGTERM, _exit)

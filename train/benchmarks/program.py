@@ -9,7 +9,7 @@ from train.benchmarks import consistency, gpu, growth, loader, stage, step
 from train.benchmarks.measuring import environment
 from train.benchmarks.page import write_page
 from train.cli.parser import HelpFormatter, check_writable
-from train.engine.files import write_json
+from train.engine.files import make_new, write_json
 from train.engine.memory import is_out_of_memory
 from train.errors import UserError, first_line
 
@@ -48,10 +48,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
         UserError: the folder exists.
     """
     folder = options.out
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"{folder} already exists: choose another --out") from None
+    make_new(folder)
     report: dict[str, Any] = {"environment": environment(), "command": options.line, "results": {}}
     for name, module in BENCHMARKS.items():
         words = ["--device", options.device, *(module.QUICK if options.quick else ())]

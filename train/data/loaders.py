@@ -31,6 +31,19 @@ def absolute(data: str) -> str:
     return data if data.startswith("s3://") else os.path.abspath(data)
 
 
+def training_images(config: Config, data: Path | None = None) -> Dataset:
+    """Return the training images of a configuration, as many as it uses.
+
+    Args:
+        data: a folder in place of the configuration's.
+
+    Raises:
+        DataError: there are none.
+    """
+    dataset = find_dataset(data or data_folder(config))
+    return dataset if config.train_images is None else dataset.first(config.train_images)
+
+
 def validation_images(config: Config, classes: list[str] | None = None, data: Path | None = None) -> Dataset:
     """Return the validation images of a configuration.
 

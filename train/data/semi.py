@@ -9,15 +9,9 @@ from pipelines import DataError, Dataset, ImageLoader, find_dataset
 from pipelines.draws import epoch_order
 from pipelines.formats import IMAGE_SUFFIXES
 from train.config import Config, ResolvedConfig
-from train.data.loaders import data_folder, make_loader
+from train.data.loaders import make_loader, training_images
 from train.distributed import ALONE, World
 from train.errors import UserError
-
-
-def all_images(config: Config) -> Dataset:
-    """Return the training images of --data, as many as --train-images says."""
-    dataset = find_dataset(data_folder(config))
-    return dataset if config.train_images is None else dataset.first(config.train_images)
 
 
 def labelled_images(config: Config) -> Dataset:
@@ -27,7 +21,7 @@ def labelled_images(config: Config) -> Dataset:
         UserError: there are not as many of each class as --labels needs.
         DataError: the data cannot be found, or its labels are not class indices.
     """
-    dataset = all_images(config)
+    dataset = training_images(config)
     if config.labels is None:
         return dataset
     labels, classes = dataset.class_indices, len(dataset.classes)
@@ -70,7 +64,7 @@ def unlabelled_images(config: Config, classes: list[str]) -> tuple[Dataset, bool
         DataError: the data cannot be found.
     """
     if config.unlabelled is None:
-        return all_images(config), True
+        return training_images(config), True
     dataset = _found(config.unlabelled)
     known = (
         dataset.has_class_indices and set(dataset.classes) <= set(classes) and bool((dataset.class_indices >= 0).all())

@@ -60,6 +60,18 @@ def atomic_write(path: Path, then: str = "resume with --resume") -> Iterator[IO[
             os.unlink(unfinished)
 
 
+def make_new(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        UserError: it exists.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"{folder} already exists: choose another --out") from None
+
+
 def require_file(path: Path, remedy: str = "remove it, or choose another run folder") -> None:
     """Raise UserError if a path leads to something else than a file, such as a FIFO, whose opening may never return."""
     if path.exists() and not path.is_file():

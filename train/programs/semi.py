@@ -10,12 +10,11 @@ Without options, the program trains on the embedded data with the labels of ever
 import argparse
 from typing import Any
 
-from train.cli.checks import check, check_effect
-from train.cli.parser import SEMI_OPTIONS, add_option, stated
+from train.cli.parser import SEMI_OPTIONS, add_option
 from train.config import Config
 from train.errors import UserError
 from train.programs.train import add_options as add_train_options
-from train.programs.train import main, methods_table, stated_options
+from train.programs.train import start
 
 DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "ema": 0.999}  # in place of Config's
 # With the embedded data, whose shapes have any angle: a fifth of the labels, and as many steps as minutes permit.
@@ -49,16 +48,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    if options.list_methods:
-        print(methods_table())
-        return 0
-    chosen = stated_options(options)
-    if not options.resume:
-        chosen = with_defaults(chosen)
-        config = Config(**chosen)
-        check(config)
-        check_effect(stated(options), config)
-    return main(chosen, options.resume)
+    return start(options, with_defaults)
 
 
 def with_defaults(chosen: dict[str, Any]) -> dict[str, Any]:

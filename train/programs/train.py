@@ -11,7 +11,7 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -97,14 +97,28 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
+    return start(options, _supervised)
+
+
+def _supervised(chosen: dict[str, Any]) -> dict[str, Any]:
+    if Config(**chosen).is_semi:  # by a preset
+        raise UserError("a preset of semi-supervised training is for the command semi; got train")
+    return chosen
+
+
+def start(options: argparse.Namespace, completed: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Train as the command line states. Returns the exit status, as `run`.
+
+    Args:
+        completed: returns the options of a new run with the command's own defaults, or raises UserError.
+    """
     if options.list_methods:
         print(methods_table())
         return 0
     chosen = stated_options(options)
     if not options.resume:
+        chosen = completed(chosen)
         config = Config(**chosen)
-        if config.is_semi:  # by a preset
-            raise UserError("a preset of semi-supervised training is for the command semi; got train")
         check(config)
         check_effect(stated(options), config)
     return main(chosen, options.resume)

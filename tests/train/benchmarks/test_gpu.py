@@ -102,7 +102,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture)
 
 def test_what_the_checks_call_a_fault(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels that differ from turn to turn; sums that differ from those read at once; a guard that raises."""
-    words = ["--data", str(shapes), "--json", "unused", "--batches", "1", "--batch-size", "8", "--image-size", "32"]
+    words = ["--data", str(shapes), "--batches", "1", "--batch-size", "8", "--image-size", "32"]
     parser = argparse.ArgumentParser()
     card.add_options(parser)
     options = parser.parse_args([*words, "--device", "cpu", "--workers", "1"])
