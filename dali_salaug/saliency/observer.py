@@ -16,8 +16,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrize
 
 from .batch_norm import KeepsMemoryFormat
+from .folding import Folded, Unfoldable, forget, pairs_of
 
 Forward = Callable[[Tensor], Tensor]
+FOLDS = True  # BatchNorm into convolutions; for tests
 KEEPS_MEMORY_FORMAT = "cuda"  # the type of device on which PyTorch's own BatchNorm does not
 
 
@@ -78,10 +80,26 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
 
         exchanged = device.type == KEEPS_MEMORY_FORMAT and not compiled
         context = KeepsMemoryFormat() if exchanged else nullcontext()
+        folded: list[Folded] = []
+
+        def call(images: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+            return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
 
         def forward(images: Tensor) -> Tensor:
-            with context:
-                return functional_call(called, tensors, (images.to(weights[0] if weights else images.dtype),))
+            if compiled or not FOLDS:
+                with context:
+                    return call(images, tensors)
+            if not folded:
+                pairs = pairs_of(module, lambda: tensors | copied_buffers(module), lambda own: call(images[:2], own))
+                folded.append(Folded(pairs, tensors))
+            try:
+                with context, folded[0]:
+                    return call(images, tensors)
+            except Unfoldable:
+                forget(module)
+                folded[0] = Folded([], tensors)
+                with context:
+                    return call(images, tensors)
 
         yield forward
 

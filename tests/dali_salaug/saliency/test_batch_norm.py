@@ -63,6 +63,12 @@ def net():
     return net
 
 
+@pytest.fixture(autouse=True)
+def not_folded(monkeypatch):
+    """Folded into a convolution, BatchNorm has no gradient of its own."""
+    monkeypatch.setattr(observer, "FOLDS", False)
+
+
 @pytest.fixture
 def everywhere(monkeypatch):
     monkeypatch.setattr(observer, "KEEPS_MEMORY_FORMAT", "cpu")
