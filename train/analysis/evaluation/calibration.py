@@ -34,14 +34,16 @@ def measure(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
     logits = logits.double()
     shares = logits.softmax(1)
+    # torchmetrics rounds confidences to float32, and has a bin of its own for those that are then exactly 1.
+    shares = shares.clamp(max=1 - torch.finfo(torch.float32).eps)
     confidences, predicted = shares.max(1)
     right = (predicted == labels).double()
 
     def error(norm: Any) -> float:
         return multiclass_calibration_error(shares, labels, logits.shape[1], n_bins=BINS, norm=norm).item()
 
-    edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64, device=logits.device)
-    place = (torch.bucketize(confidences, edges, right=True) - 1).clamp(max=BINS - 1)  # as torchmetrics
+    edges = torch.linspace(0, 1, BINS + 1, device=logits.device)
+    place = torch.bucketize(confidences.float(), edges, right=True) - 1  # as torchmetrics
     zeros = torch.zeros(BINS, dtype=torch.float64, device=logits.device)
     counts, sums, hits = (
         zeros.index_add(0, place, values).tolist() for values in (torch.ones_like(right), confidences, right)

@@ -139,9 +139,9 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
             ax.plot(at, values, marker="o", markersize=3, color=colour(number), label=label)
         ax.axhline(100 * result["clean"], color=colour(number), linestyle=":", linewidth=1)
     ax.set_xticks(range(len(CORRUPTIONS)), [name.replace("_", "\n") for name in CORRUPTIONS], fontsize=8)
-    ax.set(ylabel="accuracy, %", ylim=(0, 100))
+    ax.set(ylabel="accuracy, %", ylim=(0, 100), xlim=(-0.7, len(CORRUPTIONS) - 0.3))
     ax.grid(axis="y", alpha=0.3)
-    for text in ax.legend(fontsize=8, loc="lower left").get_texts():
+    for text in ax.legend(fontsize=8, ncols=3).get_texts():
         text.set_parse_math(False)
     caption = "Accuracy under each corruption, from severity 1 (left) to 5 (right); dotted: the images themselves"
     return [Picture(caption, figure)]

@@ -1,6 +1,7 @@
 """The network of a run and its validation images, as whole numbers and as the network's input."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ class Subject(NamedTuple):
         return ((values - self.trained.mean) / self.trained.std).contiguous(memory_format=torch.channels_last)
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """Some validation images."""
 
     pixels: Tensor  # (N, 3, H, W), uint8, on the model's device, as are the labels
