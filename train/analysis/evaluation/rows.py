@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import sem, t
 
-from train.config import FREE_OPTIONS, ResolvedConfig
+from train.config import ResolvedConfig
 
 LEVEL = 0.95  # of every interval
 
@@ -44,7 +44,7 @@ def group_by_seed(configs: Sequence[ResolvedConfig]) -> list[tuple[list[int], li
     """
     groups: list[tuple[dict[str, Any], dict[int, int]]] = []  # options, and the place by seed
     for place, config in enumerate(configs):
-        options = {name: value for name, value in config.to_dict().items() if name not in (*FREE_OPTIONS, "seed")}
+        options = {name: value for name, value in config.to_dict().items() if name not in (*config.free(), "seed")}
         options["epochs"] = config.epochs  # may change with --resume, but has an effect
         of_these = next((places for other, places in groups if other == options), None)
         if of_these is None:

@@ -15,6 +15,7 @@ from train.__main__ import main as program
 from train.analysis.evaluation import accuracy, page
 from train.analysis.evaluation.images import Sample, draw_sample, load_subject, whole_set
 from train.analysis.evaluation.program import _seeing_the_same, rows_of, titles_of
+from train.config.options import TASKS
 from train.engine import checkpoint
 
 TRAINING = ["--image-size", "32", "--batch-size", "16", "--epochs", "1", "--method", "none", "--device", "cpu"]
@@ -132,6 +133,11 @@ def test_errors(
 
     a = str(runs[0])
     assert "no such checkpoint" in refused(str(tmp_path))
+    state = checkpoint.load(runs[0] / "best.pt")
+    checkpoint.save(state | {"config": state["config"] | {"task": "boxes"}}, tmp_path / "best.pt")
+    assert "its configuration has task = 'boxes', none of train, semi" in refused(str(tmp_path))
+    monkeypatch.setitem(TASKS, "boxes", ("train.config.run:ResolvedRun", ""))
+    assert "it is of a run of the command boxes, which this command does not take" in refused(a, str(tmp_path))
     assert "there is no folder" in refused(a, "--json", str(tmp_path / "none" / "a.json"))
     other = tmp_path / "other"
     for name in ("cat", "dog"):
