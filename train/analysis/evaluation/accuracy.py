@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.analysis.evaluation.drawing import Picture, colour, new_figure
+from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Subject, whole_set
 from train.analysis.evaluation.rows import Row
 from train.engine.progress import Progress
@@ -88,5 +88,5 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
                         ink = "white" if shares[row, column] > 0.5 else colour(0)
                         text = f"{100 * shares[row, column]:.0f}"
                         ax.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
-        drawn.append(Picture(f"Confusion matrix of {title}: per cent of the images of each class", figure))
+        drawn.append(picture(f"Confusion matrix of {title}: per cent of the images of each class", figure))
     return drawn

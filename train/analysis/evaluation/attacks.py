@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.analysis.evaluation.drawing import Picture, colour, new_figure
+from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
 from train.engine.progress import Progress
@@ -122,4 +122,4 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
     ax.grid(alpha=0.3)
     for text in ax.legend(fontsize=8).get_texts():
         text.set_parse_math(False)
-    return [Picture(f"Accuracy under attack; PGD has {STEPS} steps of ε/4 from a random start", figure)]
+    return [picture(f"Accuracy under attack; PGD has {STEPS} steps of ε/4 from a random start", figure)]

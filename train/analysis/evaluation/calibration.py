@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.analysis.evaluation.drawing import Picture, colour, new_figure
+from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.rows import Row
 
 PART = "calibration"
@@ -96,4 +96,4 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
         ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy", aspect="equal")
         ax.set_title(title, fontsize=9, parse_math=False)
     caption = f"Reliability in {BINS} bins of confidence; grey bars: the share of the images in each bin"
-    return [Picture(caption, figure)]
+    return [picture(caption, figure)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from train.analysis.evaluation.corrupting import CORRUPTIONS, GROUPS, LEAST, SEVERITIES, corrupt_all
-from train.analysis.evaluation.drawing import Picture, colour, new_figure
+from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
 from train.engine.progress import Progress
@@ -144,4 +144,4 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
     for text in ax.legend(fontsize=8, ncols=3).get_texts():
         text.set_parse_math(False)
     caption = "Accuracy under each corruption, from severity 1 (left) to 5 (right); dotted: the images themselves"
-    return [Picture(caption, figure)]
+    return [picture(caption, figure)]

@@ -1,6 +1,5 @@
 """What the pictures of all parts have in common."""
 
-import base64
 import io
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ class Picture(NamedTuple):
     """A picture of the page."""
 
     caption: str
-    figure: Figure
+    png: bytes
 
 
 def new_figure(count: int, *, width: float, height: float) -> tuple[Figure, list[Any]]:
@@ -30,8 +29,8 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def as_png(figure: Figure) -> str:
-    """Return a figure as the address of a PNG that a page contains."""
+def picture(caption: str, figure: Figure) -> Picture:
+    """Return a figure as a picture of the page."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, facecolor="white", metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format="png", dpi=110, facecolor="white")
+    return Picture(caption, buffer.getvalue())

@@ -1,5 +1,6 @@
 """Explanation: do saliency maps point at the object, and do the pixels that they rank first decide the prediction?"""
 
+import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,15 +10,18 @@ from torchvision.transforms.functional import gaussian_blur
 
 from dali_salaug import saliency_map
 from dali_salaug.saliency.maps import METHODS
-from train.analysis.evaluation.drawing import Picture, colour, new_figure
+from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
+from train.analysis.trained import spread_evenly
+from train.engine.pictures import Column, draw_sheet
 from train.engine.progress import Progress
 from train.errors import first_line
 
 PART = "explanation"
 STEPS = 16  # of a curve, each of 1/16 of the pixels
 CONTROLS = ("random", "centre")  # maps that know nothing of the network: noise, and a Gaussian in the middle
+EXAMPLES = 4  # images at most whose maps are drawn
 BLUR = 0.1  # standard deviation of the blur from which insertion starts, as a share of the image's side
 
 Forward = Callable[[Tensor], Tensor]  # images (B, 3, H, W), normalised, to logits (B, K)
@@ -180,6 +184,23 @@ def _maps(
     yield "centre", closeness.expand(batch, height, width)
 
 
+def draw_examples(subject: Subject, sample: Sample, seed: int, title: str) -> Picture:
+    """Return some images of a sample, with their objects' boxes, beside their maps."""
+    shown = spread_evenly(len(sample), EXAMPLES)
+    labels, objects = sample.labels[shown], None if sample.objects is None else sample.objects[shown].round().long()
+    images = subject.normalised(sample.pixels[shown])
+    generator = torch.Generator(images.device).manual_seed(seed)
+    columns = [Column("image", images, sources=objects)]
+    for name, maps in _maps(subject, images, labels, generator, {}):
+        if name not in CONTROLS:
+            columns.append(Column(name, maps, sources=objects))
+    names = [subject.trained.classes[label] for label in labels.tolist()]
+    mean, std = (values.flatten().tolist() for values in (subject.trained.mean, subject.trained.std))
+    file = io.BytesIO()
+    draw_sheet(columns, names, [""] * len(names), file, mean=mean, std=std)
+    return Picture(f"Maps of {title}, each from its least to its greatest value", file.getvalue())
+
+
 def rows(result: Mapping[str, Any]) -> list[Row]:
     words = {
         "pointing": "pointing game", "energy": "energy in the object", "insertion": "insertion", "deletion": "deletion"
@@ -208,5 +229,5 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
             ax.set(xlabel=f"{what} pixels, %", ylabel="probability of the label", ylim=(0, 1), title=kind)
             ax.grid(alpha=0.3)
             ax.legend(fontsize=7)
-        drawn.append(Picture(f"Insertion (higher is better) and deletion (lower is better) of {title}", figure))
+        drawn.append(picture(f"Insertion (higher is better) and deletion (lower is better) of {title}", figure))
     return drawn

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from train.analysis.evaluation.drawing import Picture, colour, new_figure
+from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
 from train.engine.progress import Progress
@@ -139,4 +139,4 @@ def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
     ax.grid(alpha=0.3)
     for text in ax.legend(fontsize=7, loc="upper right").get_texts():
         text.set_parse_math(False)
-    return [Picture("Accuracy behind a square of the mean colour, by the place of its middle", figure)]
+    return [picture("Accuracy behind a square of the mean colour, by the place of its middle", figure)]

@@ -1,11 +1,12 @@
 """The page of an evaluation: one HTML file with its table and pictures in it, and the table as text."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from train.analysis.evaluation.drawing import Picture, as_png
+from train.analysis.evaluation.drawing import Picture
 from train.analysis.evaluation.rows import LEVEL, Group, Row
 from train.engine.files import atomic_write
 
@@ -96,7 +97,8 @@ def write_page(
         body.append(f"<h2>{escape(part.capitalize())}</h2>")
         for picture in drawn:
             caption = escape(picture.caption)
-            image = f'<img src="{as_png(picture.figure)}" alt="{caption}">'
+            png = base64.b64encode(picture.png).decode()
+            image = f'<img src="data:image/png;base64,{png}" alt="{caption}">'
             body.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
         if part == "accuracy":
             body += [_classes(run) for run in report["runs"]]

@@ -22,6 +22,7 @@ import torch
 
 from dali_salaug import __version__
 from train.analysis.evaluation import accuracy, attacks, calibration, corruptions, explanation, occlusion, page
+from train.analysis.evaluation.drawing import Picture
 from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject
 from train.analysis.evaluation.rows import Group, Row, mean_over_seeds
 from train.cli.parser import SEED, at_least, check_writable
@@ -36,13 +37,13 @@ PAGE, NUMBERS = "evaluation.html", "evaluation.json"  # in the folder of the eva
 
 
 def evaluate(
-    subjects: Sequence[Subject], parts: Sequence[str], *, images: int, corruption_images: int, seed: int,
+    subjects: Mapping[str, Subject], parts: Sequence[str], *, images: int, corruption_images: int, seed: int,
     boxes: Path | None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the results of each run, by the part's name; None where a run's images do not allow it.
+) -> tuple[list[dict[str, Any]], list[Picture]]:  # fmt: skip
+    """Return the results of each run, by the part's name, None where its images do not allow it; and maps of each.
 
     Args:
-        subjects: the runs.
+        subjects: the runs, by their titles.
         parts: of PARTS.
         images: for the attacks, the explanation and the occlusion, at most.
         corruption_images: for the corruptions, at most.
@@ -50,7 +51,8 @@ def evaluate(
         boxes: see `draw_sample`.
     """
     results: list[dict[str, Any]] = [dict.fromkeys(parts) for _ in subjects]
-    for subject, result in zip(subjects, results, strict=True):
+    examples = []
+    for (title, subject), result in zip(subjects.items(), results, strict=True):
         if {"accuracy", "calibration"} & set(parts):
             logits, labels = accuracy.predict(subject)
             if "accuracy" in parts:
@@ -62,15 +64,18 @@ def evaluate(
             sample = draw_sample(subject, images, boxes)
             for name in sampled:
                 result[name] = MODULES[name].measure(subject, sample, seed)
+            if "explanation" in parts:
+                examples.append(explanation.draw_examples(subject, sample, seed, title))
     if "corruptions" in parts:
-        able = [place for place, subject in enumerate(subjects) if corruptions.refusal(subject) is None]
-        samples = {place: draw_sample(subjects[place], corruption_images, boxes) for place in able}
+        every = list(subjects.values())
+        able = [place for place, subject in enumerate(every) if corruptions.refusal(subject) is None]
+        samples = {place: draw_sample(every[place], corruption_images, boxes) for place in able}
         for places in _seeing_the_same(samples):
-            runs = [subjects[place] for place in places]
+            runs = [every[place] for place in places]
             found = corruptions.measure(runs, samples[places[0]], seed)
             for place, values in zip(places, found, strict=True):
                 results[place]["corruptions"] = values
-    return results
+    return results, examples
 
 
 def _seeing_the_same(samples: Mapping[int, Sample]) -> list[list[int]]:
@@ -102,13 +107,10 @@ def rows_of(results: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[
     return [[table[place] for place in kept] for table in tables]
 
 
-def notes_of(
-    subjects: Sequence[Subject], results: Sequence[Mapping[str, Any]], titles: Sequence[str], parts: Sequence[str],
-    seed: int,
-) -> list[str]:  # fmt: skip
+def notes_of(subjects: Mapping[str, Subject], results: Sequence[Mapping[str, Any]], seed: int) -> list[str]:
     """Return in words what was measured on what, and what was left out and why."""
-    notes = []
-    for subject, result, title in zip(subjects, results, titles, strict=True):
+    notes, parts = [], list(results[0])
+    for (title, subject), result in zip(subjects.items(), results, strict=True):
         counts = [f"{result[part]['images']} for {part}" for part in parts if result[part] and "images" in result[part]]
         size = f"{subject.side}×{subject.side} pixels"
         notes.append(f"{title}: images of {size}, in float32 on {subject.trained.device}; {', '.join(counts)}.")
@@ -148,23 +150,27 @@ def versions() -> dict[str, str]:
     return found
 
 
-def make_report(options: argparse.Namespace, subjects: Sequence[Subject]) -> tuple[dict[str, Any], list[list[Row]]]:
-    """Return all that evaluation.json holds, and the rows of each run."""
-    parts, titles = [part for part in PARTS if part in options.parts], titles_of(options.runs)
-    results = evaluate(
-        subjects, parts, images=options.images, corruption_images=options.corruption_images, seed=options.seed,
-        boxes=options.boxes,
-    )  # fmt: skip
-    tables = rows_of(results, parts)
-    configs = [subject.trained.config for subject in subjects]
-    groups = mean_over_seeds(tables, configs)
-    device = subjects[0].trained.device
+def make_report(
+    options: argparse.Namespace, subjects: Mapping[str, Subject], results: Sequence[Mapping[str, Any]],
+    tables: Sequence[Sequence[Row]], groups: Sequence[Group],
+) -> dict[str, Any]:  # fmt: skip
+    """Return all that evaluation.json holds.
+
+    Args:
+        options: of the command.
+        subjects: the runs, by their titles.
+        results: of each run, from `evaluate`.
+        tables: the rows of each run.
+        groups: the means over seeds.
+    """
+    parts, titles = list(results[0]), list(subjects)
+    device = next(iter(subjects.values())).trained.device
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     runs = [
         {"run": str(subject.run), "title": title, "config": subject.trained.config.to_dict(), **result}
-        for subject, title, result in zip(subjects, titles, results, strict=True)
+        for (title, subject), result in zip(subjects.items(), results, strict=True)
     ]
-    report = {
+    return {
         "command": options.line,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions() | {"device": card},
@@ -172,11 +178,10 @@ def make_report(options: argparse.Namespace, subjects: Sequence[Subject]) -> tup
         "images": options.images,
         "corruption_images": options.corruption_images,
         "seed": options.seed,
-        "notes": notes_of(subjects, results, titles, parts, options.seed),
+        "notes": notes_of(subjects, results, options.seed),
         "runs": runs,
         "groups": [_group(group, tables[0], titles) for group in groups],
     }
-    return report, tables
 
 
 def _group(group: Group, rows: Sequence[Row], titles: Sequence[str]) -> dict[str, Any]:
@@ -231,22 +236,32 @@ def run(options: argparse.Namespace) -> int:
         corruptions.check_library()
     if "calibration" in options.parts and importlib.util.find_spec("torchmetrics") is None:
         raise UserError("--parts calibration needs torchmetrics: pip install 'dali-salaug[evaluation]'")
-    subjects = [load_subject(path, options.data) for path in options.runs]
+    runs = [load_subject(path, options.data) for path in options.runs]
+    subjects = dict(zip(titles_of(options.runs), runs, strict=True))
+    if len(subjects) < len(runs):
+        raise UserError(f"each RUN may be stated once; got {', '.join(map(str, options.runs))}")
+    if options.parts == ["corruptions"] and all(map(corruptions.refusal, runs)):
+        raise UserError(f"nothing to measure: {corruptions.refusal(runs[0])}")
     first = options.runs[0]
     folder = options.out or (first if first.is_dir() else first.parent) / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     for name in (PAGE, NUMBERS):
         check_writable(folder / name)
-    report, tables = make_report(options, subjects)
-    titles = [entry["title"] for entry in report["runs"]]
-    groups = mean_over_seeds(tables, [subject.trained.config for subject in subjects])
-    columns = page.columns_of(titles, tables, groups)
+    parts = [part for part in PARTS if part in options.parts]
+    results, examples = evaluate(
+        subjects, parts, images=options.images, corruption_images=options.corruption_images, seed=options.seed,
+        boxes=options.boxes,
+    )  # fmt: skip
+    tables = rows_of(results, parts)
+    groups = mean_over_seeds(tables, [subject.trained.config for subject in runs])
+    report = make_report(options, subjects, results, tables, groups)
+    columns = page.columns_of(list(subjects), tables, groups)
     print(page.as_text(columns, tables[0]))
-    drawn = {}
-    for part in report["parts"]:
-        known = {entry["title"]: entry[part] for entry in report["runs"] if entry[part] is not None}
+    drawn: dict[str, list[Picture]] = {}
+    for part in parts:
+        known = {title: values[part] for title, values in zip(subjects, results, strict=True) if values[part]}
         if known:
-            drawn[part] = MODULES[part].pictures(known)
+            drawn[part] = MODULES[part].pictures(known) + (examples if part == "explanation" else [])
     for path in (folder / NUMBERS, options.json):
         if path is not None:
             write_json(path, report)

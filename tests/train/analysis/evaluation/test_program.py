@@ -89,7 +89,7 @@ def test_all_parts_of_two_seeds(runs: list[Path], tmp_path: Path, capsys: pytest
     mean = next(row for row in group["means"] if row["name"] == "top-1")
     assert mean["mean"] == pytest.approx((first["accuracy"]["top1"] + second["accuracy"]["top1"]) / 2)
     reader = read(tmp_path / "new" / "out" / "evaluation.html")
-    assert reader.tags.count("img") == 8  # confusion and curves of both, and one of each other part
+    assert reader.tags.count("img") == 10  # confusion, curves and maps of both, and one of each other part
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     for line in ("top-1, %", "energy in the object: grad_cam, %", "PGD, ε = 8/255, %", "mean over seeds 0, 1"):
         assert line in out
@@ -104,7 +104,9 @@ def test_all_parts_of_two_seeds(runs: list[Path], tmp_path: Path, capsys: pytest
     assert own["groups"] == []
 
 
-def test_without_boxes_and_with_small_images(runs: list[Path], shapes: Path, tmp_path: Path) -> None:
+def test_without_boxes_and_with_small_images(
+    runs: list[Path], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     shutil.copytree(shapes / "val", tmp_path / "data" / "val")
     shutil.copytree(shapes / "val", tmp_path / "data" / "train")
     run = tmp_path / "run"
@@ -120,6 +122,8 @@ def test_without_boxes_and_with_small_images(runs: list[Path], shapes: Path, tmp
     assert report["runs"][1]["corruptions"] is None
     assert report["runs"][1]["explanation"]["methods"]["gradient"]["pointing"] is None
     notes = " ".join(report["notes"])
+    assert program(["evaluate", str(run), "--parts", "corruptions"]) == 2
+    assert "nothing to measure: the corruptions need images of at least 32" in capsys.readouterr().err
     assert "run: no corruptions, since the corruptions need images of at least 32 pixels a side." in notes
     assert "run: no table of the objects' boxes, so neither pointing game nor energy." in notes
 
@@ -138,6 +142,7 @@ def test_errors(
     assert "its configuration has task = 'boxes', none of train, semi" in refused(str(tmp_path))
     monkeypatch.setitem(TASKS, "boxes", ("train.config.run:ResolvedRun", ""))
     assert "it is of a run of the command boxes, which this command does not take" in refused(a, str(tmp_path))
+    assert f"each RUN may be stated once; got {a}, {a}" in refused(a, a)
     assert "there is no folder" in refused(a, "--json", str(tmp_path / "none" / "a.json"))
     other = tmp_path / "other"
     for name in ("cat", "dog"):
