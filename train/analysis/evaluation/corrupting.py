@@ -2,6 +2,11 @@
 
 import contextlib
 import io
+import multiprocessing
+import multiprocessing.process
+import os
+import signal
+import threading
 
 import numpy as np
 
@@ -56,3 +61,16 @@ def corrupt_all(pixels: np.ndarray, name: str, severity: int, seed: int, samples
             for image, sample in zip(pixels, samples, strict=True)
         ]
     )
+
+
+def start_process() -> None:
+    """Prepare a process that corrupts images: it leaves Ctrl-C to its parent, and ends when that has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

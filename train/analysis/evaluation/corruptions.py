@@ -5,12 +5,13 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
 import torch
 
-from train.analysis.evaluation.corrupting import CORRUPTIONS, GROUPS, LEAST, SEVERITIES, corrupt_all
+from train.analysis.evaluation.corrupting import CORRUPTIONS, GROUPS, LEAST, SEVERITIES, corrupt_all, start_process
 from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
@@ -92,12 +93,21 @@ def _corrupted(
             yield place, part, corrupt_all(*arguments(place, part))
         return
     # Spawned, as threads of torch and DALI do not survive a fork; these processes import neither.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=start_process)
+    try:
         begun: dict[int, Future[np.ndarray]] = {}
         for number, (place, part) in enumerate(todo):
             for later in range(len(begun) + number, min(len(todo), number + AHEAD * processes)):
                 begun[later] = pool.submit(corrupt_all, *arguments(*todo[later]))
             yield place, part, begun.pop(number).result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that corrupts images was ended from outside, perhaps for want of memory; run the command again,"
+            " with fewer --corruption-images or without the part corruptions"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _summary(hits: list[int], count: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The corruptions: functions of their arguments alone, some against their formulas; the accuracy against a loop."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,20 @@ def test_other_processes_make_the_same_images_in_the_same_order(sample: Sample) 
     for one, other in zip(here, elsewhere, strict=True):
         assert one[:2] == other[:2]
         np.testing.assert_array_equal(one[2], other[2])
+
+
+def test_processes_end_with_a_killed_one_and_with_an_unfinished_iteration(sample: Sample) -> None:
+    made = corruptions._corrupted([("pixelate", 1)] * 9, sample, 0, 1)
+    next(made)
+    (child,) = multiprocessing.active_children()
+    made.close()
+    assert not child.is_alive()
+    made = corruptions._corrupted([("pixelate", 1)] * 9, sample, 0, 1)
+    next(made)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(UserError, match="a process that corrupts images was ended from outside"):
+        list(made)
 
 
 def test_the_accuracy_against_a_loop(sample: Sample) -> None:
