@@ -1,4 +1,4 @@
-"""Explanation: do saliency maps point at the object, and do the pixels that they rank first decide the prediction?"""
+"""Explanation: do maps point at the object, are they stable, and do the pixels that they rank first decide?"""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +22,7 @@ PART = "explanation"
 STEPS = 16  # of a curve, each of 1/16 of the pixels
 CONTROLS = ("random", "centre")  # maps that know nothing of the network: noise, and a Gaussian in the middle
 EXAMPLES = 4  # images at most whose maps are drawn
+NOISE = 4 / 255  # greatest change of a pixel in the copy with which stability compares
 BLUR = 0.1  # standard deviation of the blur from which insertion starts, as a share of the image's side
 
 Forward = Callable[[Tensor], Tensor]  # images (B, 3, H, W), normalised, to logits (B, K)
@@ -65,6 +66,31 @@ def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
     maps = maps.double()
     maps = torch.where(maps.amax((1, 2), keepdim=True) > 0, maps, 1.0)
     return (maps * masks).sum((1, 2)) / maps.sum((1, 2))
+
+
+def concentration(maps: Tensor) -> Tensor:
+    """Return the Gini index of each map's values: (B,), float64; 0 for equal ones, near 1 for one pixel with all.
+
+    The sparseness of Chalasani et al. (2020, arXiv:1810.06583, eq. 9).
+
+    Args:
+        maps: (B, H, W), not negative.
+    """
+    values = maps.double().flatten(1).sort(dim=1).values
+    count = values.shape[1]
+    weights = 2 * torch.arange(1, count + 1, dtype=torch.float64, device=maps.device) - count - 1
+    return (values * weights).sum(1) / (count * values.sum(1).clamp(min=1e-300))
+
+
+def correlation(maps: Tensor, others: Tensor) -> Tensor:
+    """Return Pearson's correlation of each map with another: (B,), float64; 0 where one of them is the same everywhere.
+
+    Args:
+        maps, others: (B, H, W).
+    """
+    one, other = (each.double().flatten(1) for each in (maps, others))
+    one, other = one - one.mean(1, keepdim=True), other - other.mean(1, keepdim=True)
+    return (one * other).sum(1) / (one.square().sum(1) * other.square().sum(1)).sqrt().clamp(min=1e-300)
 
 
 def ranks_of(maps: Tensor) -> Tensor:
@@ -115,9 +141,10 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
 
     Returns:
         "images"; "objects", images whose object is in view; "methods", by name, each with "pointing" and "energy", None
-        without objects, "insertion" and "deletion", areas under the curves, and "insertion_curve" and "deletion_curve",
-        means over the images; and "unsupported", by the name of a method why the model does not support it. All values
-        are from 0 to 1.
+        without objects, "concentration", "stability", the correlation with the map of a copy with noise, "insertion"
+        and "deletion", areas under the curves, and "insertion_curve" and "deletion_curve", means over the images; and
+        "unsupported", by the name of a method why the model does not support it. All values are from 0 to 1, but for
+        the stability, from −1.
     """
     device, side = sample.pixels.device, subject.side
     masks = torch.zeros(len(sample), side, side, dtype=torch.bool)
@@ -135,13 +162,17 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
             images, labels = subject.normalised(sample.pixels[part]), sample.labels[part]
             with torch.no_grad():
                 soft, grey = blurred(images), torch.zeros_like(images)
-            for name, maps in _maps(subject, images, labels, generator, unsupported):
+                noise = torch.rand(images.shape, generator=generator, device=device).mul(2).sub(1) * NOISE
+                noisy = subject.normalised((sample.pixels[part] / 255 + noise).clamp(0, 1))
+            both = (_maps(subject, seen, labels, generator, unsupported) for seen in (images, noisy))
+            for (name, maps), (_, others) in zip(*both, strict=True):
                 with torch.no_grad():
                     ranks = ranks_of(maps)
                     insertion = curve(subject.model, soft, images, ranks, labels)
                     deletion = curve(subject.model, images, grey, ranks, labels)
                     found = has_object[part]
                     shares = [pointing_hits(maps, masks[part]) * found, energy_inside(maps, masks[part]) * found]
+                    shares += [concentration(maps), correlation(maps, others)]
                     values = torch.cat([torch.stack(shares, dim=1), insertion, deletion], dim=1).sum(0)
                 sums[name] = sums[name] + values if name in sums else values
             progress.update(len(images), number)
@@ -154,11 +185,13 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
 
 
 def _means(sums: Tensor, images: int, objects: int) -> dict[str, Any]:
-    pointing, energy, *points = sums.tolist()
+    pointing, energy, spread, stability, *points = sums.tolist()
     insertion, deletion = torch.tensor(points, dtype=torch.float64).view(2, STEPS + 1) / images
     return {
         "pointing": pointing / objects if objects else None,
         "energy": energy / objects if objects else None,
+        "concentration": spread / images,
+        "stability": stability / images,
         "insertion": area(insertion[None]).item(),
         "deletion": area(deletion[None]).item(),
         "insertion_curve": insertion.tolist(),
@@ -203,7 +236,8 @@ def draw_examples(subject: Subject, sample: Sample, seed: int, title: str) -> Pi
 
 def rows(result: Mapping[str, Any]) -> list[Row]:
     words = {
-        "pointing": "pointing game", "energy": "energy in the object", "insertion": "insertion", "deletion": "deletion"
+        "pointing": "pointing game", "energy": "energy in the object", "concentration": "concentration",
+        "stability": "stability", "insertion": "insertion", "deletion": "deletion"
     }  # fmt: skip
     found = result["methods"]
     return [

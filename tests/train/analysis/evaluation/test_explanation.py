@@ -15,6 +15,8 @@ from train.analysis.evaluation.explanation import (
     STEPS,
     area,
     blurred,
+    concentration,
+    correlation,
     curve,
     energy_inside,
     object_masks,
@@ -55,6 +57,23 @@ def test_pointing_and_energy_against_loops() -> None:
         assert energies[number].item() == pytest.approx(within / total if total else len(inside) / SIDE**2)
     assert hits[3] == energies[3] == 0.25
     assert hits[5] == energies[5] == 1
+
+
+def test_concentration_and_correlation_against_loops() -> None:
+    maps = some_maps().double()
+    others = maps.flip(0) + maps**2
+    ginis, correlations = concentration(maps), correlation(maps, others)
+    for number in range(6):
+        values, other = maps[number].flatten().tolist(), others[number].flatten().tolist()
+        mean = sum(values) / len(values)
+        differences = sum(abs(a - b) for a in values for b in values) / len(values) ** 2
+        assert ginis[number].item() == pytest.approx(differences / (2 * mean) if mean else 0)
+        expected = np.corrcoef(values, other)[0, 1] if mean else 0
+        assert correlations[number].item() == pytest.approx(expected)
+    one = torch.zeros(1, SIDE, SIDE)
+    one[0, 2, 3] = 5
+    assert concentration(one).item() == pytest.approx(1 - 1 / SIDE**2)
+    assert correlation(one, one).item() == pytest.approx(1)
 
 
 def network(channels: int = 3) -> nn.Module:
@@ -104,9 +123,11 @@ def test_against_quantus() -> None:
         warnings.simplefilter("ignore")
         flipped = quantus.PixelFlipping(features_in_step=SIDE**2 // STEPS, perturb_baseline=0.0, **quiet)(**given)
         pointed = quantus.PointingGame(**quiet)(**given)
+        sparse = quantus.Sparseness(**quiet)(**given)
         mass = quantus.RelevanceMassAccuracy(**quiet)(**given)
     ours = curve(model, images, torch.zeros_like(images), ranks_of(maps), labels)
     np.testing.assert_allclose(ours[:, 1:].numpy(), np.array(flipped), rtol=1e-5)
+    assert concentration(maps).tolist() == pytest.approx([float(value) for value in sparse], abs=1e-5)
     assert pointing_hits(maps, masks).tolist() == [float(hit) for hit in pointed]
     assert energy_inside(maps, masks).tolist() == pytest.approx([float(share) for share in mass], rel=1e-5)
 
@@ -143,6 +164,10 @@ def test_methods_controls_and_what_is_not_supported(monkeypatch: pytest.MonkeyPa
         whole, split = result["methods"][name], parts["methods"][name]
         assert split["insertion_curve"] == pytest.approx(whole["insertion_curve"], abs=1e-5)
         assert (split["pointing"], split["energy"]) == pytest.approx((whole["pointing"], whole["energy"]), abs=1e-5)
+    stable = {name: found["stability"] for name, found in result["methods"].items()}
+    assert stable["centre"] == pytest.approx(1)
+    assert abs(stable["random"]) < 0.2 < stable["gradient"] < 1
+    assert result["methods"]["random"]["concentration"] == pytest.approx(1 / 3, abs=0.05)  # of a uniform distribution
     ends = [(m["insertion_curve"][-1], m["deletion_curve"][0]) for m in result["methods"].values()]
     assert all(end == pytest.approx(ends[0], abs=1e-6) for end in ends)
     assert ends[0][0] == pytest.approx(ends[0][1], abs=1e-6)  # both are the image itself
@@ -155,4 +180,4 @@ def test_methods_controls_and_what_is_not_supported(monkeypatch: pytest.MonkeyPa
     assert "needs a model that uses ReLU" in bare["unsupported"]["guided"]
     assert list(bare["methods"]) == [name for name in names if name not in bare["unsupported"]]
     assert bare["methods"]["gradient"]["pointing"] is None
-    assert len(explanation.rows(bare)) == len(explanation.rows(result)) == 4 * len(names)
+    assert len(explanation.rows(bare)) == len(explanation.rows(result)) == 6 * len(names)
