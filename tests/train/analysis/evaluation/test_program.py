@@ -128,6 +128,16 @@ def test_without_boxes_and_with_small_images(
     assert "run: no table of the objects' boxes, so neither pointing game nor energy." in notes
 
 
+def test_a_semi_supervised_run(shapes: Path, tmp_path: Path) -> None:
+    options = ["--labels", "16", "--unlabelled-ratio", "2", "--epochs", "1", "--image-size", "16", "--batch-size", "8"]
+    assert program(["semi", "--data", str(shapes), "--out", str(tmp_path / "run"), *options, "--device", "cpu"]) == 0
+    assert program(["evaluate", str(tmp_path / "run"), "--parts", "accuracy", "occlusion", "--images", "4"]) == 0
+    report = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())
+    logged = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert report["runs"][0]["accuracy"]["top1"] == pytest.approx(logged["val_top1"] / 100)
+    assert report["runs"][0]["config"]["task"] == "semi"
+
+
 def test_errors(
     runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
