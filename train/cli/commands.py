@@ -30,6 +30,10 @@ COMMANDS = {
         "train.programs.export",
         "write the trained weights to a file that loads without this project, and a model card",
     ),
+    "evaluate": (
+        "train.analysis.evaluation.program",
+        "measure accuracy, calibration, robustness and explanation of runs, with a page of pictures",
+    ),
     "check-data": ("train.programs.check_data", "decode every image of a data set, and list the bad ones"),
     "index": ("train.programs.index", "list the images in shards and LMDB folders once, before training"),
     "coverage": ("train.analysis.coverage", "measure how much of the object the methods remove or keep"),

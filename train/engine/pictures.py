@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -184,7 +184,7 @@ def draw_sheet(
     columns: Sequence[Column],
     names: Sequence[str],
     notes: Sequence[str],
-    path: Path,
+    path: Path | IO[bytes],
     *,
     mean: Sequence[float],
     std: Sequence[float],
@@ -196,7 +196,7 @@ def draw_sheet(
         columns: each with at least as many images as there are names.
         names: text to the left of the images.
         notes: text below the last column.
-        path: of the PNG.
+        path: of the PNG, or a file open for writing.
         mean, std: of the pictures' normalisation.
         files: text below the first column; none where there are none.
     """
@@ -227,11 +227,11 @@ def draw_sheet(
             if row == 0:
                 ax.set_title(column.title, fontsize=10)
             if place == 0:
-                ax.set_ylabel(names[image], fontsize=10)
+                ax.set_ylabel(names[image], fontsize=10, parse_math=False)
                 if files:
                     ax.set_xlabel(_shortened(files[image]), fontsize=7, parse_math=False)
             if place == width - 1 and notes[image]:
-                ax.set_xlabel(notes[image], fontsize=8)
+                ax.set_xlabel(notes[image], fontsize=8, parse_math=False)
             for boxes, colour in ((column.sources, SOURCE), (column.boxes, REGION)):
                 if boxes is not None:
                     _outline(ax, boxes[image].tolist(), colour)

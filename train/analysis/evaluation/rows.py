@@ -1,0 +1,71 @@
+"""The rows of the table of runs, and their means over seeds."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from scipy.stats import sem, t
+
+from train.config import ResolvedConfig
+
+LEVEL = 0.95  # of every interval
+
+
+class Row(NamedTuple):
+    """One number of a run."""
+
+    part: str
+    name: str
+    value: float | None  # None: not known for this run
+    percent: bool = True  # whether it is a share, shown in per cent
+
+
+class Group(NamedTuple):
+    """Runs of one configuration that differ in the seed alone."""
+
+    runs: list[int]  # their places among all runs
+    seeds: list[int]
+    means: list[tuple[float, float] | None]  # of each row: mean and half of the t interval; None: a value is missing
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return half the width of the t interval of the mean at `LEVEL`.
+
+    Args:
+        values: two or more, independent of each other.
+    """
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))
+
+
+def group_by_seed(configs: Sequence[ResolvedConfig]) -> list[tuple[list[int], list[int]]]:
+    """Return the places and seeds of runs whose configurations differ in the seed alone, where there are two or more.
+
+    Options that have no effect on the result do not count. Of several runs with one seed, the first counts.
+    """
+    groups: list[tuple[dict[str, Any], dict[int, int]]] = []  # options, and the place by seed
+    for place, config in enumerate(configs):
+        options = {name: value for name, value in config.to_dict().items() if name not in (*config.free(), "seed")}
+        options["epochs"] = config.epochs  # may change with --resume, but has an effect
+        of_these = next((places for other, places in groups if other == options), None)
+        if of_these is None:
+            groups.append((options, of_these := {}))
+        of_these.setdefault(config.seed, place)
+    return [(list(places.values()), list(places)) for _, places in groups if len(places) > 1]
+
+
+def mean_over_seeds(tables: Sequence[Sequence[Row]], configs: Sequence[ResolvedConfig]) -> list[Group]:
+    """Return the means of each group of runs.
+
+    Args:
+        tables: the rows of each run, the same in all of them but for the values.
+        configs: of each run.
+    """
+    groups = []
+    for places, seeds in group_by_seed(configs):
+        means: list[tuple[float, float] | None] = []
+        for number in range(len(tables[0])):
+            values = [value for place in places if (value := tables[place][number].value) is not None]
+            complete = len(values) == len(places)
+            means.append((statistics.fmean(values), half_interval(values)) if complete else None)
+        groups.append(Group(places, seeds, means))
+    return groups
