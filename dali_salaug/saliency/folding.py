@@ -59,12 +59,14 @@ def pairs_of(module: nn.Module, tensors: Callable[[], Tensors], run: Callable[[T
     """
     hooks = [modules._global_forward_hooks, modules._global_forward_pre_hooks]
     hooks += [kept for layer in module.modules() for kept in (layer._forward_hooks, layer._forward_pre_hooks)]
-    if any(hooks) or (module not in _PAIRS and torch.cuda.is_current_stream_capturing()):
+    if any(hooks):
         return []
     if module not in _PAIRS:
         names = tensors()
-        recorder = _Recorder(names)
         devices = {tensor.device for tensor in names.values() if tensor.device.type == "cuda"}
+        if devices and torch.cuda.is_current_stream_capturing():
+            return []
+        recorder = _Recorder(names)
         try:
             with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
                 run(names)
@@ -92,7 +94,7 @@ class Folded(TorchFunctionMode):
 
     def __init__(self, pairs: list[Pair], tensors: Tensors) -> None:
         super().__init__()
-        self._folds = dict(_folds(pairs, tensors))
+        self._folds = dict(_folds(pairs, tensors)) if pairs else {}
         self._pending: dict[int, tuple[Tensor, Fold]] = {}  # outputs that their BatchNorm has not yet received
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -104,7 +106,7 @@ class Folded(TorchFunctionMode):
         if function is F.conv2d and not _is_watched():
             input, weight, bias, *others = [*args, None, None, None][: max(3, len(args))]
             fold = self._folds.get(id(weight))
-            if fold is not None and bias is fold.given[0] and not kwargs:
+            if fold is not None and bias is fold.given[0] and not kwargs and fold.weight.dtype == _dtype_of(weight):
                 output = F.conv2d(input, fold.weight, fold.bias, *others)
                 self._pending[id(output)] = output, fold
                 return output
@@ -186,9 +188,10 @@ def _given(
 
 
 def _folds(pairs: list[Pair], tensors: Tensors) -> Iterator[tuple[int, Fold]]:
-    """Yield each pair at work by the identity of the convolution's weight, computed for all pairs together."""
-    if not pairs:
-        return
+    """Yield each pair at work by the identity of the convolution's weight, in as few launches as there may be.
+
+    Under autocast, in its type, so that it has nothing to cast.
+    """
     factors = list(torch._foreach_add([tensors[pair.variance] for pair in pairs], [pair.eps for pair in pairs]))
     torch._foreach_sqrt_(factors)
     torch._foreach_reciprocal_(factors)
@@ -198,11 +201,21 @@ def _folds(pairs: list[Pair], tensors: Tensors) -> Iterator[tuple[int, Fold]]:
     _apply(torch._foreach_add_, biases, [pair.bias for pair in pairs], tensors)
     torch._foreach_mul_(biases, factors)
     _apply(torch._foreach_add_, biases, [pair.shift for pair in pairs], tensors)
-    for pair, factor, bias in zip(pairs, factors, biases, strict=True):
+    cast = [torch.empty_like(bias, dtype=_dtype_of(bias)) for bias in biases]
+    torch._foreach_copy_(cast, biases)
+    for pair, factor, bias in zip(pairs, factors, cast, strict=True):
         weight = tensors[pair.weight]
+        folded = torch.empty_like(weight, dtype=bias.dtype)
+        torch.mul(weight, factor.view(-1, 1, 1, 1), out=folded)  # computed in the weight's precision
         given = (pair.bias, pair.mean, pair.variance, pair.scale, pair.shift)
-        names = tuple(None if name is None else tensors[name] for name in given)
-        yield id(weight), Fold(weight * factor.view(-1, 1, 1, 1), bias, names, pair.eps)
+        yield id(weight), Fold(folded, bias, tuple(None if n is None else tensors[n] for n in given), pair.eps)
+
+
+def _dtype_of(tensor: Tensor) -> torch.dtype:
+    """Return the type in which a convolution takes its weights: autocast's, where that is on."""
+    kind = tensor.device.type
+    casts = torch.is_autocast_enabled(kind) and tensor.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if casts else tensor.dtype
 
 
 def _apply(operation: Any, values: list[Tensor], names: list[str | None], tensors: Tensors) -> None:

@@ -131,8 +131,8 @@ def network():
 
 # Under autocast to bfloat16; a forward and backward pass of the training step itself launches 700.
 MAPS = {
-    "full": (435, {"scale": 1.0}),
-    "half": (430, {"scale": 0.5}),
+    "full": (340, {"scale": 1.0}),
+    "half": (340, {"scale": 0.5}),
     "full, early head": (115, {"scale": 1.0, "head": "layer1"}),
     "half, early head": (110, {"scale": 0.5, "head": "layer1"}),
     "Grad-CAM": (265, {"scale": 1.0, "method": "grad_cam", "layer": "layer4"}),
@@ -147,6 +147,7 @@ def test_a_map_keeps_to_its_budget(network, name):
     images = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last)
     if "head" in options:
         options = options | {"head": WithEarlyHead(network, 10, options["head"]).early}
+    saliency_map(network, images, torch.arange(2), **options)  # the first map of a network looks at it too
     with torch.autocast("cpu", torch.bfloat16), Launches() as launches:
         saliency_map(network, images, torch.arange(2), **options)
     assert launches.count <= budget, launches.names

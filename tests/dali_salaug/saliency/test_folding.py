@@ -129,6 +129,26 @@ def test_of_reduced_precision_nothing_is_folded(dtype):
     assert (map_of(net)[1] == 0) == (dtype == torch.float32)
 
 
+def test_under_autocast(monkeypatch):
+    """A layer that leaves autocast, too, gets weights of the type that its images have."""
+    net = net_of(partly_outside)
+    found = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for folds in (True, False):
+            monkeypatch.setattr(observer, "FOLDS", folds)
+            map_of(net)
+            found.append(map_of(net)[0])
+    folded, expected = found
+    assert (folded - expected).norm() < 0.02 * expected.norm()
+
+
+def partly_outside(self, x):
+    inside, outside = nn.Sequential(*list(self)[:3]), nn.Sequential(*list(self)[3:])
+    x = inside(x)
+    with torch.autocast("cpu", enabled=False):
+        return outside(x.float())
+
+
 def test_published_networks(monkeypatch):
     for name, layers_of_it in (("resnet18", 20), ("mobilenet_v2", 52), ("densenet121", 59)):
         torch.manual_seed(0)
