@@ -1,0 +1,1 @@
+"""Tasks beyond classification, each in a room of its own."""
