@@ -1,1 +1,1 @@
-"""Tasks beyond classification, each in a room of its own."""
+"""The tasks beyond classification: each with its options, loaders, objective and metrics."""
