@@ -253,7 +253,7 @@ def test_default_rates(options: dict[str, Any], lr: float, weight_decay: float) 
         ({"layer_decay": 1.5}, r"--layer-decay must be in \[0, 1\]; got 1\.5"),
         ({"optimizer": "adam"}, "--optimizer must be one of sgd, adamw, lamb; got 'adam'"),
         ({"optimizer": "adamw", "momentum": 0.8}, "--momentum is for --optimizer sgd; got 0.8 with adamw"),
-        ({"optimizer": "lamb", "fused": True}, "--fused needs an optimizer with a fused form, sgd or adamw; got --opt"),
+        ({"optimizer": "lamb", "fused": True}, "--fused needs an optimizer with a fused form, sgd, adam or adamw; got"),
         ({"optimizer": "lamb", "on_nonfinite": "skip"}, "--on-nonfinite skip needs an optimizer with a fused form"),
         ({"mean": (0.5, 0.5, 0.5)}, "--mean needs --std too"),
         ({"std": (0.5, 0.5, 0.5)}, "--std needs --mean too"),

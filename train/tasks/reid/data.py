@@ -33,8 +33,8 @@ class ReidData:
 
     Attributes:
         train: the training images; the classes are the identities.
-        test: the test images. Its labels are a dictionary: "identity" and "camera", (n,) int64, numbers that only this
-            data set has.
+        test: the test images; the classes are the identities, others than those of `train` by their numbers.
+        cameras: which camera each test image is of, (n,) int64.
         queries: places in `test` of the images to be found, (q,) int64, ascending.
         gallery: places in `test` of the images among which they are to be found, (g,) int64, ascending.
         shared: names of the identities that are in `train` and in the queries.
@@ -42,6 +42,7 @@ class ReidData:
 
     train: Dataset
     test: Dataset
+    cameras: np.ndarray
     queries: np.ndarray
     gallery: np.ndarray
     shared: list[str]
@@ -49,17 +50,7 @@ class ReidData:
     @property
     def identities(self) -> np.ndarray:
         """Who each test image shows, (n,) int64."""
-        return self._labels("identity")
-
-    @property
-    def cameras(self) -> np.ndarray:
-        """Which camera each test image is of, (n,) int64."""
-        return self._labels("camera")
-
-    def _labels(self, name: str) -> np.ndarray:
-        labels = self.test.labels
-        assert isinstance(labels, dict)
-        return labels[name]
+        return self.test.class_indices
 
 
 @dataclass(frozen=True)
@@ -152,26 +143,24 @@ def _assembled(top: Path, train: list[_Image], queries: list[_Image], gallery: l
             f"'{printable(without[0].path)}': its name must have the camera, such as _c2, as those of others have; only"
             " where no name has one does each image count as of a camera of its own"
         )
-    number = {identity: place for place, identity in enumerate(sorted({image.identity for image in test}))}
-    labels = {
-        "identity": np.array([number[image.identity] for image in test], dtype=np.int64),
-        "camera": np.array([place if image.camera is None else image.camera for place, image in enumerate(test)]),
-    }
+    train_set, test_set = _dataset(train), _dataset(test)
+    cameras = np.array([place if image.camera is None else image.camera for place, image in enumerate(test)])
     places = np.arange(len(test))
     looked_for, among = (places, places) if gallery is None else (places[: len(queries)], places[len(queries) :])
     _require(
-        _has_match(labels["identity"], labels["camera"], looked_for, among),
+        _has_match(test_set.class_indices, cameras, looked_for, among),
         f"'{printable(str(top))}': no query has a match, an image of its identity by another camera in the gallery",
     )
-    classes = sorted({image.identity for image in train})
+    shared = {image.identity for image in queries} & {image.identity for image in train}
+    return ReidData(train_set, test_set, cameras, looked_for, among, [printable(name) for name in sorted(shared)])
+
+
+def _dataset(images: list[_Image]) -> Dataset:
+    """Return images with their identities as classes."""
+    classes = sorted({image.identity for image in images})
     label = {identity: place for place, identity in enumerate(classes)}
-    return ReidData(
-        train=Dataset.from_samples([i.path for i in train], [label[i.identity] for i in train], _shown(classes)),
-        test=Dataset.from_samples([image.path for image in test], labels),
-        queries=looked_for,
-        gallery=among,
-        shared=_shown(sorted({image.identity for image in queries} & set(classes))),
-    )
+    labels = np.array([label[image.identity] for image in images], dtype=np.int64)
+    return Dataset.from_samples([image.path for image in images], labels, [printable(name) for name in classes])
 
 
 def _has_match(identities: np.ndarray, cameras: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> bool:
@@ -180,11 +169,6 @@ def _has_match(identities: np.ndarray, cameras: np.ndarray, queries: np.ndarray,
     for place in gallery:
         seen.setdefault(int(identities[place]), set()).add(int(cameras[place]))
     return any(seen.get(int(identities[place]), set()) - {int(cameras[place])} for place in queries)
-
-
-def _shown(names: list[str]) -> list[str]:
-    """Return names of identities as they are shown and stored."""
-    return [printable(name) for name in names]
 
 
 def _require(condition: bool, message: str) -> None:

@@ -219,8 +219,8 @@ def _draw_person(view: _View, person: Person, camera: Camera, rng: np.random.Gen
         if away:
             _box(view, 0, neck + 0.04, 0.8 * shoulders, 0.24, person.bag_colour)
         else:
-            for side in (-0.6, 0.6):
-                places = [view.at(side * shoulders, neck + 0.02), view.at(side * shoulders, neck + 0.2)]
+            for strap in (-0.6, 0.6):
+                places = [view.at(strap * shoulders, neck + 0.02), view.at(strap * shoulders, neck + 0.2)]
                 draw.line(places, fill=person.bag_colour, width=int(0.03 * view.height))
     if person.bag == "shoulder":
         side = -1 if away else 1  # the same shoulder, seen from the other side
@@ -259,8 +259,7 @@ def _cloth(view: _View, person: Person, outline: list[tuple[float, float]]) -> N
     """Draw the top, whose pattern moves with the figure."""
     mask = Image.new("L", view.canvas.size)
     ImageDraw.Draw(mask).polygon(outline, fill=255)
-    (left, top), (right, bottom) = outline[3], outline[2]
-    top = outline[0][1]
+    (left, bottom), (right, _), top = outline[3], outline[2], outline[0][1]
     cloth = Image.new("RGB", view.canvas.size, person.top)
     pattern = ImageDraw.Draw(cloth)
     band = (bottom - top) / (2 * person.bands)
@@ -269,10 +268,10 @@ def _cloth(view: _View, person: Person, outline: list[tuple[float, float]]) -> N
             y = top + (2 * number + 1) * band
             pattern.rectangle((left, y, right, y + band), fill=person.second)
     if person.pattern in ("down", "checks"):
-        band = (right - left) / (2 * person.bands)
+        wide = (right - left) / (2 * person.bands)
         for number in range(person.bands):
-            x = left + (2 * number + 0.5) * band
-            pattern.rectangle((x, top, x + band, bottom), fill=person.second)
+            x = left + (2 * number + 0.5) * wide
+            pattern.rectangle((x, top, x + wide, bottom), fill=person.second)
     if person.pattern == "hem":
         pattern.rectangle((left, top + 0.6 * (bottom - top), right, bottom), fill=person.second)
     view.canvas.paste(cloth, mask=mask)

@@ -1,13 +1,19 @@
 """The network of re-identification: a backbone, its features, a normalising neck, and a classifier of identities."""
 
 import re
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from train.errors import UserError
-from train.models.layers import head_of
+from dali_salaug import WithEarlyHead
+from train.config import ResolvedConfig
+from train.engine.network import Network
+from train.engine.start import load_start
+from train.errors import UserError, first_line
+from train.models.layers import head_of, is_of, layers_by_depth
+from train.models.published import Source
 from train.models.registry import build_model
+from train.tasks.reid.config import ResolvedReidConfig
 
 
 class ReidModel(nn.Module):
@@ -93,7 +99,55 @@ def keep_last_resolution(backbone: nn.Module) -> bool:
     return False
 
 
-@torch.no_grad()
-def embedded(model: ReidModel, images: Tensor) -> Tensor:
-    """Return the features after the neck of images (B, 3, H, W): (B, D) float32."""
-    return model.embed(images).float()
+class ReidNetwork(Network):
+    """The network of a run of re-identification in its forms, see :class:`Network`."""
+
+    model: ReidModel
+
+    def _build(self, config: ResolvedReidConfig, num_classes: int) -> ReidModel:  # type: ignore[override]
+        try:
+            return build_reid_model(config.model, num_classes, config.size, last_stride=config.last_stride)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"--model {config.model} cannot be built for --image-size {config.size_in_words}: {first_line(error)}."
+                " Choose another --image-size or another --model"
+            ) from error
+
+    def _after(self, config: ResolvedConfig) -> str:
+        after = super()._after(config)
+        if after is None:  # the end of the backbone's first block
+            search = WithEarlyHead(self.model.backbone, self.num_classes, image_size=config.size)
+            search.detach()
+            after = search.after
+        return f"backbone.{after}"
+
+    def parts(self, outputs: Any) -> tuple[Tensor, ...]:
+        """Return the features, the logits, and those of the early head where there is one, of the trained module."""
+        if self.with_head is None:
+            return tuple(outputs)
+        (features, logits), early = outputs
+        return features, logits, early
+
+    def logits(self, outputs: Any) -> tuple[Any, ...]:
+        return self.parts(outputs)[1:]
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        layers = layers_by_depth(self.model.backbone, [])
+        layers.append([*self.model.neck.parameters(), *self.model.classifier.parameters()])
+        if self.with_head is not None:
+            layers[-1] += self.with_head.classifier.parameters()
+        return layers
+
+    def start_from(self, source: Source, classes: list[str]) -> str:
+        """Load the weights of a run of re-identification, or those of a classifier into the backbone."""
+        if any(name.startswith("backbone.") for name in source.weights):
+            return super().start_from(source, classes)
+        plain = build_model(self.name, len(classes), None)
+        sentence = load_start(plain, classes, source._replace(classes=[]), self.name)  # whose head is left out
+        kept = {
+            name: weight for name, weight in plain.state_dict().items() if not is_of(name, head_of(plain, len(classes)))
+        }
+        self.model.backbone.load_state_dict(kept)
+        if self.averaged is not None:
+            self.averaged.model.load_state_dict(self.model.state_dict())
+        return sentence

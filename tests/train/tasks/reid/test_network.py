@@ -7,7 +7,7 @@ from torch import nn
 from dali_salaug import saliency_map
 from train.errors import UserError
 from train.models.registry import build_model
-from train.tasks.reid.network import ReidModel, build_reid_model, embedded
+from train.tasks.reid.network import ReidModel, build_reid_model
 
 
 def _model(name: str = "small", **options: int | None) -> ReidModel:
@@ -24,7 +24,7 @@ def test_each_mode() -> None:
     normal = (features - features.mean(0)) / (features.var(0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(logits, normal @ model.classifier.weight.mT, rtol=1e-3, atol=1e-5)
     model.eval()
-    after = embedded(model, images)
+    after = model.embed(images)
     torch.testing.assert_close(model(images), after @ model.classifier.weight.mT)
     assert saliency_map(model, images, torch.tensor([0, 1, 2, 3]), scale=0.5).shape == (4, 16, 8)
 
@@ -68,7 +68,7 @@ def test_weights_are_as_many_as_without() -> None:
 
 def test_other_models() -> None:
     model = _model("densenet121").eval()
-    assert embedded(model, torch.randn(2, 3, 64, 32)).shape == (2, 1024)
+    assert model.embed(torch.randn(2, 3, 64, 32)).shape == (2, 1024)
     with pytest.raises(UserError, match=r"--last-stride 1 needs a model whose stages are called layer1.*densenet121"):
         _model("densenet121", last_stride=1)
     with pytest.raises(UserError, match="squeezenet1_1 has a Conv2d as its head; re-identification needs"):
