@@ -227,7 +227,7 @@ def draw_sheet(
                 dimmed = 0.7 * ~column.masks[image, 0].cpu().numpy()
                 ax.imshow(np.zeros_like(dimmed), cmap="gray", alpha=dimmed, extent=(0, wide, high, 0))
             if row == 0:
-                ax.set_title(column.title, fontsize=10)
+                ax.set_title(column.title, fontsize=10 if high <= wide else 7)
             if place == 0:
                 ax.set_ylabel(names[image], fontsize=10)
                 if files:

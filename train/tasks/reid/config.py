@@ -36,7 +36,7 @@ class ReidConfig(Config):
         path=True,
     )
     epochs: int | None = option(
-        None, "passes over the identities' images", low=1, by_data="24 embedded, 120 otherwise", free=True
+        None, "passes over the identities' images", low=1, by_data="20 embedded, 120 otherwise", free=True
     )
     batch_size: int | None = option(
         None, "images in a step, P × K", low=1, high=2**31 - 1, by_data="identities times images"
@@ -84,7 +84,8 @@ class ReidConfig(Config):
     last_stride: int | None = option(
         None,
         "stride of the model's last stage: 1, which keeps its resolution, or 2, the model as it is",
-        choices=(1, 2),  # type: ignore[arg-type]
+        low=1,
+        high=2,
         by_data="1 for ResNets and small, otherwise the model's",
     )
     triplet_weight: float = option(
@@ -153,7 +154,7 @@ class ReidConfig(Config):
             "saliency": self.saliency or entry.saliency,
             "saliency_target": self.saliency_target or self.default_target,
             "saliency_scale": self.saliency_scale or entry.scale,
-            "epochs": self.epochs or (24 if embedded else 120),
+            "epochs": self.epochs or (20 if embedded else 120),
             "lr": self.lr or rate,
             "lr_per_256": None,
             "weight_decay": weight_decay if self.weight_decay is None else self.weight_decay,
