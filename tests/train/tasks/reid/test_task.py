@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -200,7 +201,7 @@ def test_the_pictures(reid_run: Any, tmp_path: Path) -> None:
     for name in ("augmentations.png", "retrievals.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 300
-            assert len(set(picture.convert("RGB").getdata())) > 1000
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 100
 
 
 def test_a_run_of_the_command(figures: Path, tmp_path: Path, stop_in_step: Any, same: Any, log_of: Any) -> None:
