@@ -236,7 +236,12 @@ def prices(data: str) -> Iterator[str]:
 def price_runs(data: str) -> dict[str, dict[int, Outcome]]:
     """Return the finished runs of the experiment "memory" on a data set, by condition and seed."""
     conditions = next(iter(measured(f"{data}.json")), {"conditions": {}})["conditions"]
-    return {name: {int(s): Outcome(**run) for s, run in c["runs"].items()} for name, c in conditions.items()}
+    return {name: {int(s): _outcome(run) for s, run in c["runs"].items()} for name, c in conditions.items()}
+
+
+def _outcome(run: dict[str, Any]) -> Outcome:
+    """Return the outcome of a run in a report; those before 2026-11-27 call the value by their metric."""
+    return Outcome(**{"value" if name == "top1" else name: value for name, value in run.items()})
 
 
 def course(data: str) -> Iterator[str]:

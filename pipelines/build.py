@@ -25,6 +25,8 @@ from .decoding import MAX_PIXELS
 from .graph.crops import (
     CROP_RATIO,
     LEAST,
+    MAX_SIDE,
+    PADDING,
     check_crop,
     check_fits,
     check_validation,
@@ -77,10 +79,12 @@ def image_loader(
     crop: str = "auto",
     crop_scale: tuple[float, float] = (0.08, 1.0),
     crop_ratio: tuple[float, float] = CROP_RATIO,
+    padding: int = PADDING,
     horizontal_flip: float = 0.5,
     vertical_flip: float = 0.0,
     val_resize: int | None = None,
     crop_pct: float | None = None,
+    val_crop: str = "center",
     resize_interpolation: str = "bilinear",
     color_jitter: float = 0.0,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -146,11 +150,12 @@ def image_loader(
         interpolation: Of the policy's geometric operations: "nearest" or "linear". Nearest is torchvision's
             default for them, and the policies were published with it (AugMix and SimCLR with linear). On the CPU,
             linear takes several times as long.
-        crop: "random_resized" (random area and aspect), "pad" (zero padding of 4 pixels, random crop), or
-            "auto": "pad" for CIFAR, else "random_resized".
+        crop: "random_resized" (random area and aspect), "pad" (the whole image, resized to `image_size` whatever its
+            aspect, then padded with zeros and cropped at random), or "auto": "pad" for CIFAR, else "random_resized".
         crop_scale: Least and greatest share of the image's area in "random_resized".
         crop_ratio: Least and greatest aspect (width / height) of the window in "random_resized", before it is resized
             to `image_size`, whatever its aspect; from 0.001 to 1000.
+        padding: Of "pad", on each side, in pixels; from 0 to 16384.
         horizontal_flip, vertical_flip: In training, the probability that an image is mirrored left to right, and top
             to bottom; from 0 to 1. Digits and text need a `horizontal_flip` of 0.
         val_resize: In validation, the shorter edge of a file's image before the central crop, at least the longer side
@@ -158,6 +163,8 @@ def image_loader(
         crop_pct: In validation, in place of `val_resize`: `image_size` over the size before the crop, from 0.1 to 1.
             As in timm, an image is resized, its aspect kept, until it just covers floor(height / crop_pct) ×
             floor(width / crop_pct). By default 0.875, rounded to the nearest; 1 if a side is below 128.
+        val_crop: In validation, "center": the middle of the image, as above; or "squash", timm's word: the whole image,
+            resized to `image_size` whatever its aspect. The size before the crop then has no meaning.
         resize_interpolation: Of the resizes to `image_size` and before the central crop: "bilinear" or "bicubic", both
             with a low-pass filter where they shrink (torchvision's `antialias`).
         color_jitter: In training, change brightness, contrast (about mid-grey) and saturation of the clean image, and
@@ -214,7 +221,8 @@ def image_loader(
     crop_scale, crop_ratio = check_crop(crop, crop_scale, crop_ratio, resize_interpolation)
     horizontal_flip = share("horizontal_flip", horizontal_flip)
     vertical_flip = share("vertical_flip", vertical_flip)
-    val_resize, crop_pct = check_validation(val_resize, crop_pct)
+    padding = whole("padding", padding, 0, MAX_SIDE)
+    val_resize, crop_pct = check_validation(val_resize, crop_pct, val_crop)
     color_jitter = share("color_jitter", color_jitter)
     mean, std = _channels("mean", mean, "three numbers", 0), _channels("std", std, "three numbers above 0", LEAST)
     require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
@@ -239,6 +247,8 @@ def image_loader(
     if train:
         val_resize = crop_pct = None
     check_fits(size, val_resize)
+    resized = "squash" if val_crop == "squash" else None if val_resize is None and crop_pct is None else "center"
+    chosen_crop = choose_crop(dataset, crop, train=train, val_crop=resized)
     shuffle = train if shuffle is None else shuffle
     order = choose_order(dataset, shuffle=shuffle, sampler=sampler, weights=weights, repeats=repeats, seed=seed)
     graph_device = "gpu" if chosen.type == "cuda" else "cpu"
@@ -247,7 +257,8 @@ def image_loader(
         reads=dataset.reader.feed,
         device=graph_device,
         image_size=size,
-        crop=choose_crop(dataset, crop, train=train, resized=val_resize is not None or crop_pct is not None),
+        crop=chosen_crop,
+        padding=padding if chosen_crop == "pad" else 0,
         stored=stored_size(dataset),
         val_resize=val_resize,
         crop_pct=crop_pct,

@@ -41,7 +41,8 @@ class WithEarlyHead(nn.Module):
             reads, by its name in ``model.named_modules()``; it must run once in a forward pass. By default the end of
             the first block, by the names in ``FIRST_BLOCKS``, the first pooling of a VGG, or the first stage of
             torchvision's Swin.
-        image_size: side of the images in pixels, for a model that takes only one size, such as a vision transformer.
+        image_size: side of the images in pixels, or (height, width), for a model that takes only one size, such as a
+            vision transformer.
 
     Attributes:
         model: the network.
@@ -64,7 +65,12 @@ class WithEarlyHead(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, num_classes: int, after: str | None = None, *, image_size: int | None = None
+        self,
+        model: nn.Module,
+        num_classes: int,
+        after: str | None = None,
+        *,
+        image_size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module) or isinstance(model, DistributedDataParallel | DataParallel):
@@ -73,12 +79,11 @@ class WithEarlyHead(nn.Module):
                 f"(DistributedDataParallel(WithEarlyHead(model, ...))); got {type(model).__name__}"
             )
         check_whole_number("num_classes", num_classes, 1)
-        if image_size is not None:
-            check_whole_number("image_size", image_size, 1)
+        size = None if image_size is None else _pair(image_size)
         network = unwrap(model)
         self.after = _first_block(network) if after is None else _checked_name(network, after)
         weight = next(network.parameters(), torch.empty(0))
-        channels, positions = _layout(network, self.after, weight.device, image_size)
+        channels, positions = _layout(network, self.after, weight.device, size)
         self.model = model
         self.classifier = nn.Linear(channels, num_classes, device=weight.device, dtype=weight.dtype)
         # The hook stays, and is idle outside a training pass: torch.compile keeps the hooks that it saw first.
@@ -174,7 +179,20 @@ class _Reached(Exception):
     """Ends a forward pass that needs to run no further."""
 
 
-def _layout(model: nn.Module, after: str, device: torch.device, image_size: int | None) -> tuple[int, tuple[int, ...]]:
+def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width; raise ValueError where they are none."""
+    if not isinstance(image_size, tuple):
+        image_size = image_size, image_size
+    if len(image_size) != 2:
+        raise ValueError(f"image_size must be a whole number, or two, (height, width); got {image_size}")
+    for side in image_size:
+        check_whole_number("image_size", side, 1)
+    return image_size
+
+
+def _layout(
+    model: nn.Module, after: str, device: torch.device, image_size: tuple[int, int] | None
+) -> tuple[int, tuple[int, ...]]:
     """Return the channels of a module's output, and the dimensions of its positions; the model is only observed."""
     sizes = _PROBES
     try:
@@ -185,13 +203,13 @@ def _layout(model: nn.Module, after: str, device: torch.device, image_size: int 
                 f"model must take images of any size as far as {after!r}, or image_size must be given; it does not "
                 f"take {_PROBES}: {error}"
             ) from error
-        sizes = ((image_size, image_size),)
+        sizes = (image_size,)
         try:
             shapes = _output_shapes(model, after, device, sizes)
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(
-                f"image_size must be a size that the model takes; it does not take {image_size}×{image_size} pixels: "
-                f"{error}"
+                f"image_size must be a size that the model takes; it does not take {image_size[0]}×{image_size[1]} "
+                f"pixels: {error}"
             ) from error
     if len(shapes) < len(sizes):
         raise ValueError(f"after must name a module that the model's forward pass runs; it does not run {after!r}")

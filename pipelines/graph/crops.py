@@ -11,9 +11,11 @@ Size = tuple[int, int]  # height, width
 
 CROPS = ("auto", "random_resized", "pad")
 RESIZE_INTERPOLATIONS = ("bilinear", "bicubic")
+VAL_CROPS = ("center", "squash")
 CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's
+PADDING = 4  # pixels, as for CIFAR
 LEAST = 1e-6  # that is above 0: its reciprocal is far from the largest float
-_MAX_SIDE = 16_384  # of images returned: one takes 3 GiB
+MAX_SIDE = 16_384  # of images returned: one takes 3 GiB
 _MAX_RATIO = 1000
 _LEAST_CROP_PCT = 0.1
 _USUAL_CROP_PCT, _PHOTOGRAPH = 0.875, 128  # and the side from which on it is usual
@@ -21,10 +23,10 @@ _USUAL_CROP_PCT, _PHOTOGRAPH = 0.875, 128  # and the side from which on it is us
 
 def image_size_of(value: Any, name: str = "image_size") -> Size:
     """Return (height, width) of an integer or of a pair."""
-    legal = f"an integer from 1 to {_MAX_SIDE}, or two, (height, width)"
+    legal = f"an integer from 1 to {MAX_SIDE}, or two, (height, width)"
     if is_sequence(value, 2):
-        return pair(name, value, 1, _MAX_SIDE, legal)
-    side = whole(name, value, 1, _MAX_SIDE, legal)
+        return pair(name, value, 1, MAX_SIDE, legal)
+    side = whole(name, value, 1, MAX_SIDE, legal)
     return side, side
 
 
@@ -44,12 +46,17 @@ def check_crop(
     return scale, span("crop_ratio", crop_ratio, legal, least=1 / _MAX_RATIO, most=_MAX_RATIO)
 
 
-def check_validation(val_resize: object, crop_pct: object) -> tuple[int | None, float | None]:
+def check_validation(val_resize: object, crop_pct: object, val_crop: object) -> tuple[int | None, float | None]:
     """Return `val_resize` and `crop_pct`, one of which must be None."""
+    require_one("val_crop", val_crop, VAL_CROPS)
+    if val_crop == "squash":
+        legal = "None with val_crop='squash', which crops nothing"
+        require("val_resize", val_resize, legal, val_resize is None)
+        require("crop_pct", crop_pct, legal, crop_pct is None)
     if val_resize is not None:
         require("crop_pct", crop_pct, "None with val_resize: both state the size before the crop", crop_pct is None)
-        legal = f"None or an integer from 1 to {_MAX_SIDE}"
-        return whole("val_resize", val_resize, 1, _MAX_SIDE, legal), None
+        legal = f"None or an integer from 1 to {MAX_SIDE}"
+        return whole("val_resize", val_resize, 1, MAX_SIDE, legal), None
     if crop_pct is None:
         return None, None
     number, legal = finite(crop_pct), f"None or a number from {_LEAST_CROP_PCT} to 1"
@@ -64,17 +71,17 @@ def check_fits(size: Size, val_resize: int | None) -> None:
         raise ValueError(f"image_size must be at most val_resize = {val_resize} on both sides, got {size}")
 
 
-def choose_crop(dataset: Dataset, crop: str, *, train: bool, resized: bool) -> str:
+def choose_crop(dataset: Dataset, crop: str, *, train: bool, val_crop: str | None) -> str:
     """Return `Recipe.crop`.
 
     Args:
         crop: One of `CROPS`.
-        resized: Whether `val_resize` or `crop_pct` asks for a crop of decoded images too.
+        val_crop: Of decoded images too, one of `VAL_CROPS`; None: the middle of files, and images in memory whole.
     """
     in_memory = dataset.reader.kind == "pixels"
     if train:
         return crop if crop != "auto" else "pad" if in_memory else "random_resized"
-    return "none" if in_memory and not resized else "center"
+    return "none" if val_crop == "squash" or (in_memory and val_crop is None) else "center"
 
 
 def stored_size(dataset: Dataset) -> Size | None:

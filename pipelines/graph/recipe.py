@@ -30,6 +30,7 @@ class Recipe:
         device: "cpu" or "gpu".
         image_size: Height and width of the output, in pixels.
         crop: "random_resized" or "pad" (training), "center" or "none" (validation).
+        padding: Of "pad", in pixels; 0 otherwise.
         ratio: Least and greatest aspect (width / height) of "random_resized".
         color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
         operations: The names that the drawn numbers index; empty without a policy.
@@ -75,6 +76,7 @@ class Recipe:
     crop_pct: float | None = None
     resize_interpolation: str = "bilinear"
     vertical_flip: bool = False
+    padding: int = 0
     before_policy: tuple[Placed, ...] = ()
     after_policy: tuple[Placed, ...] = ()
 

@@ -15,7 +15,6 @@ from ..options import LoaderOptions
 from ..policies.base import PolicyDraw
 from ..policies.operations import compose, mirrored
 
-PADDING = 4  # pixels, of pad-and-crop
 # Fields of a recipe that are not in `configuration` as they are: they do not change the pixels, follow from the policy,
 # are in `resize_to`, or are there by their `repr`.
 _LEFT_OUT = {
@@ -55,7 +54,7 @@ class Inputs:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)
             probabilities = options.horizontal_flip, options.vertical_flip
             arrays["flip"], arrays["vertical_flip"] = draws.flips(numbers, probabilities)
-            arrays["offset"] = draws.pad_offsets(numbers, PADDING)
+            arrays["offset"] = draws.pad_offsets(numbers, recipe.padding)
             if recipe.crop == "random_resized":
                 windows = draws.random_resized_windows(numbers, options.crop_scale, recipe.ratio)
                 arrays["sides"], arrays["positions"] = windows

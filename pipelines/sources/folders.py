@@ -62,7 +62,7 @@ def read_split(top: Path, base: Path, train: bool) -> Dataset:
     if os.path.lexists(val_folder / _ANNOTATIONS):
         return _read_annotations(top, val_folder, classes)
     left_out: Counter[str] = Counter()
-    if not subfolders(val_folder) and (files := sorted(_image_files(str(val_folder), left_out))):
+    if not subfolders(val_folder) and (files := sorted(image_files(str(val_folder), left_out))):
         names = imagenet.validation_classes(top, base, files)
         check_known(set(names), classes, val_folder)
         return _of_files(top, classes, names, files, left_out)
@@ -71,7 +71,7 @@ def read_split(top: Path, base: Path, train: bool) -> Dataset:
 
 def has_images(top: Path) -> bool:
     """Return whether there are class folders in `top`, with an image in one of them."""
-    return any(True for name in subfolders(top) for _ in _image_files(str(top / name), Counter()))
+    return any(True for name in subfolders(top) for _ in image_files(str(top / name), Counter()))
 
 
 def read_all(top: Path) -> Dataset:
@@ -89,7 +89,7 @@ def read_all(top: Path) -> Dataset:
     return _read_classes(top, top, classes)
 
 
-def _image_files(folder: str, left_out: Counter[str]) -> Iterator[str]:
+def image_files(folder: str, left_out: Counter[str]) -> Iterator[str]:
     """Yield the paths of the images below a folder; count the files that are left out because of their suffix."""
     folders = [folder]
     while folders:
@@ -116,7 +116,7 @@ def _read_classes(top: Path, folder: Path, classes: list[str]) -> Dataset:
     names: list[str] = []
     left_out: Counter[str] = Counter()
     for name in present:
-        files = sorted(_image_files(str(folder / name), left_out))
+        files = sorted(image_files(str(folder / name), left_out))
         if not files:
             raise DataError(
                 f"class folder '{folder / name}' holds no images ({' '.join(IMAGE_SUFFIXES)}). "

@@ -318,6 +318,8 @@ def test_two_loaders_do_not_disturb_one_another(cifar: Path) -> None:
         ({"val_resize": 0}, "val_resize must be None or an integer from 1 to 16384, got 0"),
         ({"val_resize": 40, "crop_pct": 0.9}, "crop_pct must be None with val_resize: both state the size .*, got 0.9"),
         ({"val_resize": 40, "train": False, "image_size": (30, 41)}, "image_size must be at most val_resize = 40 on"),
+        ({"val_crop": "squash", "crop_pct": 0.9}, "crop_pct must be None with val_crop='squash', .*, got 0.9"),
+        ({"val_crop": "squash", "val_resize": 40}, "val_resize must be None with val_crop='squash', .*, got 40"),
         ({"crop_pct": 87.5}, "crop_pct must be None or a number from 0.1 to 1, got 87.5"),
         ({"resize_interpolation": "area"}, "resize_interpolation must be one of bilinear, bicubic, got 'area'"),
         ({"images": 2.5}, "images must be None or an integer from 1 to 2147483647, got 2.5"),

@@ -119,7 +119,7 @@ def check_optimizer(config: RunConfig) -> None:
         raise UserError("--optimizer lamb needs timm: pip install timm")
     if config.fused or config.on_nonfinite == "skip":
         option = "--fused" if config.fused else "--on-nonfinite skip"
-        raise UserError(f"{option} needs an optimizer with a fused form, sgd or adamw; got --optimizer lamb")
+        raise UserError(f"{option} needs an optimizer with a fused form, sgd, adam or adamw; got --optimizer lamb")
 
 
 def check_value(name: str, value: Any, meta: Mapping[str, Any]) -> None:

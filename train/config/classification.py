@@ -1,7 +1,7 @@
 """The options of a run that trains a classifier."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dali_salaug import METHODS
 from dali_salaug.regions import default_length
@@ -12,9 +12,10 @@ from pipelines.graph.crops import LEAST
 from train.config.options import TASKS, of_name, option, required
 from train.config.run import ResolvedRun, RunConfig
 
-# Learning rate for 256 photographs in a step, and weight decay: of SGD as He et al. (2016) train ResNets; of AdamW as
-# DeiT (Touvron et al. 2021, table 9); of LAMB as ResNets in Wightman et al. (2021, procedure A3: 0.008 for 2048).
-_BY_OPTIMIZER = {"sgd": (0.1, 1e-4), "adamw": (2.5e-4, 0.05), "lamb": (1e-3, 0.02)}
+# Learning rate for 256 photographs in a step, and weight decay: of SGD as He et al. (2016) train ResNets; of Adam as
+# Kingma & Ba (2015); of AdamW as DeiT (Touvron et al. 2021, table 9); of LAMB as ResNets in Wightman et al. (2021,
+# procedure A3: 0.008 for 2048).
+_BY_OPTIMIZER = {"sgd": (0.1, 1e-4), "adam": (1e-3, 0.0), "adamw": (2.5e-4, 0.05), "lamb": (1e-3, 0.02)}
 
 
 @dataclass(kw_only=True)
@@ -204,6 +205,22 @@ class ResolvedConfig(ResolvedRun, Config):
     saliency_scale: float = required(Config, "saliency_scale")
     warmup_epochs: int = required(Config, "warmup_epochs")
     crop_scale: tuple[float, float] = required(Config, "crop_scale")
+
+    is_classifier: ClassVar[bool] = True  # whether the network's outputs are the classes of images like these
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.image_size, self.image_size
+
+    @property
+    def size_in_words(self) -> str:
+        """The size as --image-size takes it."""
+        return str(self.image_size)
+
+    def loading(self, *, train: bool) -> dict[str, Any]:
+        """Return arguments of `pipelines.image_loader` that other tasks do not have."""
+        return {}
 
     @property
     def live_saliency(self) -> str:

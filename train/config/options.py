@@ -19,6 +19,7 @@ T = TypeVar("T", bound="Options")
 # They are imported where they are needed, for neither this room nor the engine knows the tasks.
 TASKS = {
     "train": ("train.config.classification:ResolvedConfig", "train.engine.classification:Classification"),
+    "reid": ("train.tasks.reid.config:ResolvedReidConfig", "train.tasks.reid.task:Reidentification"),
     "semi": ("train.tasks.semi.config:ResolvedSemiConfig", "train.tasks.semi.task:SemiSupervised"),
 }
 

@@ -65,14 +65,16 @@ class RunConfig(Options):
         names=("RED", "GREEN", "BLUE"),
     )
     optimizer: str = option(
-        "sgd", "optimizer: SGD with Nesterov momentum, AdamW, or timm's LAMB", choices=("sgd", "adamw", "lamb")
+        "sgd",
+        "optimizer: SGD with Nesterov momentum, Adam, AdamW, or timm's LAMB",
+        choices=("sgd", "adam", "adamw", "lamb"),
     )
     lr: float | None = option(
         None,
         "peak learning rate",
         low=0,
-        by_data="0.1 per 256 images of a step for photographs, of adamw 0.00025, of lamb 0.001; twice that for small"
-        " images; a tenth to fine-tune all layers",
+        by_data="0.1 per 256 images of a step for photographs, of adam 0.001, of adamw 0.00025, of lamb 0.001; twice"
+        " that for small images; a tenth to fine-tune all layers",
     )
     lr_per_256: float | None = option(
         None,
@@ -85,7 +87,7 @@ class RunConfig(Options):
         None,
         "weight decay, on weights, not on biases and normalisation",
         low=0,
-        by_data="5e-4, 1e-4 for photographs; of adamw 0.05, of lamb 0.02",
+        by_data="5e-4, 1e-4 for photographs; of adam 0, of adamw 0.05, of lamb 0.02",
     )
     lr_steps: tuple[int, ...] | None = option(
         None, "epochs after which the learning rate is divided by 10", low=1, by_data="none: a half cosine down to 0"

@@ -163,7 +163,7 @@ def make_loader(
         needed = options["with_views"] or config.consistency is not None
         # The mixture of several chains has no geometry: then only clean regions are remembered.
         options["with_matrices"] = needed and config.policy is not None and find_policy(config.policy).chains == 1
-    loader = image_loader(root, train=train, **(options | changes))
+    loader = image_loader(root, train=train, **(options | config.loading(train=train) | changes))
     loader.dataset.require_class_indices()
     return loader
 

@@ -80,7 +80,10 @@ def verify(path: Path) -> None:
 
 def load_run(path: Path) -> tuple[dict[str, Any], ResolvedConfig]:
     """Return the state of a run that trains a classifier, as `load_any_run`."""
-    return _load_run(path, ResolvedConfig)
+    state, config = _load_run(path, ResolvedConfig)
+    if not config.is_classifier:
+        raise UserError(f"{path} is of a run of the command {config.task}, which this command does not take")
+    return state, config
 
 
 def load_any_run(path: Path) -> tuple[dict[str, Any], ResolvedRun]:
@@ -105,7 +108,7 @@ def _load_run(path: Path, of: type[R]) -> tuple[dict[str, Any], R]:
         _require(isinstance(classes, list) and all(isinstance(name, str) for name in classes), "'classes'")
         _require(isinstance(model, dict) and all(isinstance(value, Tensor) for value in model.values()), "'model'")
         _require(len(means) == 6 and all(isinstance(value, float | int) for value in means), "'mean' and 'std'")
-        if isinstance(config, ResolvedConfig):
+        if isinstance(config, ResolvedConfig) and config.is_classifier:
             _require(isinstance(state["resize_to"], int), "'resize_to'")
     return state, config
 

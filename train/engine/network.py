@@ -40,7 +40,7 @@ class Network:
     """
 
     def __init__(self, config: ResolvedConfig, num_classes: int, device: torch.device, world: World = ALONE) -> None:
-        model = _build(config, num_classes)
+        model = self._build(config, num_classes)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.num_classes = num_classes
         self.name = config.model
@@ -48,7 +48,7 @@ class Network:
         if self.frozen_trunk:
             freeze_trunk(self.model, head_of(self.model, num_classes))
         self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
-        self.with_head = None if config.early_head == "off" else _with_early_head(self.model, config, num_classes)
+        self.with_head = None if config.early_head == "off" else self._with_early_head(config, num_classes)
         self.trained = self.module
         self._distributed: DistributedDataParallel | None = None
         if world.host is not None:
@@ -59,6 +59,27 @@ class Network:
             self.trained = self._distributed
         if config.compile:
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
+
+    def _build(self, config: ResolvedConfig, num_classes: int) -> nn.Module:
+        """Return the untrained model."""
+        try:
+            return build_model(config.model, num_classes, config.image_size)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # vision transformers know their size
+            raise UserError(
+                f"--model {config.model} cannot be built for --image-size {config.image_size}: {first_line(error)}."
+                " Choose another --image-size or another --model"
+            ) from error
+
+    def _after(self, config: ResolvedConfig) -> str | None:
+        """Return the name of the module that the early head follows; None: the end of the first block."""
+        return FIRST_BLOCK.get(config.model) if config.early_head == "auto" else config.early_head
+
+    def _with_early_head(self, config: ResolvedConfig, num_classes: int) -> WithEarlyHead:
+        try:
+            return WithEarlyHead(self.model, num_classes, self._after(config), image_size=config.size)
+        except ValueError as error:
+            reason = str(error).replace("after must", "it must", 1).replace("image_size must", "--image-size must", 1)
+            raise UserError(f"--early-head {config.early_head}: {reason}") from error
 
     @property
     def module(self) -> nn.Module:
@@ -87,6 +108,10 @@ class Network:
         if self.with_head is not None:
             layers[-1] += self.with_head.classifier.parameters()
         return layers
+
+    def logits(self, outputs: Any) -> tuple[Any, ...]:
+        """Return the logits in what the trained module returned: the network's own, then those of the early head."""
+        return (outputs,) if self.with_head is None else tuple(outputs)
 
     @property
     def early(self) -> nn.Module | None:
@@ -117,22 +142,3 @@ class Network:
             self.averaged.model.load_state_dict(state["averaged"])
         if self.with_head is not None:
             self.with_head.classifier.load_state_dict(state["early_head"])
-
-
-def _build(config: ResolvedConfig, num_classes: int) -> nn.Module:
-    try:
-        return build_model(config.model, num_classes, config.image_size)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # vision transformers know their image size
-        raise UserError(
-            f"--model {config.model} cannot be built for --image-size {config.image_size}: {first_line(error)}. Choose"
-            " another --image-size or another --model"
-        ) from error
-
-
-def _with_early_head(model: nn.Module, config: ResolvedConfig, num_classes: int) -> WithEarlyHead:
-    after = FIRST_BLOCK.get(config.model) if config.early_head == "auto" else config.early_head
-    try:
-        return WithEarlyHead(model, num_classes, after, image_size=config.image_size)
-    except ValueError as error:
-        reason = str(error).replace("after must", "it must", 1).replace("image_size must", "--image-size must", 1)
-        raise UserError(f"--early-head {config.early_head}: {reason}") from error

@@ -203,10 +203,12 @@ def draw_sheet(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count, width, side = len(names), len(columns), columns[0].pictures.shape[-1]
+    count, width, (high, wide) = len(names), len(columns), columns[0].pictures.shape[-2:]
     abreast = min(count, max(1, CELLS // width))
     rows = math.ceil(count / abreast)
-    figure = Figure(figsize=(1.5 * abreast * width + 0.6, (1.65 if any(notes) or files else 1.5) * rows + 0.5))
+    across, down = (1.5, 1.5 * high / wide) if high <= wide else (max(0.9, 1.8 * wide / high), 1.8)  # inches
+    noted = 0.15 if any(notes) or files else 0.0
+    figure = Figure(figsize=(across * abreast * width + 0.6, (down + noted) * rows + 0.5))
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, abreast * width, squeeze=False)
@@ -220,12 +222,12 @@ def draw_sheet(
             row, block = divmod(image, abreast)
             ax = axes[row, block * width + place]
             # The coarser maps have the images' coordinates too, so that the regions are in the right place.
-            ax.imshow(picture, cmap="inferno", extent=(0, side, side, 0), interpolation="nearest")
+            ax.imshow(picture, cmap="inferno", extent=(0, wide, high, 0), interpolation="nearest")
             if column.masks is not None:
                 dimmed = 0.7 * ~column.masks[image, 0].cpu().numpy()
-                ax.imshow(np.zeros_like(dimmed), cmap="gray", alpha=dimmed, extent=(0, side, side, 0))
+                ax.imshow(np.zeros_like(dimmed), cmap="gray", alpha=dimmed, extent=(0, wide, high, 0))
             if row == 0:
-                ax.set_title(column.title, fontsize=10)
+                ax.set_title(column.title, fontsize=10 if high <= wide else 7)
             if place == 0:
                 ax.set_ylabel(names[image], fontsize=10, parse_math=False)
                 if files:

@@ -75,7 +75,7 @@ def check_network(config: ResolvedConfig, network: Network, num_classes: int, im
         full, least = sizes_of_parts(config, images, world)
         if config.passed(min(full, least)) == 1:  # else others go with it
             try:
-                _pass(config, _copy(network), num_classes, 1, make_consistency(config))
+                _pass(config, network, num_classes, 1, make_consistency(config))
             except Exception as error:
                 raise _single_image(error, config, images, world, full) from error
     at_once = config.passed(min(full, math.ceil(images / world.size)))
@@ -99,19 +99,19 @@ def _copy(network: Network) -> nn.Module:
 def _try(config: ResolvedConfig, network: Network, num_classes: int) -> int:
     """Return the bytes that the backward pass of two images keeps; raise UserError where the network fails."""
     device = next(network.model.parameters()).device
-    model, side, consistency = config.model, config.image_size, make_consistency(config)
+    model, size, consistency = config.model, config.size_in_words, make_consistency(config)
 
     def cannot_train(error: Exception) -> str:
-        fitting = next((s for s in _by_distance(side) if takes(network.model, s)), None)
+        fitting = next((s for s in _by_distance(config.size) if takes(network.model, (s, s))), None)
         other = f" (it takes {fitting})" if fitting else ""
         return (
-            f"--model {model} cannot be trained on images of --image-size {side}: {first_line(error)}. Choose another"
+            f"--model {model} cannot be trained on images of --image-size {size}: {first_line(error)}. Choose another"
             f" --image-size{other} or another --model"
         )
 
     def no_consistency(error: Exception) -> str:
         return (
-            f"--consistency cannot be computed for --model {model} at --image-size {side} and --consistency-scale"
+            f"--consistency cannot be computed for --model {model} at --image-size {size} and --consistency-scale"
             f" {config.consistency_scale:g}: {_cause(error)}. Choose another --consistency-scale, a GAMMA of 0, or"
             " another --model"
         )
@@ -119,18 +119,18 @@ def _try(config: ResolvedConfig, network: Network, num_classes: int) -> int:
     def no_map(error: Exception) -> str:
         larger = ", a larger --saliency-scale such as 1" if config.saliency_scale < 1 else ""
         return (
-            f"--method {config.method} needs a saliency map, which --model {model} does not give at --image-size {side}"
+            f"--method {config.method} needs a saliency map, which --model {model} does not give at --image-size {size}"
             f" and --saliency-scale {config.saliency_scale:g}: {_cause(error)}. Choose another --image-size{larger},"
             " another --saliency, --model or --method"
         )
 
     with _explained(cannot_train, config, device):
-        saved = _pass(config, _copy(network), num_classes, 2, None)
+        saved = _pass(config, network, num_classes, 2, None)
     if consistency is not None:
         with _explained(no_consistency, config, device):
-            saved = max(saved, _pass(config, _copy(network), num_classes, 2, consistency))
+            saved = max(saved, _pass(config, network, num_classes, 2, consistency))
     with _explained(no_map, config, device):
-        _map(config, _copy(network), num_classes)
+        _map(config, network, num_classes)
     return saved
 
 
@@ -147,7 +147,7 @@ def _explained(explain: Callable[[Exception], str], config: ResolvedConfig, devi
 
 def _pass(
     config: ResolvedConfig,
-    module: nn.Module,
+    network: Network,
     num_classes: int,
     count: int,
     consistency: SaliencyConsistency | None,
@@ -155,10 +155,12 @@ def _pass(
     """Take the forward and backward pass of a training step; return the bytes that are kept between the two.
 
     Args:
+        network: of which a copy takes them.
         count: number of images.
         consistency: the loss, in place of cross-entropy.
     """
-    images, labels = _batch(module, num_classes, config.image_size, count)
+    images, labels = _batch(network, num_classes, config.size, count)
+    module = _copy(network)
     dtype = torch.float16 if config.amp == "float16" else torch.bfloat16
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
@@ -175,44 +177,40 @@ def _pass(
                 loss = consistency(module, images, images, labels)[0]
             else:
                 outputs = module(images)
-                losses = [_cross_entropy(logits, labels, num_classes) for logits in _logits(module, outputs)]
+                losses = [_cross_entropy(logits, labels, num_classes) for logits in network.logits(outputs)]
                 loss = torch.stack(losses).sum()
         loss.backward()
     return sum(kept.values())
 
 
-def _logits(module: nn.Module, outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    if isinstance(module, WithEarlyHead) and isinstance(outputs, tuple):
-        return outputs
-    if not isinstance(outputs, Tensor):
-        raise TypeError(f"its output is a {type(outputs).__name__}, not a tensor of logits")
-    return (outputs,)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def _cross_entropy(logits: object, labels: Tensor, num_classes: int) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"its output is a {type(logits).__name__}, not a tensor of logits")
     if logits.shape != (len(labels), num_classes):
         raise ValueError(f"its output has the shape {tuple(logits.shape)}, not {(len(labels), num_classes)}")
     return F.cross_entropy(logits, labels)
 
 
-def _map(config: ResolvedConfig, module: nn.Module, num_classes: int) -> None:
+def _map(config: ResolvedConfig, network: Network, num_classes: int) -> None:
     """Pass two images through the stage, which makes the saliency map and draws."""
-    images, labels = _batch(module, num_classes, config.image_size, 2)
+    images, labels = _batch(network, num_classes, config.size, 2)
+    module = _copy(network)
     early = module.early if isinstance(module, WithEarlyHead) else None
     stage = make_stage(config, num_classes, 0, warmup_epochs=0, head=early)
     stage.trace(module.model if isinstance(module, WithEarlyHead) else module, images, labels, images)
 
 
-def _batch(module: nn.Module, num_classes: int, side: int, count: int) -> tuple[Tensor, Tensor]:
-    device = next(module.parameters()).device
-    images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+def _batch(network: Network, num_classes: int, size: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
+    device = next(network.model.parameters()).device
+    images = torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(count) % num_classes
     return images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device)
 
 
-def _by_distance(side: int) -> list[int]:
-    """Return the usual sides of images, the closest to `side` first."""
-    return sorted((other for other in SIDES if other != side), key=lambda other: abs(other - side))
+def _by_distance(size: tuple[int, int]) -> list[int]:
+    """Return the usual sides of square images, the closest to a square's first; none for other images."""
+    side = size[0]
+    return sorted((other for other in SIDES if other != side), key=lambda other: abs(other - side)) * (side == size[1])
 
 
 def _cause(error: BaseException) -> str:
@@ -228,7 +226,7 @@ def _single_image(error: Exception, config: ResolvedConfig, images: int, world: 
         which, remedy = "the last batch of an epoch", "leave it out with --drop-last, or choose another --batch-size"
     return UserError(
         f"{which} has one image ({images} training images, --batch-size {config.batch_size}{parts}), on which --model"
-        f" {config.model} cannot be trained at --image-size {config.image_size}: {first_line(error)}; {remedy}"
+        f" {config.model} cannot be trained at --image-size {config.size_in_words}: {first_line(error)}; {remedy}"
     )
 
 
@@ -236,7 +234,7 @@ def _loaded(config: ResolvedConfig, images: int, world: World) -> int:
     """Return the bytes of the batches that the loader makes ahead, and of the one in use; not those of decoding."""
     part = math.ceil(images / world.size / config.accumulate)
     of_each = 2 if config.policy is not None else 1
-    return (PREFETCH + 1) * part * of_each * 3 * 4 * config.image_size**2
+    return (PREFETCH + 1) * part * of_each * 3 * 4 * math.prod(config.size)
 
 
 def _memory_warning(config: ResolvedConfig, network: Network, activations: int, images: int, world: World) -> list[str]:
@@ -251,7 +249,7 @@ def _memory_warning(config: ResolvedConfig, network: Network, activations: int, 
     if free is None or need <= MARGIN * free:
         return []
     return [
-        f"a step of {images} images of {config.image_size}×{config.image_size} needs about"
+        f"a step of {images} images of {config.size[0]}×{config.size[1]} needs about"
         f" {need / 1e9:.1f} GB of memory on {device}, where {free / 1e9:.1f} GB are free. The system may kill the run"
         " without a message: lower --batch-size or --image-size, or split the step with --accumulate"
     ]

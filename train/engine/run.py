@@ -46,6 +46,7 @@ class Run:
         train_loader, val_loader, classes: of the task.
         network: the model with everything around it.
         objective: the losses of a batch.
+        images: number of training images in an epoch, over all processes.
         steps: number of steps in an epoch.
         epoch: number of complete epochs, validated and logged.
         step: number of steps taken in the current epoch.
@@ -72,7 +73,8 @@ class Run:
         self.train_loader, self.val_loader, self.classes = task.train_loader, task.val_loader, task.classes
         self.device = self.train_loader.device
         self.marks = {name: marks_of(dataset) for name, dataset in task.datasets.items()} if world.is_main else {}
-        self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
+        self.images = task.epoch_images()
+        self.steps = steps_of_epoch(config, self.images)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 
@@ -82,7 +84,7 @@ class Run:
         self.optimizer = task.make_optimizer(self.network)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
-        self.warnings = task.check(self.network) + doubtful_options(config, len(self.train_loader.dataset))
+        self.warnings = task.check(self.network) + doubtful_options(config, self.images)
         if world.rank:  # dropout and the like differ between processes
             checkpoint.seed_random_state(config.seed + world.rank)
 
@@ -135,7 +137,7 @@ class Run:
         self.world.broadcast_buffers(self.model)
         self.guard.begin()
         full = self.config.step_images
-        images = min(full, len(self.train_loader.dataset) - self.step * full)
+        images = min(full, self.images - self.step * full)
         parts = math.ceil(images / (full // self.config.accumulate))
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(parts):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from train.config import ResolvedConfig
@@ -26,8 +26,8 @@ def layer_groups(config: ResolvedConfig, network: Network) -> list[dict[str, Any
 
 def make_optimizer(config: ResolvedRun, groups: list[dict[str, Any]]) -> Optimizer:
     """Build the optimizer of a configuration, for groups of parameters."""
-    if config.optimizer == "adamw":
-        return AdamW(groups, lr=config.lr, fused=config.fused)
+    if config.optimizer in ("adam", "adamw"):
+        return (Adam if config.optimizer == "adam" else AdamW)(groups, lr=config.lr, fused=config.fused)
     if config.optimizer == "lamb":
         from timm.optim import Lamb
 

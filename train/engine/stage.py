@@ -21,13 +21,13 @@ def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: A
         UserError: the method cannot take images of the configured size.
     """
     method = METHODS[config.method].build(num_classes, region_size=config.region_size, tau=config.tau)
-    side = config.image_size
+    size, side = config.size, min(config.size)
     if config.region_size > side:  # also where the method has no region, for pictures are drawn beside Cutout
         raise UserError(f"--region-size must be at most --image-size, {side}; got {config.region_size}")
     try:  # with one image, before anything is trained
-        method.draw(torch.zeros(1, 3, side, side), torch.zeros(1, side, side), torch.Generator())
+        method.draw(torch.zeros(1, 3, *size), torch.zeros(1, *size), torch.Generator())
     except ValueError as error:
-        raise UserError(f"--method {config.method} at --image-size {side}: {error}") from error
+        raise UserError(f"--method {config.method} at --image-size {config.size_in_words}: {error}") from error
     return SaliencyStage(
         method,
         saliency=config.saliency if "memory" in options else config.live_saliency,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipelines.graph.crops import LEAST
 from pipelines.readers.untrusted import open_regular
-from train.config import Config
+from train.config import Config, ResolvedConfig
 from train.distributed import ALONE, World
 from train.engine import checkpoint
 from train.engine.memory import is_out_of_memory
@@ -90,8 +90,12 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _run(path: Path) -> Source:
-    state, config = checkpoint.load_run(path)
-    facts = _facts(config.image_size, state["mean"], state["std"])
+    state, config = checkpoint.load_any_run(path)
+    if not isinstance(config, ResolvedConfig):
+        raise UserError(f"{path} is of a run of the command {config.task}, whose weights are not those of a classifier")
+    facts = _facts(config.image_size if config.is_classifier else 8, state["mean"], state["std"])
+    if not config.is_classifier:
+        facts = facts._replace(image_size=None)
     return Source(_state_dict(state["model"]), str(path), facts, _known(config.model), state["classes"])
 
 

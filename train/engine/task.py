@@ -63,6 +63,10 @@ class Task(Protocol):
         """
         ...
 
+    def epoch_images(self) -> int:
+        """Return the number of training images in an epoch, over all processes: by default, all of them once."""
+        return len(self.train_loader.dataset)
+
     def make_network(self) -> Network:
         """Build the network, on the loaders' device."""
         ...

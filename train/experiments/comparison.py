@@ -15,7 +15,7 @@ class Condition(NamedTuple):
     name: str
     options: dict[str, Any]  # of a run, in addition to those that all conditions share
     baseline: str | None = None  # the condition to compare with
-    published: float | None = None  # top-1, per cent
+    published: float | None = None  # value of the metric, per cent
     measured: tuple[str, ...] = ()  # the command that measures a finished run, and its options
     seeds: int | None = None  # at most; None: all of the experiment
 
@@ -23,19 +23,20 @@ class Condition(NamedTuple):
 class Outcome(NamedTuple):
     """The outcome of one finished run."""
 
-    top1: float  # after the last epoch, per cent
+    value: float  # of the task's metric after the last epoch, per cent
     seconds: float
     seconds_per_epoch: float  # median over its epochs
     maps: tuple[float, float] | None = None  # disagreement of the maps of images and copies, and of unrelated ones
     region_area: float | None = None  # of the image, per cent, mean over the training; None without a saliency map
     prices: list[dict[str, Any]] | None = None  # the rows of `train.analysis.prices`
+    rank1: float | None = None  # of re-identification, per cent
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs
 
 
 class Difference(NamedTuple):
-    """Top-1 of a condition minus that of its baseline, in points. A single pair has no interval."""
+    """The metric of a condition minus that of its baseline, in points. A single pair has no interval."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -54,7 +55,7 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
     Returns:
         The mean and its t interval at `LEVEL`; None where they have no seed in common.
     """
-    differences = [values[seed].top1 - baseline[seed].top1 for seed in sorted(values.keys() & baseline.keys())]
+    differences = [values[seed].value - baseline[seed].value for seed in sorted(values.keys() & baseline.keys())]
     if not differences:
         return None
     mean, pairs = statistics.fmean(differences), len(differences)
@@ -73,16 +74,19 @@ def _difference(outcomes: Outcomes, name: str, baseline: str) -> Difference | No
     return paired_difference(outcomes.get(name, {}), outcomes.get(baseline, {}))
 
 
-def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> str:
-    """Return a Markdown table with a row for each condition."""
+def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int, metric: str = "top-1") -> str:
+    """Return a Markdown table with a row for each condition; `metric` is the name of the outcomes' value."""
     which = "seed 0" if seeds == 1 else f"seeds 0 to {seeds - 1}"
     interval = f" [{LEVEL:.0%} interval]" if seeds > 1 else ""
     measured = any(condition.measured[:1] == ("agreement",) for condition in conditions)
     areas = any(run.region_area is not None for runs in outcomes.values() for run in runs.values())
     columns = [
-        "condition", "top-1, %", f"{which}, %", "compared with", f"difference, points{interval}", "s / epoch",
+        "condition", f"{metric}, %", f"{which}, %", "compared with", f"difference, points{interval}", "s / epoch",
         "published, %",
     ]  # fmt: skip
+    ranks = any(run.rank1 is not None for runs in outcomes.values() for run in runs.values())
+    if ranks:
+        columns += ["rank-1, %"]
     if areas:
         columns += ["area of the region, %"]
     if measured:
@@ -92,15 +96,17 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int) -> st
     for condition in conditions:
         runs = outcomes.get(condition.name, {})
         own = seeds if condition.seeds is None else min(seeds, condition.seeds)
-        each = ", ".join(f"{runs[seed].top1:.2f}" if seed in runs else "missing" for seed in range(own))
+        each = ", ".join(f"{runs[seed].value:.2f}" if seed in runs else "missing" for seed in range(own))
         difference = compared.get(condition.name)
         text = "" if difference is None else str(difference)
         if difference is not None and difference.pairs < seeds:
             text += f", {difference.pairs} of {seeds} seeds"
         speed = f"{statistics.median(run.seconds_per_epoch for run in runs.values()):.1f}" if runs else ""
         published = "" if condition.published is None else f"{condition.published:.1f}"
-        cells = [condition.name, _mean([run.top1 for run in runs.values()]), each, condition.baseline or "", text]
+        cells = [condition.name, _mean([run.value for run in runs.values()]), each, condition.baseline or "", text]
         cells += [speed, published]
+        if ranks:
+            cells += [_mean([run.rank1 for run in runs.values() if run.rank1 is not None])]
         if areas:
             found = [run.region_area for run in runs.values() if run.region_area is not None]
             cells += [_mean(found) if found else ""]

@@ -20,11 +20,15 @@ from train.cli.checks import check
 from train.cli.parser import at_least
 from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.engine.files import write_json
+from train.engine.task import task_of
 from train.errors import UserError, did_you_mean
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.conditions import EXPERIMENTS, Experiment
 from train.experiments.prices import price_tables
 from train.experiments.tasks import Task, run_all
+from train.tasks.reid.config import ReidConfig
+from train.tasks.reid.data import find_reid
+from train.tasks.reid.figures import embedded_figures
 
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
@@ -33,14 +37,21 @@ MEASURED = (
 )
 
 
-def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) -> list[Task]:
+METRICS = {"val_top1": "top-1", "val_map": "mAP"}  # of the tasks, in words
+
+
+def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset | None) -> list[Task]:
     """Return all runs of the experiment, seed by seed, so that a table of one seed is complete early.
+
+    Args:
+        dataset: the training images, where the task is to classify them.
 
     Raises:
         DataError, UserError: the data or an option cannot be used.
     """
     shared = {"model": options.model, "epochs": options.epochs, "validate_every": options.epochs}
-    shared["data"] = absolute(options.data)
+    if options.data is not None:
+        shared["data"] = absolute(options.data)
     if options.train_images:
         shared["train_images"] = options.train_images
     tasks = []
@@ -51,15 +62,21 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
         config = experiment.config(**stated)
         check(config)
         folder = options.out / condition.name / f"seed{seed}"
-        tasks.append(Task(condition, seed, folder, stated, resolve_for_data(config, dataset)))
+        of_data = task_of(config).resolve(config) if dataset is None else resolve_for_data(config, dataset)
+        tasks.append(Task(condition, seed, folder, stated, of_data))
     return tasks
 
 
 def write_results(
-    options: argparse.Namespace, tasks: list[Task], validation_images: int, surroundings: dict[str, str]
+    options: argparse.Namespace, tasks: list[Task], validated: tuple[int, str], surroundings: dict[str, str]
 ) -> str:
-    """Write results.json and table.md into the folder of the experiment. Returns the text of the table."""
+    """Write results.json and table.md into the folder of the experiment. Returns the text of the table.
+
+    Args:
+        validated: how many images each run was validated on, and what they are called.
+    """
     experiment = EXPERIMENTS[options.name]
+    metric = METRICS[task_of(tasks[0].config).metric]
     outcomes: dict[str, dict[int, Outcome]] = {}
     for task in tasks:
         outcome = task.outcome()
@@ -68,7 +85,8 @@ def write_results(
     rows = [c for c in experiment.conditions if c.name in outcomes or _selected(c, options.only)]
     compared, threads = differences(rows, outcomes), _threads(options.jobs)
     # The name of the data alone: its place says nothing to others.
-    settings = {"data": Path(options.data).resolve().name, "model": options.model, "epochs": options.epochs}
+    settings = {} if options.data is None else {"data": Path(options.data).resolve().name}
+    settings |= {"model": options.model, "epochs": options.epochs}
     settings |= {"train_images": options.train_images, "seeds": options.seeds, "jobs": options.jobs}
     flags = [f"--{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in settings.items()]
     only = [] if len(rows) == len(experiment.conditions) else ["--only", *(c.name for c in rows)]
@@ -76,7 +94,7 @@ def write_results(
     result = {
         "experiment": options.name,
         "command": command,
-        "settings": settings | {"threads": threads, "validation_images": validation_images},
+        "settings": settings | {"threads": threads, "validation_images": validated[0]},
         "environment": surroundings,
         "conditions": {
             c.name: {
@@ -89,8 +107,9 @@ def write_results(
     }
     text = "\n\n".join(
         [
-            table(rows, outcomes, options.seeds),
-            f"Top-1 after the last epoch (never the best one) on {validation_images} images that were not trained on;"
+            table(rows, outcomes, options.seeds, metric),
+            f"{metric.capitalize() if metric.islower() else metric} after the last epoch (never the best one) on"
+            f" {validated[0]} {validated[1]};"
             " mean ± sample standard deviation over seeds. A difference is paired by seed, its interval Student's t."
             f" s / epoch: median, {options.jobs} run{'s' if options.jobs > 1 else ''} in parallel, {threads}"
             f" thread{'s' if threads > 1 else ''} each.",
@@ -107,6 +126,22 @@ def write_results(
     return text
 
 
+def _images(experiment: Experiment, data: str | None) -> tuple[Dataset | None, tuple[int, str]]:
+    """Return the training images, None where they are not classified, and how many images each run is validated on.
+
+    Raises:
+        DataError, UserError: the data cannot be used.
+    """
+    if experiment.config is ReidConfig:
+        return None, (len(find_reid(data or embedded_figures()).queries), "queries of other identities")
+    if data is None:
+        raise UserError("--data is required: this experiment has no embedded images")
+    train, validation = find_dataset(data), find_dataset(data, train=False)
+    if shares_images(train, validation):
+        raise UserError(f"{data} has no train/ and val/: a table needs images that were not trained on")
+    return train, (len(validation), "images that were not trained on")
+
+
 def _selected(condition: Condition, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(condition.name, pattern) for pattern in patterns)
 
@@ -119,7 +154,9 @@ def _threads(jobs: int) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=EXPERIMENTS, help="which experiment")
-    parser.add_argument("--data", metavar="DIR", required=True, help="the images, as for training (required)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="the images, as for training (required, but for reid: the embedded figures)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
     parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
     parser.add_argument("--epochs", type=at_least(1), help="of each run (default: the experiment's, see below)")
@@ -140,8 +177,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="run these conditions alone, such as 'cutout*' (default: all)",
     )
     parser.epilog = "\n\n".join(
-        f"{name}: {e.description}.\n  By default {e.epochs} epochs of {e.train_images} images, {e.seeds} seeds:"
-        f" about {e.duration}.\n" + "\n".join(f"    {c.name}" for c in e.conditions)
+        f"{name}: {e.description}.\n  By default {e.epochs} epochs of {e.train_images or 'all'} images, {e.seeds}"
+        f" seeds: about {e.duration}.\n" + "\n".join(f"    {c.name}" for c in e.conditions)
         for name, e in EXPERIMENTS.items()
     )
 
@@ -166,20 +203,18 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
     options.out = options.out or Path("runs") / options.name
     surroundings = environment()
-    train, validation = find_dataset(options.data), find_dataset(options.data, train=False)
-    if shares_images(train, validation):
-        raise UserError(f"{options.data} has no train/ and val/: a table needs images that were not trained on")
+    train, validated = _images(experiment, options.data)
     tasks = plan(experiment, options, train)
     selected = [task for task in tasks if _selected(task.condition, options.only)]
     unfinished = [task for task in selected if task.outcome() is None]
     options.out.mkdir(parents=True, exist_ok=True)
 
     def finished(task: Task, outcome: Outcome) -> None:
-        write_results(options, tasks, len(validation), surroundings)
-        tqdm.write(f"{task}: {outcome.top1:.2f} % after {outcome.seconds:.0f} s")
+        write_results(options, tasks, validated, surroundings)
+        tqdm.write(f"{task}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
 
     status = run_all(unfinished, len(selected), options.jobs, _threads(options.jobs), finished)
-    text = write_results(options, tasks, len(validation), surroundings)
+    text = write_results(options, tasks, validated, surroundings)
     print(f"\n{text}\n\nin {options.out}: table.md, results.json")
     if status == 130:
         print("Interrupted. To resume, run the same command again.", file=sys.stderr)

@@ -20,6 +20,7 @@ from train.config import ResolvedConfig
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
 from train.engine.stopping import StopSignal
+from train.engine.task import task_of
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
 
@@ -82,7 +83,8 @@ class Task(NamedTuple):
         if records is None or self.unmeasured():
             return None
         seconds = [record["seconds"] for record in records]
-        outcome = Outcome(records[-1]["val_top1"], sum(seconds), statistics.median(seconds))
+        outcome = Outcome(records[-1][task_of(self.config).metric], sum(seconds), statistics.median(seconds))
+        outcome = outcome._replace(rank1=records[-1].get("val_rank1"))
         if "region_area" in records[0]:
             area = statistics.fmean(record["region_area"] for record in records)
             outcome = outcome._replace(region_area=100 * area)

@@ -13,13 +13,13 @@ from train.models.registry import build_model
 SIDES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 392, 448, 512, 518)
 
 
-def takes(model: nn.Module, side: int) -> bool:
-    """Return whether a model can be trained on images (2, 3, side, side); the model is left as it was."""
+def takes(model: nn.Module, size: tuple[int, int]) -> bool:
+    """Return whether a model can be trained on images (2, 3, *size); the model is left as it was."""
     model = copy.deepcopy(model).train()  # two: BatchNorm may need more than one value per channel
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
-            model(torch.zeros(2, 3, side, side, device=device))
+            model(torch.zeros(2, 3, *size, device=device))
     except Exception:
         return False
     return True
@@ -34,7 +34,7 @@ def only_side(name: str) -> int | None:
     model = _on_meta(name, None)
     if model is None:
         return None
-    taken = list(islice((side for side in SIDES if takes(model, side)), 2))  # a second one decides
+    taken = list(islice((side for side in SIDES if takes(model, (side, side))), 2))  # a second one decides
     return taken[0] if len(taken) == 1 else None
 
 
@@ -45,11 +45,11 @@ def map_scale(config: Config, resolved: ResolvedConfig) -> float:
         config: as stated.
         resolved: the same, with the method's scale.
     """
-    side, scale = resolved.image_size, resolved.saliency_scale
+    size, scale = resolved.size, resolved.saliency_scale
     if config.saliency_scale is not None or scale == 1:
         return scale
-    model = _on_meta(resolved.model, side)
-    if model is None or takes(model, round(side * scale)) or not takes(model, side):
+    model = _on_meta(resolved.model, size[0] if size[0] == size[1] else None)
+    if model is None or takes(model, (round(size[0] * scale), round(size[1] * scale))) or not takes(model, size):
         return scale
     return 1.0
 

@@ -130,21 +130,54 @@ def test_validation_pixels_are_pillows_resize_and_centre_crop(
         assert np.abs(np.asarray(expected, np.float32) - pixels).mean() < 1.5
 
 
-def test_pad_crop_of_files(tmp_path: Path, make_photo: Any) -> None:
-    photo = make_photo(64, 64)
-    loader = image_loader(_folder(tmp_path / "p", [photo] * 20), batch_size=20, image_size=64, crop="pad", device="cpu")
+@pytest.mark.parametrize(
+    ("size", "image_size", "options", "padding"),
+    [((64, 64), 64, {}, 4), ((48, 32), (24, 12), {"padding": 10}, 10), ((20, 12), (20, 12), {"padding": 0}, 0)],
+)
+def test_pad_crop_of_files(
+    tmp_path: Path, make_photo: Any, size: tuple[int, int], image_size: Any, options: dict[str, int], padding: int
+) -> None:
+    """The whole image is resized; a padding may be most of a side."""
+    photo = make_photo(*size)
+    root = _folder(tmp_path / "p", [photo] * 20)
+    loader = image_loader(root, batch_size=20, image_size=image_size, crop="pad", device="cpu", **options)
     [batch] = loader
-    padded = np.pad(np.asarray(photo), ((4, 4), (4, 4), (0, 0)))
+    height, width = loader.image_size
+    whole = np.asarray(photo.resize((width, height), Resampling.BILINEAR), np.float32)
+    padded = np.pad(whole, ((padding, padding), (padding, padding), (0, 0)))
     candidates = np.stack(
         [
-            padded[y : y + 64, x : x + 64][:, ::flip]
-            for y in range(9)
-            for x in range(9)
+            padded[y : y + height, x : x + width][:, ::flip]
+            for y in range(2 * padding + 1)
+            for x in range(2 * padding + 1)
             for flip in (1, -1)
         ]
-    )  # fmt: skip
+    )
+    found = set()
     for pixels in _pixels(loader, batch.images):
-        assert np.abs(candidates - pixels).max(axis=(1, 2, 3)).min() < 0.01
+        differences = np.abs(candidates - pixels).max(axis=(1, 2, 3))
+        assert differences.min() < (0.01 if size == (height, width) else 2)
+        found.add(differences.argmin())
+    assert len(found) > (10 if padding else 1)
+
+
+def test_squashed_validation_pixels_are_the_whole_images(tmp_path: Path, make_photo: Any, cifar: Path) -> None:
+    sizes = [(60, 100), (90, 40), (31, 57), (256, 128)]
+    root = _folder(tmp_path / "p", [make_photo(*size, seed=i) for i, size in enumerate(sizes)])
+    options: dict[str, Any] = {"train": False, "val_crop": "squash", "device": "cpu", "batch_size": 4}
+    loader = image_loader(root, image_size=(40, 24), **options)
+    [batch] = loader
+    for pixels, path in zip(_pixels(loader, batch.images), loader.dataset.reader.files, strict=True):
+        expected = np.asarray(Image.open(path).resize((24, 40), Resampling.BILINEAR), np.float32)
+        assert np.abs(expected - pixels).max() < 2
+    loader.set_image_size((20, 60))
+    assert next(iter(loader)).images.shape[2:] == (20, 60)
+    for size in (32, (24, 40)):  # images in memory are never cropped
+        ours, theirs = (
+            next(iter(image_loader(cifar, image_size=size, **options | changes)))
+            for changes in ({}, {"val_crop": "center"})
+        )
+        assert torch.equal(ours.images, theirs.images)
 
 
 @pytest.mark.parametrize("train", [True, False])

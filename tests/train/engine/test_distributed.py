@@ -15,6 +15,7 @@ import torch
 from train.engine import checkpoint
 from train.errors import UserError
 from train.programs.train import main
+from train.tasks.reid.figures import write_figures
 
 SCRIPT = str(Path(__file__).parent / "in_processes.py")
 
@@ -25,8 +26,8 @@ class Launch:
     torchrun itself starts them where it is to restart them. Else they have the same environment, and start quickly.
     """
 
-    def __init__(self, python: str, data: Path, folder: Path) -> None:
-        self.python, self.data, self.folder = python, data, folder
+    def __init__(self, python: str, data: Path, folder: Path, size: tuple[str, ...] = ("16",)) -> None:
+        self.python, self.data, self.folder, self.size = python, data, folder, size
 
     def __call__(
         self,
@@ -40,7 +41,7 @@ class Launch:
     ) -> subprocess.CompletedProcess:
         notes = self.folder / f"{name}-notes"
         notes.mkdir(exist_ok=True)
-        data = ["--data", str(self.data), "--image-size", "16"] if new else ["--resume"]
+        data = ["--data", str(self.data), "--image-size", *self.size] if new else ["--resume"]
         command = [SCRIPT, str(notes), accident, program, *data, "--out", name, *options]
         if restarts:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -148,6 +149,28 @@ def test_two_processes_take_the_steps_of_a_semi_supervised_one(launch: Launch) -
     for own, other in zip(*(map(json.loads, log) for log in logs), strict=True):
         for name in ("train_supervised_loss", "train_consistency_loss", "pseudo_label_accuracy", "val_top1"):
             assert other[name] == pytest.approx(own[name], rel=1e-4), name
+
+
+def test_two_processes_of_re_identification_resume(warm_python: str, tmp_path: Path, same: Any) -> None:
+    """Their centres, remembered maps and validation are of all of them; stopped within an epoch, they end alike."""
+    write_figures(tmp_path / "figures", train=8, test=3, distractors=2, cameras=2)
+    launch = Launch(warm_python, tmp_path / "figures", tmp_path, ("16", "8"))
+    options = ["--batch-identities", "4", "--batch-images", "2", "--epochs", "1"]
+    options += ["--center-weight", "0.01", "--saliency", "memory", "--lr-warmup-epochs", "0"]
+    whole = launch("whole", 2, *options, program="reid")
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("epoch 1/1") == 1
+    stopped = launch("parts", 2, *options, program="reid", accident="SIGTERM:1:2")
+    assert stopped.returncode == 130, stopped.stderr
+    resumed = launch("parts", 2, program="reid", new=False)
+    assert resumed.returncode == 0, resumed.stderr
+    a, b = (checkpoint.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    for part in ("model", "optimizer", "objective"):
+        assert same(a[part], b[part]), part
+    assert a["objective"].keys() == {"memory", "centres"}
+    logs = [json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("whole", "parts")]
+    assert all(logs[0][name] == logs[1][name] for name in ("val_map", "val_rank1", "train_loss", "train_center_loss"))
+    assert logs[0]["val_map"] > 0
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2)])

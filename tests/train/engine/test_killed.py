@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train.engine import checkpoint
+from train.tasks.reid.figures import write_figures
 
 SCRIPT = Path(__file__).with_name("kill_and_resume.py")
 POINTS = ("started", "half", "written", "flushed", "renamed")
@@ -17,6 +18,10 @@ OPTIONS += " --checkpoint-every 1 --saliency memory"
 # 8 steps an epoch, 24 in all, likewise. An order of the 20 labelled images ends within an epoch.
 SEMI = "semi --labels 20 --unlabelled-ratio 3 --image-size 16 --batch-size 2 --epochs 3 --region-size 6 --ema 0.9"
 SEMI += " --training-signal-annealing linear --confidence 0.1 --device cpu --checkpoint-every 1"
+
+# 4 steps an epoch, likewise.
+REID = "reid --batch-identities 3 --batch-images 2 --image-size 16 8 --epochs 2 --center-weight 0.01 --device cpu"
+REID += " --checkpoint-every 1 --lr-warmup-epochs 1 --saliency memory"
 
 
 def execute(python: str, plan: list[Any], data: Path, folder: Path, options: str = OPTIONS) -> list[dict[str, Any]]:
@@ -64,6 +69,15 @@ def test_a_semi_supervised_run_is_killed(
     starts = execute(warm_python, plan, shapes, tmp_path / "parts", SEMI)
     assert [start["ended"] for start in starts] == ["killed"] * 3 + [0]
     compare(tmp_path, [1, 2, 3], same, log_of)
+
+
+def test_a_run_of_re_identification_is_killed(warm_python: str, tmp_path: Path, same: Any, log_of: Any) -> None:
+    write_figures(tmp_path / "figures", train=6, test=2, distractors=1, cameras=2)
+    execute(warm_python, [], tmp_path / "figures", tmp_path / "whole", REID)
+    plan = [{"write": nth, "at": point} for nth, point in ((2, "renamed"), (4, "half"))]
+    starts = execute(warm_python, plan, tmp_path / "figures", tmp_path / "parts", REID)
+    assert [start["ended"] for start in starts] == ["killed"] * 2 + [0]
+    compare(tmp_path, [1, 2], same, log_of)
 
 
 def compare(tmp_path: Path, epochs: list[int], same: Any, log_of: Any) -> None:

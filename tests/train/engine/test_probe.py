@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,7 +211,8 @@ def test_the_memory_of_a_step_is_what_its_graph_keeps(run_of: Callable[..., Run]
     config = config_of(image_size=64, method="none", device="cpu")
     conv = torch.nn.Conv2d(3, 8, 3, padding=1)
     module = torch.nn.Sequential(conv, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    kept = probe._pass(config, module, 8, 2, None)
+    network: Any = SimpleNamespace(module=module, model=module, frozen_trunk=False, logits=lambda outputs: (outputs,))
+    kept = probe._pass(config, network, 8, 2, None)
     expected = 4 * 2 * 64 * 64 * (3 + 8)
     assert expected <= kept < 1.05 * expected
 

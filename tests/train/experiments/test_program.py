@@ -19,6 +19,7 @@ from train.config import ResolvedConfig
 from train.engine import checkpoint
 from train.engine.run import Run
 from train.experiments.conditions import EXPERIMENTS
+from train.tasks.reid.figures import write_figures
 
 TINY = ["--epochs", "2", "--train-images", "16", "--seeds", "2", "--jobs", "2"]
 PAIR = ["--only", "none", "cutout-16"]
@@ -66,7 +67,8 @@ def test_a_table_and_what_stands_under_it(
             first, last = map(json.loads, lines)
             assert "val_top1" not in first
             assert condition["runs"][str(seed)] == {
-                "top1": last["val_top1"],
+                "value": last["val_top1"],
+                "rank1": None,
                 "seconds": pytest.approx(first["seconds"] + last["seconds"]),
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
                 "maps": None,
@@ -92,6 +94,37 @@ def test_a_table_and_what_stands_under_it(
     assert program(["experiment", *options, *PAIR]) == 0
     assert results(out)["conditions"] == result["conditions"]
     assert (out / "table.md").read_text() in capsys.readouterr().out
+
+
+def test_re_identification(tmp_path: Path) -> None:
+    """By mAP, with rank-1 beside it; the same command again has nothing left to run."""
+    data, folder = tmp_path / "figures", tmp_path / "out"
+    write_figures(data, train=16, test=2, distractors=1, cameras=2)
+    command = ["experiment", "reid", "--data", str(data), "--out", str(folder), "--epochs", "1", "--seeds", "1"]
+    size = {"image_size": (16, 8), "batch_images": 2, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        conditions = EXPERIMENTS["reid"].conditions[1:]
+        small = tuple(c._replace(options=c.options | size) for c in conditions)
+        patch.setitem(EXPERIMENTS, "reid", EXPERIMENTS["reid"]._replace(conditions=small, further=()))
+        assert program(command) == 0
+        patch.setattr(subprocess, "Popen", None)
+        assert program(command) == 0
+    result, text = results(folder), (folder / "table.md").read_text()
+    for name in ("random_erasing", "keep_random_erasing"):
+        log = (folder / name / "seed0" / "log.jsonl").read_text().splitlines()
+        own, last = result["conditions"][name]["runs"]["0"], json.loads(log[-1])
+        assert (own["value"], own["rank1"]) == (last["val_map"], last["val_rank1"])
+    difference = result["conditions"]["keep_random_erasing"]["difference"]["mean"]
+    values = [result["conditions"][name]["runs"]["0"]["value"] for name in ("keep_random_erasing", "random_erasing")]
+    assert difference == pytest.approx(values[0] - values[1])
+    assert "| condition | mAP, % |" in text
+    assert "| rank-1, % |" in text
+    assert "mAP after the last epoch (never the best one) on 4 queries of other identities;" in text
+
+
+def test_data_is_required_but_for_the_embedded_figures(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert program(["experiment", "keepaugment", "--out", str(tmp_path)]) == 2
+    assert "--data is required: this experiment has no embedded images" in capsys.readouterr().err
 
 
 def test_stopped_and_resumed(options: list[str], tmp_path: Path) -> None:
@@ -160,7 +193,7 @@ def test_a_run_that_fails(options: list[str], out: Path, capsys: pytest.CaptureF
     assert f"none seed 0 failed (exit status 2): error: {failure}" in capsys.readouterr().err
     text = (out / "table.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| ")]
-    top1 = [f"{results(out)['conditions'][name]['runs']['0']['top1']:.2f}" for name in (PAIR[2], CONTROL)]
+    top1 = [f"{results(out)['conditions'][name]['runs']['0']['value']:.2f}" for name in (PAIR[2], CONTROL)]
     assert rows[2:] == [["none", "missing", "missing"], [PAIR[2], top1[0], top1[0]], [CONTROL, top1[1], top1[1]]]
     assert "the data supports no difference" in text
     # the head of the control is trained, though its map is not used

@@ -48,11 +48,11 @@ def test_the_only_side_of_timms(name: str, side: int | None) -> None:
 
 def test_what_is_taken() -> None:
     model = tiny_vit(3).eval()
-    assert [side for side in (32, 64, 96, 128) if takes(model, side)] == [96]
+    assert [side for side in (32, 64, 96, 128) if takes(model, (side, side))] == [96]
     assert not model.training
     with torch.device("meta"):
         alexnet = torchvision.models.alexnet(num_classes=3)
-    assert [side for side in (32, 62, 63, 96) if takes(alexnet, side)] == [63, 96]
+    assert [side for side in (32, 62, 63, 96) if takes(alexnet, (side, side))] == [63, 96]
 
 
 @pytest.mark.parametrize(
