@@ -169,7 +169,10 @@ BAD_XML = {
         r"a\.xml': <width> must be a whole number of pixels up to \d+, got -4",
     ),
     "wide": (_annotation(size="<size><width>1e9</width><height>3</height></size>"), r"<width> must be a whole number"),
-    "unknown": (_annotation(_object("ya\u202ek")), r"a\.xml': the class of its object 1, 'ya\\u202ek', is not among the 2"),
+    "unknown": (
+        _annotation(_object("ya\u202ek")),
+        r"a\.xml': the class of its object 1, 'ya\\u202ek', is not among the 2",
+    ),
 }
 
 
