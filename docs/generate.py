@@ -4,7 +4,6 @@ Such a part is between `<!-- begin generated: PART -->` and `<!-- end generated 
 """
 
 import argparse
-import dataclasses
 import inspect
 import json
 import re
@@ -18,7 +17,7 @@ from typing import Any
 
 from dali_salaug import KINDS, METHODS, Augmented, MethodEntry, SaliencyMemory
 from pipelines import find_policy
-from train.config import Config
+from train.config.options import TASKS, of_name
 from train.experiments.comparison import Outcome, paired_difference
 from train.experiments.conditions import EXPERIMENTS
 from train.experiments.prices import by_age, by_epoch
@@ -183,7 +182,8 @@ def effect(entry: MethodEntry) -> str:
 
 def options(*names: str) -> Iterator[str]:
     """Yield a table of options of training."""
-    fields = {option.name.replace("_", "-"): option for option in dataclasses.fields(Config)}
+    options = {name: each for of, _ in TASKS.values() for name, each in of_name(of).options().items()}
+    fields = {name.replace("_", "-"): option for name, option in options.items()}
     rows = [
         (f"`--{name}`", str(fields[name].metadata["by_data"] or fields[name].default), fields[name].metadata["text"])
         for name in names

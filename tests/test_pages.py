@@ -4,7 +4,6 @@ Of all pages alike: the README, docs/ and CONTRIBUTING.md. Links are checked whe
 """
 
 import argparse
-import dataclasses
 import functools
 import importlib
 import re
@@ -27,6 +26,7 @@ from train.cli.commands import COMMANDS, build_parser
 from train.cli.parser import stated
 from train.cli.presets import PRESETS
 from train.config import Config
+from train.config.options import TASKS, of_name
 from train.data.shapes import SHAPES, write_shapes
 from train.programs.train import stated_options
 
@@ -233,7 +233,7 @@ def check_program(words: list[str]) -> None:
         chosen = stated_options(options)
         if "NAME" not in words and not any(word.endswith(".yaml") for word in words):
             check(Config(**chosen))
-            check_effect(stated(options), Config(**chosen))
+            check_effect(stated(options, Config.options()), Config(**chosen))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(p == page for p, _ in commands())], ids=name_of)
@@ -293,7 +293,8 @@ def has_attribute(of: Any, name: str) -> bool:
 
 
 def test_tables_of_options_are_the_programs() -> None:
-    fields = {option.name.replace("_", "-"): option for option in dataclasses.fields(Config)}
+    configs = [of_name(of) for of, _ in TASKS.values()]
+    fields = {name.replace("_", "-"): each for of in configs for name, each in of.options().items()}
     for page in PAGES:
         for table in re.findall(r"^\| option \| default \| what it is \|\n\|.*\n((?:\|.*\n)+)", page.read_text(), re.M):
             for name, default, text in re.findall(r"^\| `--(.+?)` \| (.+?) \| (.+) \|$", table, re.M):

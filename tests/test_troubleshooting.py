@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from train.cli.commands import build_parser
-from train.cli.parser import SEMI_OPTIONS
-from train.config import FREE_OPTIONS
+from train.config.options import TASKS, of_name
 
 ROOT = Path(__file__).parent.parent
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("troubleshooting", "resuming")}
@@ -46,7 +45,7 @@ def test_there_are_quotes() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_options_and_links_are_there(page: str) -> None:
     legal = {flag for action in build_parser(["train"])._actions for flag in action.option_strings}
-    legal |= {f"--{name.replace('_', '-')}" for name in SEMI_OPTIONS}
+    legal |= {f"--{name.replace('_', '-')}" for task, _ in TASKS.values() for name in of_name(task).options()}
     assert set(re.findall(r"`(--[a-z-]+)", PAGES[page])) <= legal
     for target in re.findall(r"\]\(([\w.]+)\)", PAGES[page]):
         assert (ROOT / "docs" / target).exists()
@@ -54,4 +53,5 @@ def test_the_options_and_links_are_there(page: str) -> None:
 
 def test_the_options_that_may_change_are_listed() -> None:
     (listed,) = re.findall(r"These options may change: (.+?)\.\n", PAGES["resuming"], flags=re.S)
-    assert re.findall(r"`--([a-z-]+)`", listed) == [name.replace("_", "-") for name in FREE_OPTIONS]
+    free = {name.replace("_", "-"): None for task, _ in TASKS.values() for name in of_name(task).free()}
+    assert re.findall(r"`--([a-z-]+)`", listed) == list(free)

@@ -18,8 +18,9 @@ from train.cli.checks import check
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.data.shapes import write_shapes
-from train.engine import pictures
+from train.engine import classification
 from train.engine.run import Run
+from train.tasks.semi.config import OWN, SemiConfig
 
 # 48 training images at batch 8: six steps an epoch, quick enough for a test.
 TINY = ["--image-size", "32", "--batch-size", "8", "--epochs", "2", "--region-size", "8"]
@@ -40,7 +41,9 @@ def one_thread() -> Iterator[None]:
 def _quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny file in place of a run's contact sheet, which takes longer than an epoch of the small data."""
     if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(pictures, "write_figure", lambda run, path: Image.new("RGB", (1, 1)).save(path))
+        monkeypatch.setattr(
+            classification, "write_figure", lambda *given, **_: Image.new("RGB", (1, 1)).save(given[-1])
+        )
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +106,8 @@ def run_of(shapes: Path) -> Callable[..., Run]:
     """A run on the small data with the options of `Config`, before its first step."""
 
     def build(**options: Any) -> Run:
-        config = Config(**({"data": str(shapes), "image_size": 16, "batch_size": 8, "region_size": 6} | options))
+        of: type[Config] = SemiConfig if options.keys() & set(OWN) else Config
+        config = of(**({"data": str(shapes), "image_size": 16, "batch_size": 8, "region_size": 6} | options))
         check(config)
         run = Run(resolve_for_data(config))
         run.begin_epoch()

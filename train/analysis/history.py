@@ -11,7 +11,7 @@ from torch import Tensor
 from dali_salaug import SaliencyMemory
 from pipelines import Batch, Dataset
 from train.analysis.trained import spread_evenly
-from train.config import FREE_OPTIONS, ResolvedConfig
+from train.config import ResolvedConfig
 from train.data.loaders import make_loader, training_images
 from train.engine import checkpoint
 from train.engine.network import Network
@@ -73,7 +73,7 @@ def load_history(run: Path, data: Path | None = None) -> History:
 
 def _fixed(config: ResolvedConfig) -> dict[str, Any]:
     """Return the options that are the same in all checkpoints of a run."""
-    return {name: value for name, value in config.to_dict().items() if name not in FREE_OPTIONS}
+    return {name: value for name, value in config.to_dict().items() if name not in config.free()}
 
 
 def _restored(state: dict[str, Any], config: ResolvedConfig, device: torch.device, path: Path) -> Snapshot:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from train.benchmarks.loader import DropLast, endless
 from train.benchmarks.measuring import medians_and_ranges, quiet_profiler, spread, wait
 from train.cli.checks import check, check_effect
-from train.cli.parser import OPTIONS, add_option, at_least, check_writable, stated
+from train.cli.parser import add_option, at_least, check_writable, stated
 from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.engine.loader_wait import LoaderWait
@@ -29,7 +29,7 @@ QUICK = ("--model", "small", "--image-size", "32", "--batch-size", "8", "--steps
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    for name in OPTIONS:
+    for name in Config.options():
         if name not in UNUSED:
             add_option(parser, name)
     parser.add_argument("--steps", type=at_least(1), default=30, help="steps to time (default: %(default)s)")
@@ -52,13 +52,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         they are the host's, on a GPU those of its kernels. "batch_size", images in a step; "settings"; "trace".
     """
     check_writable(options.trace)
-    chosen = stated(options)
+    chosen = stated(options, Config.options())
     config = Config(**chosen)
     check(config)
     check_effect(chosen, config)
-    run = Run(resolve_for_data(config))
+    resolved = resolve_for_data(config)
+    run = Run(resolved)
     run.model.train()
-    run.objective.set_epoch(run.config.warmup_epochs)
+    run.objective.set_epoch(resolved.warmup_epochs)
     loader_wait = LoaderWait(run.device)
     batches = loader_wait.measure(endless(DropLast(run.train_loader, run.train_loader.batch_size)))
 

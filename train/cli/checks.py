@@ -2,29 +2,54 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dali_salaug import METHODS, Clean, Method, MethodEntry
-from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.remembering import MEMORY
 from pipelines import POLICIES, find_policy
-from train.cli.parser import OPTIONS, SEMI_OPTIONS, in_words
+from train.cli.parser import in_words
 from train.config import Config
+from train.config.run import RunConfig
 from train.engine.objective import make_consistency
 from train.errors import UserError, did_you_mean
 from train.models.published import check_published
 from train.models.registry import check_model
 
 
-def check(config: Config) -> None:
+def check(config: RunConfig) -> None:
     """Raise UserError where an option is illegal; the message has its legal values and its value."""
-    wrong = config.of_wrong_type()
+    options, wrong = config.options(), config.of_wrong_type()
     if wrong is not None:
-        legal, value = in_words(OPTIONS[wrong].type), getattr(config, wrong)
+        legal, value = in_words(options[wrong].type), getattr(config, wrong)
         raise UserError(f"--{wrong.replace('_', '-')} must be {legal}; got {value!r}")
-    for name in OPTIONS:
-        check_value(name, getattr(config, name))
+    for name, option in options.items():
+        check_value(name, getattr(config, name), option.metadata)
+    check_training(config)
+    if isinstance(config, Config):
+        check_classification(config)
+    config.check()
+
+
+def check_training(config: RunConfig) -> None:
+    """Raise UserError where the options that all tasks have are illegal, alone or with the others."""
+    check_optimizer(config)
+    for name in ("lr", "lr_per_256", "clip_grad"):
+        if getattr(config, name) == 0:
+            raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
+    if config.lr is not None and config.lr_per_256 is not None:
+        raise UserError(f"--lr-per-256 is in place of --lr; got --lr {config.lr:g} --lr-per-256 {config.lr_per_256:g}")
+    if config.lr_steps is not None and list(config.lr_steps) != sorted(set(config.lr_steps)):
+        raise UserError(f"--lr-steps must ascend; got {' '.join(map(str, config.lr_steps))}")
+    if config.ema == 1:
+        raise UserError("--ema must be in [0, 1); got 1")
+    if (config.mean is None) != (config.std is None):
+        one, other = ("--std", "--mean") if config.mean is None else ("--mean", "--std")
+        raise UserError(f"{one} needs {other} too, the rest of the normalisation")
+
+
+def check_classification(config: Config) -> None:
+    """Raise UserError where the options of classification are illegal, alone or with the others."""
     if config.method not in METHODS:
         hint = did_you_mean(config.method, METHODS)
         raise UserError(f"--method must be one of {', '.join(METHODS)}; got {config.method!r}{hint}")
@@ -38,7 +63,8 @@ def check(config: Config) -> None:
             raise UserError(f"--{error}{did_you_mean(config.policy, POLICIES)}") from error
     check_model(config.model)
     check_fine_tuning(config)
-    check_optimizer(config)
+    if config.layer_decay == 0:
+        raise UserError("--layer-decay must be in (0, 1]; got 0")
     if config.saliency == MEMORY and config.consistency is not None:
         raise UserError("--saliency memory does not go with --consistency, whose loss has gradients of its own")
     if config.saliency == MEMORY and not METHODS[config.method].build(2).uses_saliency:
@@ -54,16 +80,6 @@ def check(config: Config) -> None:
     if config.early_head == "off" and config.early_weight != Config.early_weight:
         raise UserError(f"--early-weight needs an --early-head; got {config.early_weight:g} with --early-head off")
     check_consistency(config)
-    check_semi(config)
-    for name in ("lr", "lr_per_256", "clip_grad"):
-        if getattr(config, name) == 0:
-            raise UserError(f"--{name.replace('_', '-')} must be above 0; got 0")
-    if config.lr is not None and config.lr_per_256 is not None:
-        raise UserError(f"--lr-per-256 is in place of --lr; got --lr {config.lr:g} --lr-per-256 {config.lr_per_256:g}")
-    if config.lr_steps is not None and list(config.lr_steps) != sorted(set(config.lr_steps)):
-        raise UserError(f"--lr-steps must ascend; got {' '.join(map(str, config.lr_steps))}")
-    if config.ema == 1:
-        raise UserError("--ema must be in [0, 1); got 1")
     if config.consistency is not None and config.amp == "float16":
         raise UserError("--consistency needs gradients of gradients, too small for --amp float16; use bfloat16")
     if config.consistency is not None and config.compile and config.consistency[2] and config.consistency_scale == 1:
@@ -91,16 +107,11 @@ def check_fine_tuning(config: Config) -> None:
         raise UserError(
             f"--layer-decay has no effect with --freeze-trunk, which trains the head alone; got {config.layer_decay:g}"
         )
-    if (config.mean is None) != (config.std is None):
-        one, other = ("--std", "--mean") if config.mean is None else ("--mean", "--std")
-        raise UserError(f"{one} needs {other} too, the rest of the normalisation")
 
 
-def check_optimizer(config: Config) -> None:
+def check_optimizer(config: RunConfig) -> None:
     """Raise UserError where the options of the optimizer are illegal, alone or with the others."""
-    if config.layer_decay == 0:
-        raise UserError("--layer-decay must be in (0, 1]; got 0")
-    if config.optimizer != "sgd" and config.momentum != Config.momentum:
+    if config.optimizer != "sgd" and config.momentum != RunConfig.momentum:
         raise UserError(f"--momentum is for --optimizer sgd; got {config.momentum:g} with {config.optimizer}")
     if config.optimizer != "lamb":
         return
@@ -111,10 +122,9 @@ def check_optimizer(config: Config) -> None:
         raise UserError(f"{option} needs an optimizer with a fused form, sgd or adamw; got --optimizer lamb")
 
 
-def check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any, meta: Mapping[str, Any]) -> None:
     """Raise UserError where the value is none of the option's choices, or out of its range."""
-    meta, flag = OPTIONS[name].metadata, "--" + name.replace("_", "-")
-    low, high = meta["low"], meta["high"]
+    low, high, flag = meta["low"], meta["high"], "--" + name.replace("_", "-")
     if meta["choices"] and value is not None and value not in meta["choices"]:
         raise UserError(f"{flag} must be one of {', '.join(meta['choices'])}; got {value!r}")
     for number in value if isinstance(value, tuple) else (value,):
@@ -189,34 +199,6 @@ def check_consistency(config: Config) -> None:
     if config.early_head != "off":
         raise UserError(f"--consistency trains no early head; got --early-head {config.early_head}")
     check_traceable(config, "--consistency")
-
-
-def check_semi(config: Config) -> None:
-    """Raise UserError where the options of semi-supervised training are illegal, alone or with the others."""
-    if not config.is_semi:
-        for name in SEMI_OPTIONS:
-            if (value := getattr(config, name)) != getattr(Config, name):
-                raise UserError(f"--{name.replace('_', '-')} needs --labels or --unlabelled; got {value} without")
-        return
-    methods = [name for name, entry in METHODS.items() if entry.kind != TWO_IMAGES and entry.method is not Clean]
-    if config.method not in methods:
-        raise UserError(
-            f"--method of unlabelled images must change each image by itself, one of {', '.join(methods)}; got"
-            f" {config.method}"
-        )
-    if config.saliency_target not in (None, "max"):
-        raise UserError(f"--saliency-target must be max for unlabelled images; got {config.saliency_target}")
-    if config.saliency == MEMORY:
-        raise UserError("--saliency memory remembers gradients of labelled images' losses: not for unlabelled images")
-    if config.consistency is not None:
-        weights = " ".join(f"{weight:g}" for weight in config.consistency)
-        raise UserError(f"--consistency needs a label for each image: not for unlabelled images; got {weights}")
-    if config.accept_changed_data:
-        raise UserError("--accept-changed-data is not for unlabelled images: other images would get other labels")
-    if config.confidence == 1:
-        raise UserError("--confidence must be in [0, 1), as no probability is above 1; got 1")
-    if config.pseudo_labels == "hard" and config.temperature != Config.temperature:
-        raise UserError(f"--temperature has no effect with --pseudo-labels hard; got {config.temperature:g}")
 
 
 def check_traceable(config: Config, asked_by: str) -> None:

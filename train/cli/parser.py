@@ -1,7 +1,6 @@
 """Options for argparse: those of Config, and those that several commands share."""
 
 import argparse
-import dataclasses
 import functools
 import os
 import sys
@@ -15,20 +14,9 @@ from typing import Any, NoReturn
 from dali_salaug import METHODS
 from pipelines import POLICIES
 from train.config import Config
+from train.config.options import Options
 from train.distributed import report
 from train.errors import UserError, did_you_mean
-
-OPTIONS = {option.name: option for option in dataclasses.fields(Config)}
-SEMI_OPTIONS = (  # of semi-supervised training alone
-    "labels",
-    "unlabelled",
-    "unlabelled_ratio",
-    "unlabelled_weight",
-    "pseudo_labels",
-    "temperature",
-    "confidence",
-    "training_signal_annealing",
-)
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,13 +67,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if stated else super()._get_help_string(action)
 
 
-def add_option(parser: argparse._ActionsContainer, name: str, *, default: str | None = None) -> None:
-    """Add the option of a field of Config. One that is not stated is absent from the namespace, see `stated`.
+def add_option(
+    parser: argparse._ActionsContainer, name: str, of: type[Options] = Config, *, default: str | None = None
+) -> None:
+    """Add an option of a configuration. One that is not stated is absent from the namespace, see `stated`.
 
     Args:
-        default: what the help says of it; None: the field's own default.
+        of: the configuration.
+        default: what the help says of it; None: the option's own default.
     """
-    option = OPTIONS[name]
+    option = of.options()[name]
     meta = option.metadata
     default = default or meta["by_data"] or str(option.default)
     settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{meta['text']} (default: {default})"}
@@ -121,8 +112,8 @@ def in_words(annotation: Any) -> str:
     return words[annotation]
 
 
-def stated(options: argparse.Namespace, names: Collection[str] = tuple(OPTIONS)) -> dict[str, Any]:
-    """Return the values of those options of Config that the command line states."""
+def stated(options: argparse.Namespace, names: Collection[str]) -> dict[str, Any]:
+    """Return the values of those options of a configuration that the command line states."""
     values = {name: value for name, value in vars(options).items() if name in names}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 

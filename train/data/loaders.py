@@ -158,7 +158,7 @@ def make_loader(
     if config.mean is not None and config.std is not None:
         options |= {"mean": config.mean, "std": config.std}
     if train:
-        options["images"] = None if config.is_semi else config.train_images  # then `dataset` has them alone
+        options["images"] = config.train_images
         options["with_views"] = config.saliency == MEMORY
         needed = options["with_views"] or config.consistency is not None
         # The mixture of several chains has no geometry: then only clean regions are remembered.

@@ -47,4 +47,4 @@ def log_bad_files(folder: Path) -> Iterator[None]:
 
 def count_replaced(batch: Batch) -> Tensor:
     """Return the number of replaced samples in the batch, for a `Meter`: 0-dim, on its device."""
-    return torch.full((), float(len(batch.replaced)), device=batch.labels.device)
+    return torch.full((), float(len(batch.replaced)), device=batch.indices.device)

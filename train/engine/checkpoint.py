@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from dali_salaug.generators import seed_of
 from train.config import ResolvedConfig
+from train.config.run import ResolvedRun
 from train.engine.files import atomic_write
 from train.engine.memory import is_out_of_memory
 from train.errors import UserError, first_line
+
+R = TypeVar("R", bound=ResolvedRun)
 
 LAST, BEST = "last.pt", "best.pt"  # in the run folder: the state to resume; the network with the best validation
 KEPT = "checkpoints"  # likewise: the folder of the states that are kept, each like LAST
@@ -76,24 +79,34 @@ def verify(path: Path) -> None:
 
 
 def load_run(path: Path) -> tuple[dict[str, Any], ResolvedConfig]:
+    """Return the state of a run that trains a classifier, as `load_any_run`."""
+    return _load_run(path, ResolvedConfig)
+
+
+def load_any_run(path: Path) -> tuple[dict[str, Any], ResolvedRun]:
     """Return the state of a run, in its last.pt or best.pt, and its configuration.
 
     Raises:
         UserError: as `load`; or the state lacks what describes a run.
     """
+    return _load_run(path, ResolvedRun)
+
+
+def _load_run(path: Path, of: type[R]) -> tuple[dict[str, Any], R]:
     state = load(path)
-    missing = sorted({"config", "classes", "model", "mean", "std", "resize_to"} - state.keys())
+    missing = sorted({"config", "classes", "model", "mean", "std"} - state.keys())
     if missing:
         raise UserError(
             f"{path}: not a checkpoint of a run, which has {missing[0]!r}; pass the run's folder, or its best.pt"
         )
     with reading(path):
-        config = ResolvedConfig.from_dict(state["config"])
+        config = of.from_dict(state["config"])
         classes, model, means = state["classes"], state["model"], (*state["mean"], *state["std"])
         _require(isinstance(classes, list) and all(isinstance(name, str) for name in classes), "'classes'")
         _require(isinstance(model, dict) and all(isinstance(value, Tensor) for value in model.values()), "'model'")
         _require(len(means) == 6 and all(isinstance(value, float | int) for value in means), "'mean' and 'std'")
-        _require(isinstance(state["resize_to"], int), "'resize_to'")
+        if isinstance(config, ResolvedConfig):
+            _require(isinstance(state["resize_to"], int), "'resize_to'")
     return state, config
 
 

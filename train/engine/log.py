@@ -21,6 +21,9 @@ _FORMATS = {  # of the values that are printed alone, in their order
     "val_loss": "val loss {:.4f}",
     "val_top1": "top-1 {:.2f} %",
     "val_top5": "top-5 {:.2f} %",
+    "val_map": "mAP {:.2f} %",
+    "val_map50": "mAP50 {:.2f} %",
+    "val_rank1": "rank-1 {:.2f} %",
     "lr": "lr {:.2g}",
     "seconds": "{:.1f} s",
     "images_per_second": "{:.0f} images/s",
@@ -131,6 +134,11 @@ def format_epoch(values: dict[str, float], epochs: int) -> str:
     replaced = [value for name, value in values.items() if name.endswith("_replaced")]
     parts += [f"{sum(replaced)} replaced"] if replaced else []
     return "\n".join(in_lines(parts))
+
+
+def in_words(name: str, value: float) -> str:
+    """Return a value of the log as it is printed."""
+    return _FORMATS[name].format(value)
 
 
 def in_lines(parts: Iterable[str]) -> list[str]:

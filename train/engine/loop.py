@@ -1,6 +1,7 @@
 """The training loop, epoch by epoch: steps, validation, and what each epoch leaves in the run folder."""
 
 import math
+import shutil
 import sys
 import time
 from contextlib import ExitStack
@@ -11,15 +12,14 @@ import torch
 from tqdm import tqdm
 
 from train.engine import checkpoint
-from train.engine.bad_files import count_replaced, log_bad_files
-from train.engine.log import Record
-from train.engine.metrics import Meter, validation_sums
-from train.engine.pictures import write_pictures
+from train.engine.bad_files import log_bad_files
+from train.engine.log import Record, in_words
 from train.engine.progress import Progress
 from train.engine.run import Run
 from train.engine.stopping import Interrupted, StopSignal
 from train.errors import UserError
 
+PICTURE = "augmentations.png"  # in the run folder
 READ_LOSS_EVERY = 50  # steps between readings of the loss, each of which waits for the device
 
 
@@ -27,7 +27,7 @@ def fit(run: Run, folder: Path) -> None:
     """Train to the last epoch, from wherever the run stands. Together.
 
     Writes into the folder log.jsonl, TensorBoard events, last.pt, best.pt (of the epochs that end with a validation)
-    and augmentations.png.
+    and the task's picture, augmentations.png.
 
     Raises:
         Interrupted: on Ctrl-C or SIGTERM, after last.pt is written.
@@ -44,8 +44,8 @@ def fit(run: Run, folder: Path) -> None:
             if run.step < run.steps:
                 train_epoch(run, stop, folder, record)
             values = finish_epoch(run, stop, folder)
-            top1 = values.get("val_top1", -1.0)
-            improved, run.best = top1 > run.best, max(run.best, top1)
+            reached = values.get(run.task.metric, -1.0)
+            improved, run.best = reached > run.best, max(run.best, reached)
             run.end_epoch()
             if record is not None:
                 # The log first: resuming drops lines the checkpoint does not know, but cannot restore missing ones.
@@ -57,7 +57,7 @@ def fit(run: Run, folder: Path) -> None:
                 record.print_epoch(values)
                 every = config.pictures_every
                 if run.epoch in (1, config.epochs) or (every and run.epoch % every == 0):
-                    write_pictures(run, folder, record, keep=every > 0)
+                    draw(run, folder, record, keep=every > 0)
 
 
 def restore(run: Run, state: dict[str, Any], folder: Path) -> None:
@@ -78,12 +78,17 @@ def restore(run: Run, state: dict[str, Any], folder: Path) -> None:
         try:
             checkpoint.verify(folder / checkpoint.BEST)
         except UserError as error:
-            lost = f"{error}. The best network so far, of top-1 {run.best:.2f} %, is lost"
+            lost = f"{error}. The best network so far, of {best_of(run)}, is lost"
     lost = run.world.broadcast(lost)
     if lost:
         next_one = f"; the next validation writes a new {checkpoint.BEST}" if run.epoch < run.config.epochs else ""
         run.warnings.append(lost + next_one)
         run.best = -1.0
+
+
+def best_of(run: Run) -> str:
+    """Return the best value of the task's metric in words."""
+    return in_words(run.task.metric, run.best)
 
 
 def print_warnings(run: Run) -> None:
@@ -96,7 +101,7 @@ def print_finished(run: Run, folder: Path) -> None:
     """Print that the run has no epoch left; the main process does."""
     print_warnings(run)
     if run.world.is_main:
-        best = f", best top-1 {run.best:.2f} %" if run.best >= 0 else ""
+        best = f", best {best_of(run)}" if run.best >= 0 else ""
         print(
             f"the run in {folder} is finished: {run.epoch} of {run.config.epochs} epochs are done{best}.\n"
             f"To train further, resume with --epochs above {run.epoch}"
@@ -170,18 +175,13 @@ def finish_epoch(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
             )
         raise UserError(f"the training loss of epoch {number} is {losses['train_loss']}: try a lower --lr")
     measures, measured = run.measures.totals()
-    if measures.get("saliency_flat", 1) < 1:  # of the maps that there are
-        measures["saliency_age"] /= 1 - measures["saliency_flat"]
-    if "pseudo_label_accuracy" in measures:  # of the confident images, where there are some
-        right, confident = measures.pop("pseudo_label_accuracy"), measures["confident_share"]
-        measures |= {"pseudo_label_accuracy": right / confident} if confident > 0 else {}
     start = time.perf_counter()
     due = number == config.epochs or number % config.validate_every == 0
     values: dict[str, float] = {
         "epoch": number,
         **losses,
         **(validate(run, stop, folder) if due else {}),
-        **(measures if measured else {}),
+        **(run.objective.summarised(measures) if measured else {}),
         **({"skipped": run.guard.skipped} if run.guard.skipped else {}),
         "seconds": run.seconds + time.perf_counter() - start,
         "images_per_second": images / run.seconds,
@@ -198,30 +198,39 @@ def validate(run: Run, stop: StopSignal, folder: Path) -> dict[str, float]:
     """Validate the network. Together.
 
     Returns:
-        "val_loss"; "val_top1" and, over 5 classes, "val_top5", per cent; and "val_replaced", the number of images that
-        were replaced by others.
+        The values of the task's validation.
 
     Raises:
         Interrupted: as `fit`.
     """
-    names = ("val_loss", "val_top1", "val_top5") if len(run.classes) > 5 else ("val_loss", "val_top1")
-    meter = Meter((*names, "val_replaced"), run.device, run.world)
     model = run.network.validated.eval()
     run.world.broadcast_buffers(model)
+    validation = run.task.start_validation(run.network)
     in_all_processes = len(run.val_loader.dataset) // (run.world.size * run.val_loader.batch_size)  # batches
     batches, images = len(run.val_loader), len(run.val_loader.dataset)
     with Progress("validation", batches=batches, images=images, shown=run.world.is_main) as progress:
         for number, batch in enumerate(run.val_loader):
             with run.autocast():
-                logits = model(batch.images)
-            sums = validation_sums(logits.float(), batch.labels)
-            meter.add([*sums, count_replaced(batch)], len(batch.labels))
-            progress.update(len(batch.labels) * run.world.size, number + 1)
+                validation.add(batch)
+            progress.update(len(batch.indices) * run.world.size, number + 1)
             if number < in_all_processes and stop.agreed():  # all steps are done: a resumed run starts by validating
                 save(run, folder)
                 raise Interrupted
-    means = meter.means("val_replaced")
-    return {name: 100 * mean if "top" in name else mean for name, mean in means.items()}
+    return validation.values()
+
+
+def draw(run: Run, folder: Path, record: Record, *, keep: bool) -> None:
+    """Write the picture of what the network is trained on into the run folder, and add it to the events.
+
+    Args:
+        keep: whether to leave a copy in pictures/ too, named after the epoch.
+    """
+    path = folder / PICTURE
+    run.task.draw(run.network, run.objective, path)
+    record.add_pictures(path, run.epoch)
+    if keep:
+        (folder / "pictures").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "pictures" / f"epoch-{run.epoch:04d}.png")
 
 
 def save(run: Run, folder: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from train.config import ResolvedConfig
+from train.config.run import RunConfig
 from train.errors import UserError
 
 # Parts of the messages of torch's CPU allocator, CUDA and its libraries, and DALI.
@@ -26,21 +26,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
-def out_of_memory(error: BaseException, config: ResolvedConfig, device: torch.device) -> UserError:
+def out_of_memory(error: BaseException, config: RunConfig, device: torch.device) -> UserError:
     """Return the error to raise in its place, which names the options of the run that matter."""
-    lower = ["--batch-size", "--image-size"]
-    if config.is_semi:
-        lower.append("--unlabelled-ratio")
-    if config.consistency is not None and config.consistency_scale > 0.5:
-        lower.append("--consistency-scale")
-    if config.saliency_scale > 0.5:
-        lower.append("--saliency-scale")
-    if device.type == "cpu":
-        lower.append("--workers")
+    sizes = config.sizes()
+    values = " and ".join(f"{flag} {value}" for flag, value in sizes.items() if value)
+    lower = [*sizes, *(["--workers"] if device.type == "cpu" else [])]
     message = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"out of memory on {device} at --batch-size {config.batch_size} and --image-size {config.image_size}: start"
-        f" a new run with a lower {' or '.join(lower)} ({message})"
+        f"out of memory on {device} at {values}: start a new run with a lower {' or '.join(lower)} ({message})"
     )
 
 

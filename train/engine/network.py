@@ -30,6 +30,7 @@ class Network:
 
     Attributes:
         model: the model alone, without an early head.
+        name: of the model.
         with_head: the model with its early head, which always is in training mode; None without one.
         averaged: the running average of the model's weights; None without one.
         trained: the module that a training step calls: model or `with_head`, distributed and compiled as configured.
@@ -42,6 +43,7 @@ class Network:
         model = _build(config, num_classes)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.num_classes = num_classes
+        self.name = config.model
         self.frozen_trunk = config.freeze_trunk
         if self.frozen_trunk:
             freeze_trunk(self.model, head_of(self.model, num_classes))
@@ -72,9 +74,9 @@ class Network:
         """Set the model to training mode, but for what a frozen trunk keeps."""
         set_training(self.model, frozen_trunk=self.frozen_trunk)
 
-    def start_from(self, source: Source, classes: list[str], name: str) -> str:
+    def start_from(self, source: Source, classes: list[str]) -> str:
         """Load weights into the model, and its average, before the first step; see `load_start`."""
-        sentence = load_start(self.model, classes, source, name)
+        sentence = load_start(self.model, classes, source, self.name)
         if self.averaged is not None:
             self.averaged.model.load_state_dict(self.model.state_dict())
         return sentence

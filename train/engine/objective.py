@@ -43,6 +43,10 @@ class Objective(Protocol):
         """Compute the losses and measures of a batch, in the precision of the autocast around the call."""
         ...
 
+    def summarised(self, means: dict[str, float]) -> dict[str, float]:
+        """Return what the log says of an epoch, from the means of the measures over its images."""
+        return means
+
     def exchange(self) -> None:
         """Give all processes what each of them has learned: after an epoch, and before the state is taken. Together."""
 
@@ -77,6 +81,11 @@ class StageObjective(Objective):
 
     def set_epoch(self, epoch: int) -> None:
         self.stage.set_epoch(epoch)
+
+    def summarised(self, means: dict[str, float]) -> dict[str, float]:
+        if means.get("saliency_flat", 1) < 1:  # of the maps that there are
+            means["saliency_age"] /= 1 - means["saliency_flat"]
+        return means
 
     def exchange(self) -> None:
         if self.stage.memory is not None:

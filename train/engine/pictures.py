@@ -1,7 +1,6 @@
 """Contact sheets: what a method does to some images, step by step, as in the KeepAugment paper's figure 1."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +19,18 @@ from dali_salaug import (
     Method,
     MoveDraw,
     ResizeMix,
+    SaliencyMemory,
     StageTrace,
     saliency_map,
 )
 from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.methods.hybridmix import HybridMixDraw
 from dali_salaug.methods.mixing import PairDraw
+from pipelines import ImageLoader
 from pipelines.names import printable
+from train.config import ResolvedConfig
 from train.data.loaders import make_loader
-from train.engine.log import Record
-from train.engine.objective import StageObjective
-from train.engine.run import Run
+from train.engine.network import Network
 from train.engine.stage import training_stage
 
 IMAGES = 6
@@ -128,21 +128,15 @@ def of_different_classes(labels: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(place, kind="stable")[:count]
 
 
-def write_pictures(run: Run, folder: Path, record: Record, *, keep: bool) -> None:
-    """Write augmentations.png into the run folder, see `write_figure`, and add it to the events.
-
-    Args:
-        keep: whether to leave a copy in pictures/ too, named after the epoch.
-    """
-    path = folder / "augmentations.png"
-    write_figure(run, path)
-    record.add_pictures(path, run.epoch)
-    if keep:
-        (folder / "pictures").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / "pictures" / f"epoch-{run.epoch:04d}.png")
-
-
-def write_figure(run: Run, path: Path) -> None:
+def write_figure(
+    loader: ImageLoader,
+    config: ResolvedConfig,
+    network: Network,
+    memory: SaliencyMemory | None,
+    path: Path,
+    *,
+    labels_known: bool = True,
+) -> None:
     """Write the contact sheet of some training images as PNG.
 
     Images, regions and the policy's draws are the same at each call. The run's own loader, stage and random state do
@@ -150,26 +144,29 @@ def write_figure(run: Run, path: Path) -> None:
     partners is shown beside Cutout at a random place.
 
     Args:
-        run: supplies model, data and method.
+        loader: of the training images.
+        config: of the run.
+        network: whose maps are shown.
+        memory: whose maps are shown beside those of the network; None: there is none.
         path: of the PNG.
+        labels_known: whether to name the classes of the images.
     """
-    config, seed = run.config, run.config.seed + 1
-    batch_size = min(64, len(run.train_loader.dataset))
-    dataset = run.train_loader.dataset
-    batch = next(iter(make_loader(config, train=True, dataset=dataset, batch_size=batch_size, seed=seed)))
-    chosen = torch.from_numpy(of_different_classes(batch.labels.cpu().numpy(), IMAGES)).to(run.device)
+    seed, dataset, model = config.seed + 1, loader.dataset, network.model
+    changes: dict[str, Any] = {"batch_size": min(64, len(dataset)), "seed": seed, "images": None}
+    batch = next(iter(make_loader(config, train=True, dataset=dataset, **changes)))
+    chosen = torch.from_numpy(of_different_classes(batch.labels.cpu().numpy(), IMAGES)).to(loader.device)
     images, labels = batch.images[chosen], batch.labels[chosen]
     augmented = None if batch.augmented is None else batch.augmented[chosen]
 
-    stage = training_stage(config, run.network, len(run.classes), seed)
+    stage = training_stage(config, network, len(dataset.classes), seed)
     stage.set_epoch(stage.warmup_epochs)
-    trace = stage.trace(run.model, images, labels, augmented)
+    trace = stage.trace(model, images, labels, augmented)
     if trace.saliency is None:
         target, scale = config.saliency_target, config.saliency_scale
         try:
-            saliency = saliency_map(run.model, images, labels, target=target, scale=scale)
+            saliency = saliency_map(model, images, labels, target=target, scale=scale)
         except ValueError:  # the model takes no smaller images, which this method does not need
-            saliency = saliency_map(run.model, images, labels, target=target, scale=1.0)
+            saliency = saliency_map(model, images, labels, target=target, scale=1.0)
         trace = trace._replace(saliency=saliency)
     augmentation = config.policy
     if augmented is None and METHODS[config.method].kind != TWO_IMAGES:
@@ -177,12 +174,10 @@ def write_figure(run: Run, path: Path) -> None:
         cutout, augmentation = Cutout(config.region_size), "cutout, random"
         augmented = cutout.apply(images, cutout.draw(images, None, generator), None)
     columns = contact_sheet(stage.method, images, trace, augmented, augmentation)
-    memory = run.objective.stage.memory if isinstance(run.objective, StageObjective) else None
     if memory is not None and batch.views is not None:
         columns.insert(2, Column("remembered", memory.read(batch.indices[chosen], batch.views[chosen], memory.grid)))
-    names = [run.classes[label] if run.labels_known else "" for label in labels.tolist()]
-    mean, std = run.train_loader.mean, run.train_loader.std
-    draw_sheet(columns, names, mixed_labels(trace.targets, run.classes), path, mean=mean, std=std)
+    names = [dataset.classes[label] if labels_known else "" for label in labels.tolist()]
+    draw_sheet(columns, names, mixed_labels(trace.targets, dataset.classes), path, mean=loader.mean, std=loader.std)
 
 
 def draw_sheet(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dali_salaug import SaliencyConsistency, WithEarlyHead
 from pipelines.loading.loader import PREFETCH
 from train.config import ResolvedConfig
+from train.config.run import ResolvedRun
 from train.distributed import World
 from train.engine import checkpoint
 from train.engine.memory import free_memory, is_out_of_memory, out_of_memory
@@ -25,7 +26,7 @@ from train.models.sizes import SIDES, takes
 MARGIN = 0.9  # share of the free memory that a step may need without a warning
 
 
-def steps_of_epoch(config: ResolvedConfig, images: int) -> int:
+def steps_of_epoch(config: ResolvedRun, images: int) -> int:
     """Return the number of steps in an epoch of that many images.
 
     Raises:
@@ -34,10 +35,9 @@ def steps_of_epoch(config: ResolvedConfig, images: int) -> int:
     if not config.drop_last:
         return math.ceil(images / config.step_images)
     if images < config.step_images:
-        ratio = f" × --unlabelled-ratio {config.unlabelled_ratio}" if config.is_semi else ""
         raise UserError(
-            f"--drop-last leaves no step: there are {images} training images, fewer than --batch-size"
-            f" {config.batch_size}{ratio}; lower --batch-size"
+            f"--drop-last leaves no step: there are {images} training images, fewer than the {config.step_images} of a"
+            f" step at --batch-size {config.batch_size}; lower --batch-size"
         )
     return images // config.step_images
 
@@ -73,14 +73,13 @@ def check_network(config: ResolvedConfig, network: Network, num_classes: int, im
     with _untouched_random_state():
         saved = _try(config, network, num_classes)
         full, least = sizes_of_parts(config, images, world)
-        if min(full, least) == 1 and not config.is_semi:  # where labelled images go with it
+        if config.passed(min(full, least)) == 1:  # else others go with it
             try:
                 _pass(config, _copy(network), num_classes, 1, make_consistency(config))
             except Exception as error:
                 raise _single_image(error, config, images, world, full) from error
-    at_once, step = min(full, math.ceil(images / world.size)), min(config.step_images, images)
-    if config.is_semi:  # clean and augmented, and the labelled ones
-        at_once, step = 2 * at_once + full // config.unlabelled_ratio, step + config.batch_size
+    at_once = config.passed(min(full, math.ceil(images / world.size)))
+    step = config.loaded(min(config.step_images, images))
     return _memory_warning(config, network, saved // 2 * at_once, step, world)
 
 

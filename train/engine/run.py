@@ -10,22 +10,17 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from pipelines import Batch
-from train.config import ResolvedConfig
-from train.data.loaders import empty_batch, make_loader, validation_images
+from train.config.run import ResolvedRun
 from train.data.marks import first_change, marks_of
-from train.data.semi import labelled_images, labelled_loader, unlabelled_images
 from train.distributed import ALONE, World
 from train.engine import checkpoint
 from train.engine.bad_files import count_replaced
 from train.engine.loader_wait import LoaderWait
 from train.engine.metrics import Meter
-from train.engine.network import Network
 from train.engine.nonfinite import NonFiniteGuard
-from train.engine.objective import Objective, make_objective
-from train.engine.probe import check_network, steps_of_epoch
-from train.engine.schedule import doubtful_options, make_optimizer, make_scheduler
-from train.engine.semi import SemiObjective
-from train.engine.stage import training_stage
+from train.engine.probe import steps_of_epoch
+from train.engine.schedule import doubtful_options, make_scheduler
+from train.engine.task import task_of
 from train.errors import UserError
 
 _REMEDY = (
@@ -34,7 +29,7 @@ _REMEDY = (
 
 
 class Run:
-    """Loaders, network, objective, optimizer and schedule of a training run, and its progress.
+    """A task in training: its loaders, network, objective, optimizer and schedule, and the progress.
 
     A step takes `config.step_images` images over all processes, each of which splits its share into `config.accumulate`
     parts, one after the other. The last step of an epoch takes those that are left, or does not exist with
@@ -46,61 +41,47 @@ class Run:
         world: the processes that train together.
 
     Attributes:
+        task: of the configuration.
+        train_loader, val_loader, classes: of the task.
         network: the model with everything around it.
         objective: the losses of a batch.
         steps: number of steps in an epoch.
         epoch: number of complete epochs, validated and logged.
-        labelled: the images with labels: of a semi-supervised run, whose `train_loader` is that of the unlabelled ones.
-        labels_known: whether the labels of `train_loader` are those of its images, to measure pseudo-labels.
-        datasets: "training", "validation" and, of a semi-supervised run, "labelled" images.
         step: number of steps taken in the current epoch.
         seconds: time spent in the current epoch.
         meter: the training losses and the number of replaced images in the current epoch.
         measures: what the objective measured in the current epoch.
         loader_wait: how long the current epoch's steps waited for the loader, in this process.
         guard: against losses and gradients that are not finite.
-        best: the best top-1 accuracy so far, per cent; -1 before the first validation.
+        best: the best value of the task's metric so far; -1 before the first validation.
         warnings: sentences for the user, before the first step.
-        marks: of the images, by the main process: for each of `datasets`, see `marks_of`.
+        marks: of the images, by the main process: for each data set of the task, see `marks_of`.
 
     Raises:
         UserError: the device, the model or the method does not fit the rest of the configuration or the images.
         DataError: the images cannot be used.
     """
 
-    def __init__(self, config: ResolvedConfig, world: World = ALONE) -> None:
+    def __init__(self, config: ResolvedRun, world: World = ALONE) -> None:
         if config.device == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: there is no usable CUDA device; legal are auto and cpu")
         self.config = config
         self.world = world
-        labelled = labelled_images(config) if config.is_semi else None
-        unlabelled, known = (None, True) if labelled is None else unlabelled_images(config, labelled.classes)
-        self.train_loader = make_loader(config, train=True, dataset=unlabelled, world=world)
-        self.labelled = self.train_loader.dataset if labelled is None else labelled
-        self.labels_known = known
-        self.classes = self.train_loader.dataset.classes
-        validation = validation_images(config, self.classes)
-        self.val_loader = make_loader(config, train=False, dataset=validation, world=world)
+        self.task = task = task_of(config)(config, world)
+        self.train_loader, self.val_loader, self.classes = task.train_loader, task.val_loader, task.classes
         self.device = self.train_loader.device
-        self.datasets = {"training": self.train_loader.dataset, "validation": self.val_loader.dataset}
-        if labelled is not None:
-            self.datasets["labelled"] = labelled
-        self.marks = {name: marks_of(dataset) for name, dataset in self.datasets.items()} if world.is_main else {}
+        self.marks = {name: marks_of(dataset) for name, dataset in task.datasets.items()} if world.is_main else {}
         self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
-        if config.cuda_graph and self.device.type != "cuda":
-            raise UserError(f"--cuda-graph needs a GPU; the run is on the {self.device.type}. Use --no-cuda-graph")
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 
         checkpoint.seed_random_state(config.seed)  # all processes start from the same weights
-        self.network = Network(config, len(self.classes), self.device, world)
-        self.objective = self._make_objective()
-        self.optimizer = make_optimizer(config, self.network)
+        self.network = task.make_network()
+        self.objective = task.make_objective(self.network, self.steps)
+        self.optimizer = task.make_optimizer(self.network)
         self.scheduler = make_scheduler(config, self.optimizer, self.steps)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "float16")
-        images = len(self.train_loader.dataset)
-        self.warnings = check_network(config, self.network, len(self.classes), images, world)
-        self.warnings += doubtful_options(config, images)
+        self.warnings = task.check(self.network) + doubtful_options(config, len(self.train_loader.dataset))
         if world.rank:  # dropout and the like differ between processes
             checkpoint.seed_random_state(config.seed + world.rank)
 
@@ -115,11 +96,6 @@ class Run:
     def model(self) -> nn.Module:
         """The model alone, see :class:`Network`."""
         return self.network.model
-
-    @property
-    def resize_to(self) -> int:
-        """The shorter side of a validation image before the crop, in pixels."""
-        return min(self.val_loader.recipe.resize_to or self.val_loader.image_size)
 
     def reset_meters(self) -> None:
         """Start the measurements of an epoch."""
@@ -164,9 +140,9 @@ class Run:
         for part in range(parts):
             with record_function("loader"):
                 batch = next(batches, None)
-            count = 0 if batch is None else len(batch.labels)
+            count = 0 if batch is None else len(batch.indices)
             if batch is None:  # fewer images than processes are left; this one still takes part in sharing gradients
-                batch = empty_batch(self.train_loader)
+                batch = self.task.empty_batch()
             with record_function("model"), self.network.sync_gradients(part + 1 == parts):
                 with self.autocast():
                     losses, measures = self.objective(batch)
@@ -195,14 +171,6 @@ class Run:
         self.scaler.update()
         self.scheduler.step()
         self.network.update_average()
-
-    def _make_objective(self) -> Objective:
-        config, network, classes, images = self.config, self.network, len(self.classes), len(self.train_loader.dataset)
-        if not config.is_semi:
-            return make_objective(config, network, classes, config.seed + self.world.rank, samples=images)
-        stage = training_stage(config, network, classes, config.seed + self.world.rank)
-        labelled = labelled_loader(config, self.labelled, images, self.world)
-        return SemiObjective(stage, network, config, labelled, known=self.labels_known, steps=self.steps)
 
     def _make_guard(self) -> NonFiniteGuard:
         action, scaled = self.config.on_nonfinite, self.scaler.is_enabled()
@@ -246,18 +214,12 @@ class Run:
             **self._facts(),
             "model": self.network.validated.state_dict(),
             "epoch": self.epoch,
-            "val_top1": self.best,
+            self.task.metric: self.best,
         }
 
     def _facts(self) -> dict[str, Any]:
         """Return what one must know in order to use the weights."""
-        return {
-            "config": self.config.to_dict(),
-            "classes": self.classes,
-            "mean": self.train_loader.mean,  # of the normalisation, as is std
-            "std": self.train_loader.std,
-            "resize_to": self.resize_to,
-        }
+        return {"config": self.config.to_dict(), "classes": self.classes, **self.task.facts()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where `state` was taken. Together.
@@ -326,7 +288,7 @@ class Run:
         """Raise UserError where the images are not those of the checkpoint. Together."""
         change = None
         if self.world.is_main:
-            for name, dataset in self.datasets.items():
+            for name, dataset in self.task.datasets.items():
                 found = first_change(marks[name], self.marks[name], dataset)
                 change = change or (found and f"the {name} images have changed since the last checkpoint: {found}")
         change = self.world.broadcast(change)

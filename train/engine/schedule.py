@@ -10,16 +10,22 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from train.config import ResolvedConfig
+from train.config.run import ResolvedRun
 from train.engine.network import Network
 
 
-def make_optimizer(config: ResolvedConfig, network: Network) -> Optimizer:
-    """Build the optimizer of a configuration, for all parameters of the network that are trained."""
+def layer_groups(config: ResolvedConfig, network: Network) -> list[dict[str, Any]]:
+    """Return the parameters of the network that are trained, in groups, with a learning rate for each layer."""
     groups = []
     layers = [list(network.module.parameters())] if config.layer_decay == 1 else network.layers()
     for depth, parameters in enumerate(reversed(layers)):  # the first group has the full rate, which is logged
         rate = {"lr": config.lr * config.layer_decay**depth}
         groups += [group | rate for group in parameter_groups(parameters, config.weight_decay)]
+    return groups
+
+
+def make_optimizer(config: ResolvedRun, groups: list[dict[str, Any]]) -> Optimizer:
+    """Build the optimizer of a configuration, for groups of parameters."""
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr, fused=config.fused)
     if config.optimizer == "lamb":
@@ -34,7 +40,7 @@ def make_optimizer(config: ResolvedConfig, network: Network) -> Optimizer:
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=config.fused)
 
 
-def make_scheduler(config: ResolvedConfig, optimizer: Optimizer, steps: int) -> LambdaLR:
+def make_scheduler(config: ResolvedRun, optimizer: Optimizer, steps: int) -> LambdaLR:
     """Build the schedule of a configuration, for epochs of `steps` steps."""
     warmup = round(config.lr_warmup_epochs * steps)
     factor = functools.partial(cosine_with_warmup, warmup=warmup, total=config.epochs * steps)
@@ -43,7 +49,7 @@ def make_scheduler(config: ResolvedConfig, optimizer: Optimizer, steps: int) -> 
     return LambdaLR(optimizer, factor)
 
 
-def doubtful_options(config: ResolvedConfig, images: int) -> list[str]:
+def doubtful_options(config: ResolvedRun, images: int) -> list[str]:
     """Return warnings of options that are legal and do not have the effect that they seem to have.
 
     Args:

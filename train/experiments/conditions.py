@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from train.config import Config
 from train.experiments.comparison import Condition
+from train.tasks.semi.config import SemiConfig
 
 
 class Experiment(NamedTuple):
@@ -16,6 +18,7 @@ class Experiment(NamedTuple):
     duration: str
     published: str | None  # how the published figures were measured; None where there are none
     further: tuple[tuple[str, str], ...] = ()  # conditions to compare beside each with its baseline
+    config: type[Config] = Config  # of the task that its runs are of
 
 
 def _keepaugment() -> tuple[Condition, ...]:
@@ -165,6 +168,7 @@ EXPERIMENTS = {
         published="KeepAugment §4.3: UDA of WRN-28-2 on CIFAR-10 has 95.1 % with 4,000 labels, 95.4 % with"
         " KeepRandAugment; 91.2 % and 92.4 % with 2,500. Compare the differences, not the levels.",
         further=tuple((f"{labels}-keep_randaugment", f"{labels}-supervised") for labels in (250, 1000)),
+        config=SemiConfig,
     ),
     "memory": Experiment(
         "KeepCutout and KeepRandAugment with each price of the map, and the grid and the share of a remembered one",

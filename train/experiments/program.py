@@ -18,7 +18,6 @@ from pipelines import Dataset, find_dataset
 from train.benchmarks.measuring import environment
 from train.cli.checks import check
 from train.cli.parser import at_least
-from train.config import Config
 from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.engine.files import write_json
 from train.errors import UserError, did_you_mean
@@ -49,7 +48,7 @@ def plan(experiment: Experiment, options: argparse.Namespace, dataset: Dataset) 
         if condition.seeds is not None and seed >= condition.seeds:
             continue
         stated = shared | condition.options | {"seed": seed}
-        config = Config(**stated)
+        config = experiment.config(**stated)
         check(config)
         folder = options.out / condition.name / f"seed{seed}"
         tasks.append(Task(condition, seed, folder, stated, resolve_for_data(config, dataset)))

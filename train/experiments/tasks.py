@@ -131,7 +131,7 @@ class Task(NamedTuple):
             flags.append("--resume")
         if self.condition.measured:
             self._measurement.unlink(missing_ok=True)
-        return ["semi" if self.config.is_semi else "train", *flags, f"--workers={threads}", f"--out={self.folder}"]
+        return [self.config.task, *flags, f"--workers={threads}", f"--out={self.folder}"]
 
 
 def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task, Outcome], None]) -> int:

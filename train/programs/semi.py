@@ -10,11 +10,11 @@ Without options, the program trains on the embedded data with the labels of ever
 import argparse
 from typing import Any
 
-from train.cli.parser import SEMI_OPTIONS, add_option
-from train.config import Config
-from train.errors import UserError
+from train.cli.parser import add_option, names_of_methods
+from train.cli.presets import presets_of
 from train.programs.train import add_options as add_train_options
 from train.programs.train import start
+from train.tasks.semi.config import OWN, SemiConfig
 
 DEFAULTS: dict[str, Any] = {"label_smoothing": 0.0, "ema": 0.999}  # in place of Config's
 # With the embedded data, whose shapes have any angle: a fifth of the labels, and as many steps as minutes permit.
@@ -34,12 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "ema": f"{EMBEDDED['ema']} embedded, {DEFAULTS['ema']} otherwise",
         "label_smoothing": str(DEFAULTS["label_smoothing"]),
         "saliency_target": "max, which needs no label",
-        "unlabelled_ratio": f"{EMBEDDED['unlabelled_ratio']} embedded, {Config.unlabelled_ratio} otherwise",
+        "unlabelled_ratio": f"{EMBEDDED['unlabelled_ratio']} embedded, {SemiConfig.unlabelled_ratio} otherwise",
     }
     add_train_options(parser, defaults)
     group = parser.add_argument_group("options of semi-supervised training")
-    for name in SEMI_OPTIONS:
-        add_option(group, name, default=defaults.get(name))
+    for name in OWN:
+        add_option(group, name, SemiConfig, default=defaults.get(name))
+    parser.epilog = f"{names_of_methods()}\n\npresets: {', '.join(presets_of(SemiConfig))}"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,18 +49,9 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    return start(options, with_defaults)
+    return start(options, SemiConfig, with_defaults)
 
 
 def with_defaults(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a new run with the defaults that differ from those of supervised training.
-
-    Raises:
-        UserError: nothing says which images are labelled.
-    """
-    if "data" not in chosen and "unlabelled" not in chosen:
-        return EMBEDDED | chosen
-    chosen = DEFAULTS | chosen
-    if not Config(**chosen).is_semi:
-        raise UserError("semi needs --labels N, the number of labelled images, or --unlabelled DIR beside --data")
-    return chosen
+    """Return the options of a new run with the defaults that differ from those of supervised training."""
+    return (DEFAULTS if "data" in chosen or "unlabelled" in chosen else EMBEDDED) | chosen

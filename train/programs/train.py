@@ -19,35 +19,41 @@ from typing import Any
 
 from dali_salaug import METHODS
 from train.cli.checks import check, check_effect
-from train.cli.parser import OPTIONS, SEMI_OPTIONS, add_option, names_of_methods, stated
-from train.cli.presets import PRESETS, read_preset
-from train.config import FREE_OPTIONS, Config, ResolvedConfig
-from train.data.loaders import absolute, data_folder, resolve_for_data, shares_images
+from train.cli.parser import add_option, names_of_methods, stated
+from train.cli.presets import presets_of, read_preset
+from train.config import Config
+from train.config.run import ResolvedRun, RunConfig
+from train.data.loaders import absolute
 from train.distributed import World, joined, may_restart
 from train.engine import checkpoint
 from train.engine.checkpoint import LAST
 from train.engine.files import lock_folder, remove_unfinished, write_yaml
 from train.engine.log import WIDTH
-from train.engine.loop import fit, print_finished, restore
+from train.engine.loop import PICTURE, best_of, fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
 from train.engine.start import read_source
 from train.engine.stopping import Interrupted
+from train.engine.task import task_of
 from train.errors import UserError, system_error
-from train.models.published import UNKNOWN, Source
+from train.models.published import Source
 
 
 def add_training_options(
     parser: argparse._ActionsContainer, defaults: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Add the options of Config that supervised training has, and those that say where they come from.
+    """Add the options of Config, and those that say where they come from.
 
     Args:
         defaults: what the help says of some defaults in place of their own.
     """
-    for name in OPTIONS:
-        if name not in SEMI_OPTIONS:
-            add_option(parser, name, default=defaults.get(name))
+    for name in Config.options():
+        add_option(parser, name, default=defaults.get(name))
+    add_common_options(parser)
+
+
+def add_common_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options that each command that trains has beside those of its configuration."""
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -64,7 +70,7 @@ def add_training_options(
 def add_options(parser: argparse.ArgumentParser, defaults: Mapping[str, str] = MappingProxyType({})) -> None:
     add_training_options(parser, defaults)
     parser.usage = "%(prog)s [OPTION ...]"
-    parser.epilog = f"{names_of_methods()}\n\npresets: {', '.join(PRESETS)}"
+    parser.epilog = f"{names_of_methods()}\n\npresets: {', '.join(presets_of(Config))}"
 
 
 def methods_table() -> str:
@@ -78,13 +84,14 @@ def methods_table() -> str:
     )
 
 
-def stated_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of Config that the preset and the command line state; the command line wins.
+def stated_options(options: argparse.Namespace, of: type[RunConfig] = Config) -> dict[str, Any]:
+    """Return the options of a configuration that the preset and the command line state; the command line wins.
 
     Raises:
         UserError: the preset cannot be read.
     """
-    chosen, preset = stated(options), {} if options.preset is None else read_preset(options.preset)
+    chosen = stated(options, of.options())
+    preset = {} if options.preset is None else read_preset(options.preset, of)
     for one, other in (("lr", "lr_per_256"), ("lr_per_256", "lr")):  # each takes the place of the other
         if one in chosen:
             preset.pop(other, None)
@@ -97,40 +104,38 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    return start(options, _supervised)
+    return start(options, Config, dict)
 
 
-def _supervised(chosen: dict[str, Any]) -> dict[str, Any]:
-    if Config(**chosen).is_semi:  # by a preset
-        raise UserError("a preset of semi-supervised training is for the command semi; got train")
-    return chosen
-
-
-def start(options: argparse.Namespace, completed: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+def start(
+    options: argparse.Namespace, of: type[RunConfig], completed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> int:
     """Train as the command line states. Returns the exit status, as `run`.
 
     Args:
-        completed: returns the options of a new run with the command's own defaults, or raises UserError.
+        of: the configuration of the command's task.
+        completed: returns the options of a new run with the command's own defaults.
     """
     if options.list_methods:
         print(methods_table())
         return 0
-    chosen = stated_options(options)
+    chosen = stated_options(options, of)
     if not options.resume:
         chosen = completed(chosen)
-        config = Config(**chosen)
+        config = of(**chosen)
         check(config)
-        check_effect(stated(options), config)
-    return main(chosen, options.resume)
+        if isinstance(config, Config):
+            check_effect(stated(options, of.options()), config)
+    return main(chosen, options.resume, of)
 
 
-def main(chosen: dict[str, Any], resuming: bool) -> int:
-    """Train by the options of Config that are stated, and the defaults. Returns the exit status, as `run`.
+def main(chosen: dict[str, Any], resuming: bool, of: type[RunConfig] = Config) -> int:
+    """Train by the options of a configuration that are stated, and the defaults. Returns the exit status, as `run`.
 
     Raises:
         UserError, DataError: the options or the data cannot be used.
     """
-    for name in ("data", "val_data", "unlabelled", "weights"):
+    for name in of.paths():
         if isinstance(chosen.get(name), str):
             chosen[name] = absolute(chosen[name])  # a run can be resumed from another working directory
     if may_restart() and "out" not in chosen:
@@ -146,21 +151,21 @@ def main(chosen: dict[str, Any], resuming: bool) -> int:
                 f"{folder / LAST}: no such checkpoint; name the folder of a run that has one, or omit --resume to start"
                 " a new run"
             )
-        state, stored = checkpoint.load_run(folder / LAST)
+        state, stored = checkpoint.load_any_run(folder / LAST)
         stored = config_to_resume(stored, chosen)
         check(stored)
         with joined(stored.device) as world:
             return train(resume(stored, state, folder, world), folder, resuming=True)
-    config = Config(**chosen)
+    config = of(**chosen)
     check(config)
     with joined(config.device) as world:
-        source = read_source(config, world)
-        if source is not None and source.model is not None and "model" not in chosen:
+        source = read_source(config, world) if isinstance(config, Config) else None
+        if isinstance(config, Config) and source is not None and source.model and "model" not in chosen:
             config.model = source.model
         return train(*begin(config, world, source), resuming=False)
 
 
-def begin(config: Config, world: World, source: Source | None = None) -> tuple[Run, Path]:
+def begin(config: RunConfig, world: World, source: Source | None = None) -> tuple[Run, Path]:
     """Return a new run and its folder, which has no checkpoint of another. Together.
 
     Args:
@@ -170,25 +175,22 @@ def begin(config: Config, world: World, source: Source | None = None) -> tuple[R
     Raises:
         UserError: the folder already has a run, or the weights are not those of the model.
     """
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.model}-{config.method}".replace("timm/", "")
-    folder = Path(config.out or f"runs/{name}")
+    folder = Path(config.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.title}")
     if world.is_main:
         # A run that was killed before its first checkpoint starts again.
         if (folder / LAST).exists():
             raise UserError(f"{folder} already has a run: resume it with --resume, or choose another --out")
-        data_folder(config)  # one process generates the embedded data
+        task_of(config).prepare(config)  # one process generates the embedded data
     folder = Path(world.broadcast(str(folder)))
     _print_listing(config, world)
-    resolved = resolve_for_data(config, facts=UNKNOWN if source is None else source.facts)
+    resolved = task_of(config).resolve(config, source, world)
     resolved.out = str(folder)
     check_share(resolved, world)
     run = Run(resolved, world)
-    loaded = None if source is None else run.network.start_from(source, run.classes, resolved.model)
+    loaded = None if source is None else run.network.start_from(source, run.classes)
     if world.is_main:
         if loaded is not None:
             print(loaded)
-        if resolved.saliency_scale != (config.saliency_scale or METHODS[config.method].scale):
-            print(f"{resolved.model} takes no smaller images: its maps have full resolution (--saliency-scale 1)")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -196,7 +198,7 @@ def begin(config: Config, world: World, source: Source | None = None) -> tuple[R
     return run, folder
 
 
-def resume(config: ResolvedConfig, state: dict[str, Any], folder: Path, world: World) -> Run:
+def resume(config: ResolvedRun, state: dict[str, Any], folder: Path, world: World) -> Run:
     """Return the run of a configuration as its last checkpoint has it. Together.
 
     Raises:
@@ -224,13 +226,13 @@ def _unwarned() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _print_listing(config: Config, world: World) -> None:
+def _print_listing(config: RunConfig, world: World) -> None:
     """Print that the images are listed, which takes minutes for many on a slow disk; the main process does."""
     if world.is_main:
         print(f"listing the images of {config.data or 'the embedded data set'}", flush=True)
 
 
-def check_share(config: ResolvedConfig, world: World) -> None:
+def check_share(config: ResolvedRun, world: World) -> None:
     """Raise UserError where the processes cannot share the batch evenly."""
     parts = world.size * config.accumulate
     if config.batch_size % parts:
@@ -265,8 +267,8 @@ def train(run: Run, folder: Path, *, resuming: bool) -> int:
             print(f"\nInterrupted; the state is in {folder / LAST}. To resume:\n  {command}", file=sys.stderr)
         return 130
     if run.world.is_main:
-        best = f"best top-1 {run.best:.2f} %" if run.best >= 0 else "not validated"  # resumed for fewer epochs
-        print(f"done in {time.perf_counter() - start:.0f} s: {best}, see {folder}/augmentations.png")
+        best = f"best {best_of(run)}" if run.best >= 0 else "not validated"  # resumed for fewer epochs
+        print(f"done in {time.perf_counter() - start:.0f} s: {best}, see {folder / PICTURE}")
     return 0
 
 
@@ -283,36 +285,24 @@ def train_in(run: Run, folder: Path) -> None:
 
 
 def print_start(run: Run, folder: Path, *, resuming: bool) -> None:
-    """Print what is trained on which images, and warn where the accuracies will say little."""
-    config, train_images, val_images = run.config, run.train_loader.dataset, run.val_loader.dataset
+    """Print what is trained on which images."""
     processes = f", {run.world.size} processes" if run.world.size > 1 else ""
-    parameters = sum(p.numel() for p in run.model.parameters()) / 1e6
-    labelled = f"{len(run.labelled)} labelled, " if config.is_semi else ""
-    images = f"{labelled}{len(train_images)} {'unlabelled' if config.is_semi else 'training'}"
-    lines = [
-        f"{config.model}, {parameters:.2f} M parameters, {run.objective}",
-        f"{images} and {len(val_images)} validation images of {len(run.classes)} classes at"
-        f" {config.image_size}×{config.image_size} on {run.device}{processes}",
-    ]
+    *lines, last = run.task.describe(run.network, run.objective)
+    lines.append(f"{last} on {run.device}{processes}")
     fill = functools.partial(textwrap.fill, width=WIDTH, subsequent_indent="    ", break_on_hyphens=False)
     print(*(fill(line, break_long_words=False) for line in lines), f"run folder: {folder}", sep="\n", flush=True)
-    if run.epoch >= config.epochs:  # the run is finished
-        return
-    if config.data and shares_images(run.labelled, val_images):
-        cause = f"{config.data} has no train/ and val/" if config.val_data is None else "--val-data has training images"
-        print(f"warning: {cause}: accuracies are on the training images", file=sys.stderr)
-    if resuming:
+    if resuming and run.epoch < run.config.epochs:
         print(f"resuming in epoch {run.epoch + 1} after step {run.step} of {run.steps}", flush=True)
 
 
-def config_to_resume(stored: ResolvedConfig, chosen: dict[str, Any]) -> ResolvedConfig:
+def config_to_resume(stored: ResolvedRun, chosen: dict[str, Any]) -> ResolvedRun:
     """Return the configuration of the checkpoint with the options that may change as the command line states them.
 
     Raises:
         UserError: the command line states another value of an option that may not change; the message names it.
     """
     for name, value in chosen.items():
-        if name in FREE_OPTIONS:
+        if name in stored.free():
             setattr(stored, name, value)
     differs = [
         f"--{name.replace('_', '-')} is {getattr(stored, name)} in the checkpoint, {value} on the command line"

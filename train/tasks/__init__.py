@@ -1,0 +1,1 @@
+"""The tasks beyond classification: each with its options, loaders, objective and metrics."""

@@ -15,13 +15,14 @@ from pipelines import POLICIES
 from train.__main__ import main
 from train.cli.checks import check
 from train.cli.commands import COMMANDS, build_parser
-from train.cli.parser import SEMI_OPTIONS, names_of_methods
-from train.cli.presets import PRESETS, read_preset
+from train.cli.parser import names_of_methods
+from train.cli.presets import PRESETS, presets_of, read_preset
 from train.config import Config, ResolvedConfig
 from train.engine.files import write_yaml
 from train.errors import UserError
 from train.programs.semi import EMBEDDED
 from train.programs.train import stated_options
+from train.tasks.semi.config import OWN, SemiConfig
 
 FIXED = ["data", "out", "model", "method", "epochs", "batch-size", "image-size", "lr", "seed", "device", "resume"]
 
@@ -45,10 +46,8 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
 def test_help_lists_every_option_with_its_default(command: str) -> None:
     parser = parsers()[command]
     options = {o: a for a in parser._actions for o in a.option_strings}
-    fields = [f for f in dataclasses.fields(Config) if command == "semi" or f.name not in SEMI_OPTIONS]
-    assert len([o for o in options if o.removeprefix("--").replace("-", "_") in SEMI_OPTIONS]) == 8 * (
-        command == "semi"
-    )
+    fields = dataclasses.fields(SemiConfig if command == "semi" else Config)
+    assert len([o for o in options if o.removeprefix("--").replace("-", "_") in OWN]) == 8 * (command == "semi")
     for name in [*FIXED, *(f.name.replace("_", "-") for f in fields)]:
         assert "(default: " in (options[f"--{name}"].help or "")
     for field in fields:
@@ -152,7 +151,7 @@ def test_every_method_is_legal(name: str) -> None:
     check(Config(method=name))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets_of(Config))
 def test_every_preset_is_legal_and_the_command_line_wins(name: str) -> None:
     config = Config(**parse("--preset", name, "--epochs", "7"))
     preset = Config.from_dict(yaml.safe_load(PRESETS[name].read_text()))
@@ -173,7 +172,7 @@ def test_the_configuration_of_a_run_is_a_preset(tmp_path: Path) -> None:
     [
         (None, r"--preset must be one of .*keepaugment-cifar.*, or a YAML file; got '.*none\.yaml'"),
         ("lr: [", "cannot be read: while parsing"),
-        ("rate: 0.1", r"its keys must be options such as data, val_data, out, model; got \['rate'\]"),
+        ("rate: 0.1", r"its keys must be options such as data, val_data, out, epochs; got \['rate'\]"),
         ("- lr", "its keys must be options .* got no mapping"),
     ],
 )

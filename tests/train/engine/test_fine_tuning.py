@@ -29,7 +29,7 @@ CPU = {"device": "cpu", "image_size": 16, "batch_size": 24, "region_size": 6, "e
 def no_pictures() -> Iterator[None]:
     """They take longer than the runs."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("train.engine.loop.write_pictures", lambda *_, **__: None)
+        patched.setattr("train.engine.loop.draw", lambda *_, **__: None)
         yield
 
 

@@ -93,7 +93,7 @@ def test_the_sizes_of_the_parts(
 
 
 def test_fewer_images_than_a_batch_cannot_be_dropped() -> None:
-    with pytest.raises(UserError, match=r"--drop-last leaves no step: there are 20 training images, fewer than --ba"):
+    with pytest.raises(UserError, match="--drop-last leaves no step: there are 20 training images, fewer than"):
         steps_of_epoch(config_of(batch_size=32, drop_last=True), 20)
 
 
@@ -168,7 +168,7 @@ def test_the_trial_changes_nothing(run_of: Callable[..., Run], same: Any, monkey
     """Dropout draws, BatchNorm counts and gradients are a copy's."""
     options = {"model": "mobilenet_v2", "image_size": 32, "method": "keep_cutout", "device": "cpu"}
     tried = run_of(**options)
-    monkeypatch.setattr("train.engine.run.check_network", lambda *_: [])
+    monkeypatch.setattr("train.engine.classification.check_network", lambda *_: [])
     untried = run_of(**options)
     assert all(p.grad is None for p in tried.model.parameters())
     a, b = tried.state_dict(), untried.state_dict()

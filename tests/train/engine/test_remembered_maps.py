@@ -10,7 +10,6 @@ import torch
 
 from train.__main__ import main
 from train.engine import checkpoint
-from train.engine.pictures import write_figure
 from train.engine.run import Run
 from train.errors import UserError
 
@@ -86,11 +85,12 @@ def test_a_step_that_is_skipped_is_not_remembered(run_of: Callable[..., Run]) ->
     assert run.objective.stage.memory.ages(torch.arange(40)).tolist() == [-1] * 40  # type: ignore[attr-defined]
 
 
+@pytest.mark.pictures
 def test_pictures_leave_the_memory_alone(run_of: Callable[..., Run], tmp_path: Path, same: Any) -> None:
     run = run_of(method="keep_cutout", **OPTIONS)
     _steps(run)
     before = run.objective.shared_state_dict()
-    write_figure(run, tmp_path / "a.png")
+    run.task.draw(run.network, run.objective, tmp_path / "a.png")
     assert same(run.objective.shared_state_dict(), before)
 
 

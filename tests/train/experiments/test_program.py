@@ -15,7 +15,7 @@ import pytest
 
 from train.__main__ import main as program
 from train.cli.checks import check
-from train.config import Config, ResolvedConfig
+from train.config import ResolvedConfig
 from train.engine import checkpoint
 from train.engine.run import Run
 from train.experiments.conditions import EXPERIMENTS
@@ -209,7 +209,7 @@ def test_the_registry(name: str) -> None:
     conditions = EXPERIMENTS[name].conditions
     names = [c.name for c in conditions]
     assert len(set(names)) == len(names)
-    configs = [Config(**c.options) for c in conditions]
+    configs = [EXPERIMENTS[name].config(**c.options) for c in conditions]
     for config in configs:
         check(config)
     assert not any(a == b for i, a in enumerate(configs) for b in configs[:i])

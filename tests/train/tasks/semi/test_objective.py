@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from train.__main__ import main as program
-from train.engine.pictures import write_figure
 from train.engine.run import Run
-from train.engine.semi import SemiObjective, annealed_cross_entropy, annealing_threshold, consistency_loss
 from train.programs.train import main
+from train.tasks.semi.config import SemiConfig
+from train.tasks.semi.objective import (
+    SemiObjective,
+    annealed_cross_entropy,
+    annealing_threshold,
+    consistency_loss,
+)
 
 SEMI: dict[str, Any] = {"labels": 16, "unlabelled_ratio": 3, "batch_size": 4, "label_smoothing": 0.0, "confidence": 0.1}
 
@@ -208,22 +213,23 @@ def test_a_run_of_the_command(shapes: Path, tmp_path: Path, stop_in_step: Any, s
     assert (tmp_path / "whole" / "augmentations.png").stat().st_size > 10_000
 
 
+@pytest.mark.pictures
 def test_unlabelled_images_alone(shapes: Path, tmp_path: Path, run_of: Any) -> None:
     """Those in a folder without classes have no known labels: none are measured, and none are named."""
     (tmp_path / "images").mkdir()
     for number, file in enumerate(sorted((shapes / "train").rglob("*.jpg"))[::3]):
         (tmp_path / "images" / f"{number}.jpg").write_bytes(file.read_bytes())
     run = run_of(**SEMI | {"labels": None, "unlabelled": str(tmp_path / "images")})
-    assert (len(run.labelled), len(run.train_loader.dataset), run.labels_known) == (48, 16, False)
+    assert (len(run.task.labelled), len(run.train_loader.dataset), run.task.labels_known) == (48, 16, False)
     run.train_step(iter(run.train_loader))
     assert run.measures.names == ("confident_share", "saliency_kept", "region_area")
-    write_figure(run, tmp_path / "figure.png")
+    run.task.draw(run.network, run.objective, tmp_path / "figure.png")
 
 
 def test_other_images_are_noticed(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     given = {"data": str(shapes), "image_size": 16, "region_size": 6, "device": "cpu", "epochs": 1, "method": "cutout"}
     given |= SEMI | {"out": str(tmp_path / "run")}
-    assert main(dict(given), resuming=False) == 0
+    assert main(dict(given), resuming=False, of=SemiConfig) == 0
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert state["marks"].keys() == {"training", "validation", "labelled"}
     assert program(["semi", "--resume", "--out", str(tmp_path / "run"), "--labels", "24"]) == 2

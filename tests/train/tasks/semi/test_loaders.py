@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipelines import DataError
-from train.config import Config
-from train.data.semi import Endless, draw_balanced, labelled_images, unlabelled_images
 from train.errors import UserError
+from train.tasks.semi.config import SemiConfig
+from train.tasks.semi.loaders import Endless, draw_balanced, labelled_images, unlabelled_images
 
 
 @pytest.mark.parametrize(("count", "expected"), [(3, [1, 1, 1]), (12, [4, 4, 4]), (14, [4, 5, 5])])
@@ -47,11 +47,11 @@ def test_the_endless_order(count: int, length: int) -> None:
 def test_how_many_labels_there_can_be(shapes: Path) -> None:
     for count in (7, 49):
         with pytest.raises(UserError, match=rf"--labels must be from 8, one of each class, to 48, .*got {count}"):
-            labelled_images(Config(data=str(shapes), labels=count))
-    assert len(labelled_images(Config(data=str(shapes), labels=48))) == 48
-    assert len(labelled_images(Config(data=str(shapes), train_images=16, labels=8))) == 8
+            labelled_images(SemiConfig(data=str(shapes), labels=count))
+    assert len(labelled_images(SemiConfig(data=str(shapes), labels=48))) == 48
+    assert len(labelled_images(SemiConfig(data=str(shapes), train_images=16, labels=8))) == 8
     with pytest.raises(UserError, match=r"to 16, as the smallest of the 8 classes .* has 2 training images; got 24"):
-        labelled_images(Config(data=str(shapes), train_images=16, labels=24))
+        labelled_images(SemiConfig(data=str(shapes), train_images=16, labels=24))
 
 
 def test_the_labels_of_unlabelled_images(shapes: Path, tmp_path: Path) -> None:
@@ -59,17 +59,17 @@ def test_the_labels_of_unlabelled_images(shapes: Path, tmp_path: Path) -> None:
     classes = sorted(path.name for path in (shapes / "train").iterdir())
     for name in classes[2:4]:
         shutil.copytree(shapes / "train" / name, tmp_path / "known" / name)
-    dataset, known = unlabelled_images(Config(data=str(shapes), unlabelled=str(tmp_path / "known")), classes)
+    dataset, known = unlabelled_images(SemiConfig(data=str(shapes), unlabelled=str(tmp_path / "known")), classes)
     assert known
     assert dataset.classes == classes
     assert Counter(dataset.class_indices.tolist()) == {2: 6, 3: 6}
 
     shutil.copytree(tmp_path / "known", tmp_path / "other")
     (tmp_path / "other" / classes[2]).rename(tmp_path / "other" / "something else")
-    dataset, known = unlabelled_images(Config(data=str(shapes), unlabelled=str(tmp_path / "other")), classes)
+    dataset, known = unlabelled_images(SemiConfig(data=str(shapes), unlabelled=str(tmp_path / "other")), classes)
     assert not known
     assert (dataset.classes, len(dataset)) == (classes, 12)
 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty"):
-        unlabelled_images(Config(data=str(shapes), unlabelled=str(tmp_path / "empty")), classes)
+        unlabelled_images(SemiConfig(data=str(shapes), unlabelled=str(tmp_path / "empty")), classes)

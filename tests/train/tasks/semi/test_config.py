@@ -8,11 +8,12 @@ import pytest
 from dali_salaug import METHODS
 from train.__main__ import main as program
 from train.cli.checks import check
-from train.cli.parser import SEMI_OPTIONS
-from train.cli.presets import PRESETS, read_preset
-from train.config import Config
+from train.cli.presets import PRESETS, presets_of, read_preset
+from train.config import Config, ResolvedConfig
+from train.config.run import ResolvedRun
 from train.errors import UserError
 from train.programs.semi import with_defaults
+from train.tasks.semi.config import OWN, ResolvedSemiConfig, SemiConfig
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"labels": 0}, r"--labels must be at least 1; got 0"),
@@ -37,13 +38,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "message"), REFUSED)
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(Config(**{"labels": 16} | options))
+        check(SemiConfig(**{"labels": 16} | options))
 
 
 def test_the_methods() -> None:
     """All that need no other image and no label, with the map of the greatest logit."""
     for name, entry in METHODS.items():
-        config = Config(labels=16, method=name)
+        config = SemiConfig(labels=16, method=name)
         if entry.kind == "two images" or name == "none":
             with pytest.raises(UserError, match="--method"):
                 check(config)
@@ -52,11 +53,17 @@ def test_the_methods() -> None:
             assert config.resolved(side=32, embedded=False, cifar=True).saliency_target == "max"
 
 
-@pytest.mark.parametrize("name", [name for name in SEMI_OPTIONS if name not in ("labels", "unlabelled")])
-def test_alone_they_have_no_effect(name: str) -> None:
-    values = {"pseudo_labels": "hard", "training_signal_annealing": "log", "unlabelled_ratio": 3}
-    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} needs --labels or --unlabelled"):
-        check(Config(**{name: values.get(name, 0.5)}))
+def test_the_configuration_of_each_task_comes_back() -> None:
+    """Of its own task, and as that of a network that classifies; not as another."""
+    config = SemiConfig(labels=16).resolved(side=32, embedded=False, cifar=True)
+    assert len(OWN) == 8
+    for of in (ResolvedRun, ResolvedConfig, ResolvedSemiConfig):
+        assert of.from_dict(config.to_dict()) == config
+    plain = Config().resolved(side=32, embedded=False, cifar=True).to_dict()
+    with pytest.raises(ValueError, match="it is of a run of the command train, which this command does not take"):
+        ResolvedSemiConfig.from_dict(plain)
+    with pytest.raises(ValueError, match=r"its configuration has task = 'dance', none of train, semi"):
+        ResolvedRun.from_dict(plain | {"task": "dance"})
 
 
 def test_training_without_the_command_refuses_them(capsys: pytest.CaptureFixture) -> None:
@@ -64,7 +71,7 @@ def test_training_without_the_command_refuses_them(capsys: pytest.CaptureFixture
         program(["train", "--labels", "16"])
     assert "unrecognized arguments: --labels 16" in capsys.readouterr().err
     assert program(["train", "--preset", "uda-cifar-4000"]) == 2
-    assert "a preset of semi-supervised training is for the command semi" in capsys.readouterr().err
+    assert "--preset uda-cifar-4000 is for the command semi; got train" in capsys.readouterr().err
 
 
 def test_the_images_must_be_stated(shapes: Path, capsys: pytest.CaptureFixture) -> None:
@@ -75,9 +82,9 @@ def test_the_images_must_be_stated(shapes: Path, capsys: pytest.CaptureFixture) 
 
 
 def test_the_defaults() -> None:
-    embedded = Config(**with_defaults({}))
+    embedded = SemiConfig(**with_defaults({}))
     assert (embedded.labels, embedded.label_smoothing, embedded.unlabelled_ratio) == (800, 0, 1)
-    stated = Config(**with_defaults({"data": "somewhere", "labels": 40, "ema": 0.0}))
+    stated = SemiConfig(**with_defaults({"data": "somewhere", "labels": 40, "ema": 0.0}))
     assert (stated.labels, stated.label_smoothing, stated.ema, stated.batch_size) == (40, 0, 0, None)
     check(embedded)
 
@@ -91,10 +98,11 @@ def test_the_defaults() -> None:
     ],
 )
 def test_the_presets(name: str, labels: int, ratio: int, steps: int) -> None:
-    config = Config(**with_defaults(read_preset(name) | {"data": "cifar"}))
+    config = SemiConfig(**with_defaults(read_preset(name, SemiConfig) | {"data": "cifar"}))
     check(config)
     resolved = config.resolved(side=32, embedded=False, cifar=True, images=50_000)
     assert (resolved.labels, resolved.unlabelled_ratio, resolved.model) == (labels, ratio, "wrn28_2")
     in_an_epoch = -(-50_000 // resolved.step_images)
     assert steps <= resolved.epochs * in_an_epoch < steps + in_an_epoch
-    assert {"uda-cifar-4000", "uda-cifar-2500", "usb-cifar"} <= PRESETS.keys()
+    assert presets_of(SemiConfig) == ["uda-cifar-2500", "uda-cifar-4000", "usb-cifar"]
+    assert sorted([*presets_of(SemiConfig), *presets_of(Config)]) <= sorted(PRESETS)

@@ -14,9 +14,9 @@ from torch.profiler import record_function
 
 from dali_salaug import SaliencyStage
 from pipelines import Batch, ImageLoader
-from train.config import ResolvedConfig
 from train.engine.network import Network
 from train.engine.objective import BatchOutcome, StageObjective
+from train.tasks.semi.config import ResolvedSemiConfig
 
 _STEEPNESS = 5  # of the annealing's exponentials, UDA §3.1
 
@@ -113,7 +113,7 @@ class SemiObjective(StageObjective):
         self,
         stage: SaliencyStage,
         network: Network,
-        config: ResolvedConfig,
+        config: ResolvedSemiConfig,
         labelled: ImageLoader,
         *,
         known: bool,
@@ -134,6 +134,12 @@ class SemiObjective(StageObjective):
         self._batches = iter(self.labelled)
         if epoch != self._epoch:
             self._epoch, self._parts = epoch, 0
+
+    def summarised(self, means: dict[str, float]) -> dict[str, float]:
+        if "pseudo_label_accuracy" in means:  # of the confident images, where there are some
+            right, confident = means.pop("pseudo_label_accuracy"), means["confident_share"]
+            means |= {"pseudo_label_accuracy": right / confident} if confident > 0 else {}
+        return super().summarised(means)
 
     def state_dict(self) -> dict[str, Any]:
         position = {"labelled": self.labelled.state_dict(), "epoch": self._epoch, "parts": self._parts}
@@ -170,7 +176,7 @@ class SemiObjective(StageObjective):
         loss = torch.stack(supervised).sum() + self.config.unlabelled_weight * consistency
         losses = loss, supervised[0], consistency
         measures = {"confident_share": confident.float()}
-        if self.known:  # divided by the confident share at the epoch's end
+        if self.known:  # see `summarised`
             measures["pseudo_label_accuracy"] = (confident & (clean.argmax(1) == batch.labels)).float()
         if self.stage.method.uses_saliency:  # in warm-up there is no region
             nothing = dict.fromkeys(self.stage_measures, torch.zeros_like(measures["confident_share"]))

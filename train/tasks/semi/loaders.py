@@ -8,13 +8,13 @@ import numpy as np
 from pipelines import DataError, Dataset, ImageLoader, find_dataset
 from pipelines.draws import epoch_order
 from pipelines.formats import IMAGE_SUFFIXES
-from train.config import Config, ResolvedConfig
 from train.data.loaders import make_loader, training_images
 from train.distributed import ALONE, World
 from train.errors import UserError
+from train.tasks.semi.config import ResolvedSemiConfig, SemiConfig
 
 
-def labelled_images(config: Config) -> Dataset:
+def labelled_images(config: SemiConfig) -> Dataset:
     """Return the labelled images of a configuration.
 
     Raises:
@@ -53,7 +53,7 @@ def draw_balanced(labels: np.ndarray, classes: int, count: int, seed: int) -> np
     return np.sort(np.concatenate(chosen))
 
 
-def unlabelled_images(config: Config, classes: list[str]) -> tuple[Dataset, bool]:
+def unlabelled_images(config: SemiConfig, classes: list[str]) -> tuple[Dataset, bool]:
     """Return the unlabelled images of a configuration, and whether their classes are known, to measure pseudo-labels.
 
     Args:
@@ -110,7 +110,7 @@ class Endless:
         return np.concatenate(orders)[skipped : skipped + self.length]
 
 
-def labelled_loader(config: ResolvedConfig, dataset: Dataset, unlabelled: int, world: World = ALONE) -> ImageLoader:
+def labelled_loader(config: ResolvedSemiConfig, dataset: Dataset, unlabelled: int, world: World = ALONE) -> ImageLoader:
     """Return the loader of the labelled images: clean crops, a full batch for each batch of unlabelled images.
 
     Args:
