@@ -20,6 +20,7 @@ T = TypeVar("T", bound="Options")
 TASKS = {
     "train": ("train.config.classification:ResolvedConfig", "train.engine.classification:Classification"),
     "semi": ("train.tasks.semi.config:ResolvedSemiConfig", "train.tasks.semi.task:SemiSupervised"),
+    "detect": ("train.tasks.detection.config:ResolvedDetectionConfig", "train.tasks.detection.task:Detection"),
 }
 
 

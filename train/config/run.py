@@ -208,3 +208,11 @@ class ResolvedRun(RunConfig):
     def step_images(self) -> int:
         """Images of the training loader in a step, over all processes."""
         return self.batch_size
+
+    def samples(self, images: int) -> int:
+        """Return the number of samples that the training loader has in an epoch.
+
+        Args:
+            images: of the training data.
+        """
+        return images

@@ -123,7 +123,7 @@ def train_epoch(run: Run, stop: StopSignal, folder: Path, record: Record | None)
     reader = run.train_loader.dataset.reader
     files = reader.files if reader.kind == "files" else None
     before, start = run.seconds, time.perf_counter()
-    images = min(run.steps * config.step_images, len(run.train_loader.dataset))
+    images = min(run.steps * config.step_images, run.samples)
     done, shown = run.step * config.step_images, run.world.is_main
     name = f"epoch {run.epoch + 1}/{config.epochs}"
     with Progress(name, batches=run.steps, images=images, done=done, shown=shown) as progress:

@@ -45,6 +45,7 @@ class Run:
         train_loader, val_loader, classes: of the task.
         network: the model with everything around it.
         objective: the losses of a batch.
+        samples: number of samples of the training loader in an epoch.
         steps: number of steps in an epoch.
         epoch: number of complete epochs, validated and logged.
         step: number of steps taken in the current epoch.
@@ -71,7 +72,8 @@ class Run:
         self.train_loader, self.val_loader, self.classes = task.train_loader, task.val_loader, task.classes
         self.device = self.train_loader.device
         self.marks = {name: marks_of(dataset) for name, dataset in task.datasets.items()} if world.is_main else {}
-        self.steps = steps_of_epoch(config, len(self.train_loader.dataset))
+        self.samples = config.samples(len(self.train_loader.dataset))
+        self.steps = steps_of_epoch(config, self.samples)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # all steps have the same two image sizes
 
@@ -134,7 +136,7 @@ class Run:
         self.world.broadcast_buffers(self.model)
         self.guard.begin()
         full = self.config.step_images
-        images = min(full, len(self.train_loader.dataset) - self.step * full)
+        images = min(full, self.samples - self.step * full)
         parts = math.ceil(images / (full // self.config.accumulate))
         self.optimizer.zero_grad(set_to_none=True)
         for part in range(parts):

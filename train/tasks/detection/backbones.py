@@ -84,14 +84,15 @@ def stages_of(model: nn.Module, name: str) -> list[Stage]:
 def _tracing(model: nn.Module) -> dict[str, Any]:
     """Return how torch.fx traces a model: not into BatchNorm, which would keep the mode that it had then, nor into what
     create_feature_extractor leaves whole."""
-    whole = {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+    whole: set[type[nn.Module]] = set()
+    whole |= {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
     whole |= {each for each in vars(torchvision.ops).values() if isinstance(each, type) and issubclass(each, nn.Module)}
     return {"leaf_modules": list(whole), "autowrap_modules": (math, torchvision.ops)}
 
 
 def _stride(node: Node) -> int:
     """Return the side of the image over the side of a node's square feature map; 0 where it is none."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+    shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())
     if len(shape) != 4 or shape[2] != shape[3] or _SIDE % shape[2]:
         return 0
     stride = _SIDE // shape[2]

@@ -45,7 +45,7 @@ class DetectorOptions:
         side: shorter side of the images in pixels, to which the sizes of the anchors are proportional.
         channels: of the pyramid; a quarter of the units of Faster R-CNN's two layers on top of it.
         proposals: in an image that Faster R-CNN is trained on.
-        trainable: the number of the backbone's stages that are trained, counted from the last.
+        trainable: the number of the backbone's stages that are trained, counted from the last; None: all.
         frozen_norm: whether the backbone's BatchNorm is fixed.
         amp: the type of mixed precision in the backbone; None: it has float32.
     """
@@ -54,7 +54,7 @@ class DetectorOptions:
     side: int
     channels: int = 256
     proposals: int = 512
-    trainable: int = 3
+    trainable: int | None = 3
     frozen_norm: bool = True
     amp: torch.dtype | None = None
 
@@ -121,12 +121,12 @@ class Detector(nn.Module):
     def __init__(self, model: nn.Module, classes: int, options: DetectorOptions, name: str) -> None:
         super().__init__()
         self.stages = stages_of(model, name)
-        if options.trainable > len(self.stages):
+        trainable = len(self.stages) if options.trainable is None else options.trainable
+        if trainable > len(self.stages):
             raise UserError(
-                f"--trainable-layers must be at most {len(self.stages)}, the stages of --model {name}; got"
-                f" {options.trainable}"
+                f"--trainable-layers must be at most {len(self.stages)}, the stages of --model {name}; got {trainable}"
             )
-        freeze(model, self.stages, options.trainable)
+        freeze(model, self.stages, trainable)
         build = {"fasterrcnn_fpn": _faster_rcnn, "fasterrcnn_c4": _c4, "retinanet": _retinanet}[options.kind]
         self.detector = build(model, self.stages, classes, options)
         self.detector.transform = AsGiven()
@@ -179,6 +179,17 @@ def _pyramid(
     return Pyramid(body, pyramid, options.channels, options.amp)
 
 
+def _proposals(number: int) -> dict[str, int]:
+    """Return how many proposals Faster R-CNN makes, and is trained on: of 512, as torchvision's; of fewer, fewer."""
+    return {
+        "rpn_pre_nms_top_n_train": min(2000, 8 * number),
+        "rpn_post_nms_top_n_train": min(2000, 4 * number),
+        "rpn_pre_nms_top_n_test": min(1000, 8 * number),
+        "rpn_post_nms_top_n_test": min(1000, 2 * number),
+        "box_batch_size_per_image": number,
+    }
+
+
 def _faster_rcnn(model: nn.Module, stages: Sequence[Stage], classes: int, options: DetectorOptions) -> nn.Module:
     levels = _levels(stages, 4)
     backbone = _pyramid(model, levels, options, LastLevelMaxPool())
@@ -191,7 +202,7 @@ def _faster_rcnn(model: nn.Module, stages: Sequence[Stage], classes: int, option
         box_roi_pool=pool,
         box_head=TwoMLPHead(options.channels * 7**2, units),
         box_predictor=FastRCNNPredictor(units, classes + 1),
-        box_batch_size_per_image=options.proposals,
+        **_proposals(options.proposals),
     )
 
 
@@ -206,7 +217,7 @@ def _c4(model: nn.Module, stages: Sequence[Stage], classes: int, options: Detect
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=14, sampling_ratio=2),
         box_head=head,
         box_predictor=FastRCNNPredictor(last.channels, classes + 1),
-        box_batch_size_per_image=options.proposals,
+        **_proposals(options.proposals),
     )
 
 

@@ -81,7 +81,10 @@ def evaluate(objects: Objects, found: dict[int, Found], world: World = ALONE) ->
 def _evaluated(objects: Objects, found: dict[int, Found]) -> dict[str, float]:
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)
+    # torchmetrics' own thresholds are rounded to float32, so that a recall of exactly 0.06 would not reach "0.06".
+    thresholds = {"iou_thresholds": np.linspace(0.5, 0.95, 10), "rec_thresholds": np.linspace(0, 1, 101)}
+    lists = {name: values.tolist() for name, values in thresholds.items()}
+    metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False, **lists)
     places = sorted(found)
     metric.update(*_as_torchmetrics(objects, found, places))
     values = metric.compute()
