@@ -96,9 +96,9 @@ def detection_loader(
     long_side = whole("long_side", long_side, min(short_sides), _MAX_SIDE, legal)
     batch_size = whole("batch_size", batch_size, 1, INT32_MAX)
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
-    shuffle = train if shuffle is None else flag("shuffle", shuffle, "None, True or False")
-    legal = "None or False with a sampler, which makes the order"
-    require("shuffle", shuffle, legal, not shuffle or sampler is None or shuffle is None)
+    shuffle = None if shuffle is None else flag("shuffle", shuffle, "None, True or False")
+    require("shuffle", shuffle, "None or False with a sampler, which makes the order", not shuffle or sampler is None)
+    shuffle = train if shuffle is None else shuffle
     seed = whole("seed", seed, 0, 2**64 - 1, "an integer from 0 to 2**64 - 1")
     world_size = whole("world_size", world_size, 1, INT32_MAX)
     rank = whole("rank", rank, 0, world_size - 1, f"an integer from 0 to world_size - 1 = {world_size - 1}")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from train.engine import checkpoint
+from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main
 
@@ -37,10 +38,12 @@ class Launch:
         restarts: int = 0,
         new: bool = True,
         program: str = "train",
+        own_data: Path | None = None,
     ) -> subprocess.CompletedProcess:
         notes = self.folder / f"{name}-notes"
         notes.mkdir(exist_ok=True)
         data = ["--data", str(self.data), "--image-size", "16"] if new else ["--resume"]
+        data = data if own_data is None else ["--data", str(own_data)]
         command = [SCRIPT, str(notes), accident, program, *data, "--out", name, *options]
         if restarts:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -148,6 +151,26 @@ def test_two_processes_take_the_steps_of_a_semi_supervised_one(launch: Launch) -
     for own, other in zip(*(map(json.loads, log) for log in logs), strict=True):
         for name in ("train_supervised_loss", "train_consistency_loss", "pseudo_label_accuracy", "val_top1"):
             assert other[name] == pytest.approx(own[name], rel=1e-4), name
+
+
+def test_two_processes_measure_all_detections_together(launch: Launch, scenes: Path) -> None:
+    options = ["--short-sides", "40", "--long-side", "64", "--pyramid-channels", "8", "--proposals", "8"]
+    options += ["--batch-size", "4", "--epochs", "2", "--device", "cpu"]  # the last step has an image for each alone
+    two = launch("detect-two", 2, *options, program="detect", own_data=scenes)
+    assert two.returncode == 0, two.stderr
+    log = [json.loads(line) for line in (launch.folder / "detect-two" / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in log] == [1, 2]
+    state, config = checkpoint.load_any_run(launch.folder / "detect-two" / "last.pt")
+    assert len(state["processes"]) == 2
+    run = Run(config)
+    run.network.load_state_dict(state)
+    validation = run.task.start_validation(run.network)
+    for batch in run.val_loader:
+        validation.add(batch)
+    alone = validation.values()
+    assert {name: log[-1][name] for name in alone if name != "val_replaced"} == pytest.approx(
+        {name: value for name, value in alone.items() if name != "val_replaced"}, abs=1e-5
+    )
 
 
 def test_each_process_draws_its_own_regions(whole: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ OPTIONS += " --checkpoint-every 1 --saliency memory"
 # 8 steps an epoch, 24 in all, likewise. An order of the 20 labelled images ends within an epoch.
 SEMI = "semi --labels 20 --unlabelled-ratio 3 --image-size 16 --batch-size 2 --epochs 3 --region-size 6 --ema 0.9"
 SEMI += " --training-signal-annealing linear --confidence 0.1 --device cpu --checkpoint-every 1"
+# 5 steps an epoch, 10 in all, likewise. A pass over the 14 images ends within an epoch.
+DETECT = "detect --short-sides 40 48 --long-side 64 --pyramid-channels 8 --proposals 8 --batch-size 2 --epochs 2"
+DETECT += " --iterations 10 --ema 0.9 --device cpu --checkpoint-every 1"
 
 
 def execute(python: str, plan: list[Any], data: Path, folder: Path, options: str = OPTIONS) -> list[dict[str, Any]]:
@@ -64,6 +67,14 @@ def test_a_semi_supervised_run_is_killed(
     starts = execute(warm_python, plan, shapes, tmp_path / "parts", SEMI)
     assert [start["ended"] for start in starts] == ["killed"] * 3 + [0]
     compare(tmp_path, [1, 2, 3], same, log_of)
+
+
+def test_a_detection_run_is_killed(warm_python: str, scenes: Path, tmp_path: Path, same: Any, log_of: Any) -> None:
+    execute(warm_python, [], scenes, tmp_path / "whole", DETECT)
+    plan = [{"write": nth, "at": point} for nth, point in ((3, "renamed"), (4, "half"), (4, "flushed"))]
+    starts = execute(warm_python, plan, scenes, tmp_path / "parts", DETECT)
+    assert [start["ended"] for start in starts] == ["killed"] * 3 + [0]
+    compare(tmp_path, [1, 2], same, log_of)
 
 
 def compare(tmp_path: Path, epochs: list[int], same: Any, log_of: Any) -> None:
