@@ -77,7 +77,7 @@ def observing(model: nn.Module, device: torch.device, *, compiled: bool = False)
             tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
 
         exchanged = device.type == KEEPS_MEMORY_FORMAT and not compiled
-        context = KeepsMemoryFormat(module, tensors) if exchanged else nullcontext()
+        context = KeepsMemoryFormat() if exchanged else nullcontext()
 
         def forward(images: Tensor) -> Tensor:
             with context:
