@@ -11,7 +11,7 @@ from pipelines import Objects
 from train.distributed import ALONE, World
 from train.errors import UserError
 
-INSTALL = "pip install 'dali-salaug[detection]'"
+INSTALL = "pip install torchmetrics pycocotools"
 
 
 class Found(NamedTuple):

@@ -171,6 +171,6 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(builtins, "__import__", importing)
     with pytest.raises(
-        UserError, match=r"detect needs torchmetrics and pycocotools, .*: pip install 'dali-salaug\[det"
+        UserError, match=r"detect needs torchmetrics and pycocotools, .*: pip install torchmetrics pyco"
     ):
         check_installed()
