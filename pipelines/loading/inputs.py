@@ -103,8 +103,8 @@ class Inputs:
     def configuration(self) -> dict[str, Any]:
         """Return all that decides which samples and pixels a batch holds, in JSON types.
 
-        The device is not part of it, as a run may move to another machine; nor is the rank, as all ranks are at the
-        same batch.
+        The device is not part of it, as a run may move to another machine; nor are rank and number of ranks, as all
+        ranks are at the same global batch.
         """
         names = (field.name for field in fields(Recipe) if field.name not in _LEFT_OUT)
         recipe, fit = {name: getattr(self.recipe, name) for name in names}, self.recipe.fit
@@ -123,8 +123,7 @@ class Inputs:
             "train": self.options.train,
             "order": self.options.order.description,
             "seed": self.options.seed,
-            "batch_size": self.options.batch_size,
+            "global_batch": self.options.world_size * self.options.batch_size,
             "drop_last": self.options.drop_last,
             **({} if fit is None else {"short_sides": list(fit.short_sides), "long_side": fit.long_side}),
-            "world_size": self.options.world_size,
         }

@@ -247,7 +247,8 @@ class ImageLoader:
         After an epoch's last batch that is the next epoch, unless `set_epoch` then names the one that is over.
 
         Args:
-            state: From this rank or another: one rank's state may be saved for all. Only the count towards
+            state: From this rank or another, also of more or fewer ranks with the same global batch
+                (`world_size * batch_size`): one rank's state may be saved for all. Only the count towards
                 `max_bad_share` is then that rank's, until the epoch ends.
 
         Raises:

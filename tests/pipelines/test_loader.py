@@ -222,13 +222,13 @@ def test_restoring_in_the_middle_and_then_choosing_another_epoch(cifar: Path) ->
     ("changes", "named"),
     [
         ({"seed": 4}, "seed: 3 in the state, 4 here"),
-        ({"batch_size": 4}, "batch_size: 8 in the state, 4 here"),
+        ({"batch_size": 4}, "global_batch: 8 in the state, 4 here"),
         ({"policy": RandAugment(m=5)}, r"policy: 'None' in the state, 'RandAugment\(n=2, m=5\)' here"),
         ({"crop_ratio": (0.5, 1.0)}, r"ratio: \[0.75, 1.33.*\] in the state, \[0.5, 1.0\] here"),
         ({"horizontal_flip": 0}, "horizontal_flip: 0.5 in the state, 0 here"),
         ({"vertical_flip": 0.5}, "vertical_flip: 0.0 in the state, 0.5 here"),
         ({"resize_interpolation": "bicubic"}, "resize_interpolation: 'bilinear' in the state, 'bicubic' here"),
-        ({"world_size": 2}, "world_size: 1 in the state, 2 here"),
+        ({"world_size": 2}, "global_batch: 8 in the state, 16 here"),
         ({"train": False}, "train: True in the state, False here"),
         ({"crop_scale": (0.5, 1.0)}, "crop_scale: .* in the state, .*0.5, 1.0.* here"),
         ({"dtype": "uint8"}, "dtype: 'float32' in the state, 'uint8' here"),
@@ -369,3 +369,25 @@ def test_cifar10(real_data: Callable[[str], Path]) -> None:
 def test_photographs_of_imagenet(real_data: Callable[[str], Path]) -> None:
     loader = _loader(real_data("imagenet-samples"), batch_size=50, image_size=64)
     assert sorted(i for batch in loader for i in batch.indices.tolist()) == list(range(500))
+
+
+@pytest.mark.parametrize(("before", "after"), [((24, 1), (8, 3)), ((8, 3), (12, 2)), ((12, 2), (24, 1))])
+def test_more_ranks_or_fewer_resume(cifar: Path, before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Where the global batch is the same, so are the rest of its batches; else the state is of another loader."""
+    options: dict[str, Any] = {"policy": "randaugment", "with_matrices": True}
+    whole = list(_loader(cifar, batch_size=24, **options))
+    first = _loader(cifar, batch_size=before[0], world_size=before[1], **options)
+    batches = iter(first)
+    next(batches), next(batches)
+    state = first.state_dict()
+    ranks = [_loader(cifar, batch_size=after[0], rank=rank, world_size=after[1], **options) for rank in range(after[1])]
+    for loader in ranks:
+        loader.load_state_dict(state)
+    rest = [list(loader) for loader in ranks]
+    assert [len(batches) for batches in rest] == [len(whole) - 2] * after[1]
+    for place, expected in enumerate(whole[2:]):
+        parts = [batches[place] for batches in rest]
+        for name in ("indices", "images", "augmented", "matrices", "labels"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(expected, name)), name
+    with pytest.raises(ValueError, match=r"another loader\. global_batch: 24 in the state, 32 here"):
+        _loader(cifar, batch_size=16, world_size=2, **options).load_state_dict(state)

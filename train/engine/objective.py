@@ -13,6 +13,7 @@ from dali_salaug.consistency.activations import layer_outputs
 from dali_salaug.region_share import region_share
 from pipelines import Batch
 from train.config import Config, ResolvedConfig
+from train.engine.elastic import apart_from
 from train.engine.network import Network
 from train.engine.stage import training_stage
 from train.errors import UserError
@@ -58,6 +59,10 @@ class Objective(Protocol):
         """Return what they depend on in this process, besides that."""
         ...
 
+    def apart(self, state: dict[str, Any], rank: int) -> dict[str, Any]:
+        """Return the :meth:`state_dict` of another process for that of a rank, with other random numbers."""
+        return state
+
     def load_state_dict(self, state: dict[str, Any], shared: dict[str, Any]) -> None:
         """Restore a :meth:`state_dict` and a :meth:`shared_state_dict`."""
 
@@ -96,6 +101,12 @@ class StageObjective(Objective):
 
     def state_dict(self) -> dict[str, Any]:
         return {"stage": {name: value for name, value in self.stage.state_dict().items() if name != "memory"}}
+
+    def apart(self, state: dict[str, Any], rank: int) -> dict[str, Any]:
+        generator = state["stage"]["generator"]
+        if generator is None:  # nothing was drawn: the stage's own seed is another
+            return state
+        return state | {"stage": state["stage"] | {"generator": apart_from(generator, rank)}}
 
     def load_state_dict(self, state: dict[str, Any], shared: dict[str, Any]) -> None:
         self.stage.load_state_dict(state["stage"] | shared)

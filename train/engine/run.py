@@ -15,6 +15,7 @@ from train.data.marks import first_change, marks_of
 from train.distributed import ALONE, World
 from train.engine import checkpoint
 from train.engine.bad_files import count_replaced
+from train.engine.elastic import share_of
 from train.engine.loader_wait import LoaderWait
 from train.engine.metrics import Meter
 from train.engine.nonfinite import NonFiniteGuard
@@ -227,25 +228,25 @@ class Run:
         """Resume where `state` was taken. Together.
 
         Raises:
-            UserError: the images or the number of processes changed in the meantime, or the state is malformed.
+            UserError: the images changed in the meantime, or the state is malformed.
         """
         with checkpoint.reading(Path(self.config.out or "") / checkpoint.LAST):
             self._load(state)
 
     def _load(self, state: dict[str, Any]) -> None:
-        if len(state["processes"]) != self.world.size:
-            raise UserError(
-                f"cannot resume: the checkpoint is of {len(state['processes'])} process(es), and {self.world.size} are"
-                " running. Each resumes with its own share of the images: start the same number (torchrun"
-                " --nproc-per-node)"
-            )
         if self.classes != state["classes"]:
             raise UserError(
                 f"cannot resume: the run was started on {len(state['classes'])} classes,"
                 f" {self.train_loader.dataset.root} has {len(self.classes)}"
                 f"{_first_difference(state['classes'], self.classes)}"
             )
-        own = state["processes"][self.world.rank]
+        before = len(state["processes"])
+        own = share_of(state["processes"], self.world, self.objective.apart)
+        if before != self.world.size:
+            self.warnings.append(
+                f"the checkpoint is of {before} process(es), and {self.world.size} are running: the images of each step"
+                " are the same, the random numbers of the stage and of dropout are not"
+            )
         accepted = self.config.accept_changed_data
         self.config.accept_changed_data = False  # for this start alone
         for name, part in {**self.network.state_dict(), "progress": self._progress()}.items():

@@ -202,7 +202,7 @@ def resume(config: ResolvedRun, state: dict[str, Any], folder: Path, world: Worl
     """Return the run of a configuration as its last checkpoint has it. Together.
 
     Raises:
-        UserError: the images have changed since, or there are more processes or fewer.
+        UserError: the images have changed since.
     """
     check_share(config, world)
     _print_listing(config, world)

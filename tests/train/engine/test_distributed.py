@@ -173,6 +173,32 @@ def test_two_processes_measure_all_detections_together(launch: Launch, scenes: P
     )
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2)])
+def test_more_processes_or_fewer_resume(launch: Launch, before: int, after: int) -> None:
+    """Stopped in the second epoch: the steps, weights and sums are those of one process that was not stopped."""
+    options = ["--plain-net", "--method", "randaugment", "--batch-size", "8", "--train-images", "41", "--epochs", "2"]
+    if not (launch.folder / "one").exists():
+        assert launch("one", 0, *options).returncode == 0
+    name = f"from-{before}-to-{after}"
+    stopped = launch(name, before, *options, accident="SIGTERM:0:8")
+    assert "Interrupted" in stopped.stderr
+    again = launch(name, after, "--plain-net", new=False)
+    assert again.returncode == 0, again.stderr
+    assert f"the checkpoint is of {before or 1} process(es), and {after or 1} are running" in again.stderr
+    alone, together = launch.samples("one"), launch.samples(name)
+    assert sorted(together) == list(range(12))
+    for step in range(12):
+        black = [0, 0] if step % 6 == 5 and len(together[step]) > 1 else []  # of a process without an image
+        assert sorted(together[step]) == sorted([*alone[step], *black]), step
+    a, b = (checkpoint.load(launch.folder / each / "last.pt") for each in ("one", name))
+    for key, value in a["model"].items():
+        torch.testing.assert_close(b["model"][key], value, rtol=1e-4, atol=1e-5)
+    logs = ((launch.folder / each / "log.jsonl").read_text().splitlines() for each in ("one", name))
+    for own, other in zip(*(map(json.loads, log) for log in logs), strict=True):
+        assert other["train_loss"] == pytest.approx(own["train_loss"], rel=1e-4)
+        assert other["val_top1"] == own["val_top1"]
+
+
 def test_each_process_draws_its_own_regions(whole: dict[str, Any]) -> None:
     first, second = (own["objective"]["stage"]["generator"] for own in whole["processes"])
     assert not torch.equal(first, second)
@@ -188,10 +214,6 @@ def test_a_signal_to_one_stops_all_at_the_same_step(launch: Launch, whole: dict[
     assert again.returncode == 0, again.stderr
     state = checkpoint.load(launch.folder / "stopped" / "last.pt")
     assert [part for part in PARTS if not same(state[part], whole[part])] == []
-
-    alone = launch("stopped", 0, new=False)
-    assert alone.returncode == 2
-    assert "the checkpoint is of 2 process(es), and 1 are running" in alone.stderr
 
 
 def test_one_is_killed_and_torchrun_restarts_all(launch: Launch, whole: dict[str, Any], same: Any) -> None:
