@@ -82,6 +82,7 @@ class Detection(Task):
         return resolved
 
     def make_network(self) -> "DetectionNetwork":
+        torch.backends.cudnn.benchmark = False  # it would try all algorithms for each new size of a batch
         return DetectionNetwork(self.config, len(self.classes), self.train_loader.device, self.world)
 
     def make_objective(self, network: Network, steps: int) -> "DetectionObjective":

@@ -40,7 +40,7 @@ def _batch(count: int = 2) -> tuple[Tensor, list[tuple[int, int]], list[dict[str
         ("small", [1, 2, 4, 8], [16, 32, 64, 128]),
         ("resnet50", [2, 4, 8, 16, 32], [64, 256, 512, 1024, 2048]),
         ("mobilenet_v3_small", [2, 4, 8, 16, 32], [16, 72, 96, 288, 576]),
-        ("timm/resnet18", [2, 4, 8, 16, 32], [64, 64, 128, 256, 512]),
+        ("timm/resnet10t", [2, 4, 8, 16, 32], [64, 64, 128, 256, 512]),
     ],
 )
 def test_stages_hold_all_parameters_but_the_heads(name: str, strides: list[int], channels: list[int]) -> None:
@@ -59,7 +59,7 @@ def test_stages_hold_all_parameters_but_the_heads(name: str, strides: list[int],
     assert [tuple(output.shape[1:]) for output in outputs.values()] == expected
 
 
-@pytest.mark.parametrize("trainable", [0, 2, 4, 5])
+@pytest.mark.parametrize("trainable", [0, 3, 5])
 def test_trainable_layers_are_torchvisions(trainable: int) -> None:
     own = _detector(name="resnet18", trainable=trainable, frozen_norm=True)
     theirs = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=trainable)
@@ -99,7 +99,7 @@ def test_frozen_batch_norm_is_torchvisions() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "resnet18_cifar"])
+@pytest.mark.parametrize("name", ["small", "resnet18"])
 def test_the_last_stage_continues_where_the_one_before_ends(name: str) -> None:
     model = build_model(name, 3, None)
     body = Body(model, stages_of(model, name)[-2:], frozen_norm=False)

@@ -17,7 +17,6 @@ from train.errors import UserError
 from train.models.registry import build_model
 
 
-@pytest.mark.pictures
 def test_a_run_is_stopped_resumed_and_measured(
     scenes: Path, quick: list[str], tmp_path: Path, same: Any, log_of: Any, stop_in_step: Any, capsys: Any
 ) -> None:
@@ -42,11 +41,21 @@ def test_a_run_is_stopped_resumed_and_measured(
         assert 0 <= record["val_map75"] <= record["val_map50"]
         assert record["train_loss"] == pytest.approx(sum(record[f"train_{name}"] for name in names[1:]), abs=1e-4)
     assert log[1]["train_loss"] < log[0]["train_loss"]
-    for name in ("augmentations.png", "detections.png"):
-        with Image.open(tmp_path / "whole" / name) as picture:
-            assert min(picture.size) > 300
     best = checkpoint.load(tmp_path / "whole" / "best.pt")
     assert best["val_map"] == pytest.approx(max(record["val_map"] for record in log), abs=1e-5)
+
+
+@pytest.mark.pictures
+def test_pictures_change_nothing(detection_of: Callable[..., Run], tmp_path: Path, same: Any) -> None:
+    run = detection_of()
+    before, state = run.state_dict(), torch.get_rng_state()
+    run.task.draw(run.network, run.objective, tmp_path / "augmentations.png")
+    assert same(before, run.state_dict())
+    assert torch.equal(state, torch.get_rng_state())
+    assert run.network.model.training
+    for name in ("augmentations.png", "detections.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 300
 
 
 def _classifier(run_of: Callable[..., Run], folder: Path, **options: Any) -> Run:
