@@ -182,7 +182,8 @@ def effect(entry: MethodEntry) -> str:
 
 def options(*names: str) -> Iterator[str]:
     """Yield a table of options of training."""
-    options = {name: each for of, _ in TASKS.values() for name, each in of_name(of).options().items()}
+    # Where tasks have options of one name, that of the first.
+    options = {name: each for of, _ in reversed(TASKS.values()) for name, each in of_name(of).options().items()}
     fields = {name.replace("_", "-"): option for name, option in options.items()}
     rows = [
         (f"`--{name}`", str(fields[name].metadata["by_data"] or fields[name].default), fields[name].metadata["text"])

@@ -37,6 +37,7 @@ from .graph.crops import (
 from .graph.recipe import DTYPES, Recipe
 from .graph.transform import GraphTransform
 from .graph.trial import place
+from .labels.objects import Objects
 from .loading.loader import ImageLoader
 from .options import LoaderOptions
 from .order.samplers import Sampler, Weights, choose_order
@@ -224,7 +225,7 @@ def image_loader(
     padding = whole("padding", padding, 0, MAX_SIDE)
     val_resize, crop_pct = check_validation(val_resize, crop_pct, val_crop)
     color_jitter = share("color_jitter", color_jitter)
-    mean, std = _channels("mean", mean, "three numbers", 0), _channels("std", std, "three numbers above 0", LEAST)
+    mean, std = channels("mean", mean, "three numbers", 0), channels("std", std, "three numbers above 0", LEAST)
     require("with_matrices", with_matrices, "False without a policy", not with_matrices or policy is not None)
     if with_matrices and policy is not None and policy.chains > 1:
         raise ValueError(f"with_matrices must be False for {policy!r}: a mixture of images has no single matrix")
@@ -235,11 +236,14 @@ def image_loader(
     max_pixels = whole("max_pixels", max_pixels, 1, 2**62, "an integer from 1 to 2**62")
     if hw_decoder_load is not None:
         hw_decoder_load = share("hw_decoder_load", hw_decoder_load, legal="None or a number from 0 to 1")
-    decode_size_hint = _size_hint(decode_size_hint)
+    decode_size_hint = size_hint(decode_size_hint)
     decode_region = None if decode_region is None else flag("decode_region", decode_region, "None, True or False")
     given = _given(root)
-    chosen = _choose_device(device)
+    chosen = choose_device(device)
     dataset = given if isinstance(given, Dataset) else find_dataset(given, train)
+    require(
+        "root", dataset.labels, "without boxes; detection_loader loads them", not isinstance(dataset.labels, Objects)
+    )
     if train:
         dataset.require_labels()
     if images is not None:
@@ -276,7 +280,7 @@ def image_loader(
         std=std,
         dtype=dtype,
         max_pixels=max_pixels,
-        hw_decoder_load=_hardware_share(chosen) if hw_decoder_load is None else hw_decoder_load,
+        hw_decoder_load=hardware_share(chosen) if hw_decoder_load is None else hw_decoder_load,
         decode_size_hint=decode_size_hint,
         decode_region=decode_region,
         views=views,
@@ -330,7 +334,8 @@ def _find_policy(policy: object) -> Policy | None:
     return policy
 
 
-def _channels(name: str, value: object, legal: str, least: float) -> tuple[float, float, float]:
+def channels(name: str, value: object, legal: str, least: float) -> tuple[float, float, float]:
+    """Return the numbers of the three channels, from `least` to 1; above 0 unless they are a mean."""
     red, green, blue = numbers(name, value, 3, legal)
     require(name, value, legal, name == "mean" or min(red, green, blue) > 0)
     within = f"three numbers from {least:g} to 1, as channels are in [0, 1] units (those of 0 … 255 over 255)"
@@ -338,21 +343,23 @@ def _channels(name: str, value: object, legal: str, least: float) -> tuple[float
     return red, green, blue
 
 
-def _size_hint(hint: Any) -> tuple[int, int] | None:
+def size_hint(hint: Any) -> tuple[int, int] | None:
+    """Return `decode_size_hint`."""
     if hint is None:
         return None
     legal = f"None or (width, height), each an integer from 1 to {_MAX_HINT}"
     return pair("decode_size_hint", hint, 1, _MAX_HINT, legal)
 
 
-def _hardware_share(device: torch.device) -> float:
+def hardware_share(device: torch.device) -> float:
     """Return the share of a batch for the JPEG decoder of a device. Measured: benchmarks/results/2026-11-26-gpu.md."""
     if device.type == "cpu":
         return 0.0
     return 1.0 if torch.cuda.get_device_capability(device) >= (9, 0) else 0.65
 
 
-def _choose_device(device: object) -> torch.device:
+def choose_device(device: object) -> torch.device:
+    """Return the device that an argument names."""
     legal = "'auto', 'cpu', 'cuda' or 'cuda:N'"
     if not isinstance(device, str | torch.device):
         refuse("device", device, legal)

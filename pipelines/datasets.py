@@ -13,6 +13,7 @@ import torch
 from . import labels as kinds
 from .arguments import INT32_MAX, flag, refuse, require, whole
 from .labels import Labels
+from .labels.objects import Objects
 from .readers import hugging_face, image_folders
 from .readers.base import DataError, Reader
 from .readers.samples import samples_reader
@@ -34,7 +35,8 @@ class Dataset:
               converted, as are booleans and integers that are 0 or 1;
             - numbers, (n,) float32, as in regression;
             - a dictionary of arrays (n, ...) by name, int64 of integers and float32 of others, whose values are not
-              looked at. An empty one means that there are no labels.
+              looked at. An empty one means that there are no labels;
+            - `Objects`, of `find_detection`: boxes and classes, any number for each image.
         root: The folder of the data, or another name for messages.
         reader: The n images.
         unlabelled: Whether −1, or a number that is not finite, is a label too, of images whose label is not known. They
@@ -70,6 +72,8 @@ class Dataset:
                 )
         if isinstance(labels, dict):
             require("classes", self.classes, "empty where the labels are a dictionary", not self.classes)
+        elif isinstance(labels, Objects):
+            pass  # `find_detection` has checked them
         elif labels.dtype == np.int64:
             self._check_range(labels)
         else:
@@ -225,7 +229,8 @@ class Dataset:
     def require_class_indices(self) -> None:
         """Raise DataError unless the labels are class indices, as the training program needs them."""
         if not self.has_class_indices:
-            kind = "a dictionary" if isinstance(self.labels, dict) else f"float32 of shape {self.labels.shape}"
+            names = {dict: "a dictionary", Objects: "boxes"}
+            kind = names.get(type(self.labels)) or f"float32 of shape {np.shape(self.labels)}"  # type: ignore[arg-type]
             raise DataError(f"the labels of '{self.root}' must be class indices here, (n,) integers, got {kind}")
 
     def first(self, count: int) -> "Dataset":

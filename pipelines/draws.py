@@ -110,6 +110,15 @@ def flips(numbers: np.ndarray, probabilities: tuple[float, float]) -> np.ndarray
     return (numbers[:, 2 * CROP_ATTEMPTS + 2 :] < probabilities).T.astype(np.int32)
 
 
+def choices(numbers: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
+    """Return one of the values for each image, (B,) int64, all alike; by the numbers of the first crop's area.
+
+    Args:
+        numbers: (B, VIEW_UNIFORMS) in [0, 1).
+    """
+    return np.array(values, dtype=np.int64)[(numbers[:, 0] * len(values)).astype(np.int64)]
+
+
 def jitter_factors(numbers: np.ndarray, strength: float) -> dict[str, np.ndarray]:
     """Return factors on brightness, contrast and saturation, uniform in 1 ± `strength`: (B, 3) to (B,) float32 each."""
     factors = (1 + strength * (2 * numbers - 1)).astype(np.float32)

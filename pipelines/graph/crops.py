@@ -1,7 +1,7 @@
 """The sizes of images, and how they come to them: the choice of crop and resize, checked."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..arguments import finite, is_sequence, pair, refuse, require, require_one, span, whole
 from ..datasets import Dataset
@@ -19,6 +19,18 @@ MAX_SIDE = 16_384  # of images returned: one takes 3 GiB
 _MAX_RATIO = 1000
 _LEAST_CROP_PCT = 0.1
 _USUAL_CROP_PCT, _PHOTOGRAPH = 0.875, 128  # and the side from which on it is usual
+
+
+class Fit(NamedTuple):
+    """The sizes of images that are resized as a whole, their aspect kept, as for detection.
+
+    Attributes:
+        short_sides: One of them, drawn for each image, is its shorter side in pixels; in validation the last one,
+        long_side: unless its longer side would be longer than this: then it has this length.
+    """
+
+    short_sides: tuple[int, ...]
+    long_side: int
 
 
 def image_size_of(value: Any, name: str = "image_size") -> Size:

@@ -17,8 +17,10 @@ from ..draws import CROP_ATTEMPTS, JITTER_FACTORS
 from .crops import Size
 from .operations import beside
 from .recipe import TYPES, Recipe
-from .resize import resize_on_cpu
+from .resize import resize_each_on_cpu, resize_on_cpu
 from .transform import Placed
+
+ALIGNMENT = 32  # of the sides of padded images, as torchvision's detectors pad them
 
 
 def random_resized_window(
@@ -96,12 +98,13 @@ def _window(recipe: Recipe, image_shape: DataNode, given: dict[str, DataNode]) -
     return random_resized_window(image_shape, given["sides"], given["positions"], recipe.ratio)
 
 
-def _view(recipe: Recipe, given: dict[str, DataNode]) -> tuple[DataNode, "_Part"]:
-    """Return images decoded and cropped to one size: uint8 HWC."""
-    images, part = _decoded(recipe, given)
+def _view(recipe: Recipe, images: DataNode, part: "_Part", given: dict[str, DataNode]) -> tuple[DataNode, "_Part"]:
+    """Return decoded images cropped to one size, or resized: uint8 HWC."""
     size = recipe.image_size
     if recipe.crop == "random_resized":
         return _resize(recipe, images, size), part
+    if recipe.crop == "fit":
+        return _fit(recipe, images, given["short_side"]), part
     if recipe.crop == "center":
         kind = _INTERPOLATIONS[recipe.resize_interpolation]
         images = fn.resize(images, size=recipe.resize_to, mode="not_smaller", interp_type=kind)
@@ -145,6 +148,23 @@ def _central_corner(images: DataNode, size: Size) -> DataNode:
     as torchvision's CenterCrop."""
     room = images.shape(dtype=types.INT32)[:2] - types.Constant(np.array(size, dtype=np.int32))
     return room // 2 + (room & (room // 2) & 1)
+
+
+def _fit(recipe: Recipe, images: DataNode, short_side: DataNode) -> DataNode:
+    """Return whole images at the size that `Fit` describes, rounded to the nearest pixel, halves up (Detectron2)."""
+    assert recipe.fit is not None  # of this crop
+    sides = math.max(fn.cast(images.shape()[:2], dtype=types.INT64), 1)
+    shorter, longer = fn.reductions.min(sides), fn.reductions.max(sides)
+    limit = types.Constant(recipe.fit.long_side, dtype=types.INT64)
+    limited = fn.cast(short_side * longer > limit * shorter, dtype=types.INT64)
+    # In integers, as a side of n pixels must not depend on the rounding of a quotient.
+    numerator = sides * (short_side + limited * (limit - short_side))
+    denominator = shorter + limited * (longer - shorter)
+    size = math.max((2 * numerator + denominator) // (2 * denominator), 1)
+    if recipe.device == "gpu":
+        kind = _INTERPOLATIONS[recipe.resize_interpolation]
+        return fn.resize(images, size=fn.cast(size, dtype=types.FLOAT), interp_type=kind)
+    return resize_each_on_cpu(images, size, recipe.resize_interpolation)
 
 
 _INTERPOLATIONS = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}
@@ -220,18 +240,26 @@ def _apply_policy(recipe: Recipe, view: DataNode, given: dict[str, DataNode], nu
 
 @pipeline_def(enable_conditionals=True)
 def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNode, ...]:
-    """Return images, indices, then, if the recipe has them, augmented images, matrices, and the views of the crops."""
+    """Return images, indices, then, if the recipe has them, augmented images, matrices, and the views of the crops.
+
+    With "fit", the images are padded with zeros at the right and below, to sides that are multiples of `ALIGNMENT`. The
+    last output, always on the CPU, is then (2, 2) int64: height and width of the decoded image, and without padding.
+    """
     names = recipe.inputs
     layouts = ["HWC" if name == "image" and recipe.reads == "pixels" else "" for name in names]
     nodes = fn.external_source(source, num_outputs=len(names), layout=layouts)
     given = dict(zip(names, nodes))  # noqa: B905 - DALI rewrites this function and has no strict zip
-    view, part = _view(recipe, given)
+    images, part = _decoded(recipe, given)
+    view, part = _view(recipe, images, part, given)
     if recipe.vertical_flip:
         view = fn.flip(view, horizontal=0, vertical=given["vertical_flip"])
     if recipe.color_jitter:
         view = fn.color_twist(view, **{name: given[name] for name in JITTER_FACTORS})
     view = _transform(recipe, recipe.before_policy, view, given)
-    outputs = [_normalise(recipe, view, given["flip"]), given["index"]]
+    normalised = _normalise(recipe, view, given["flip"])
+    if recipe.crop == "fit":
+        normalised = fn.pad(normalised, axes=[0, 1], align=[ALIGNMENT, ALIGNMENT])
+    outputs = [normalised, given["index"]]
     if recipe.augments:
         for number in range(recipe.views):
             outputs.append(_normalise(recipe, _augment(recipe, view, given, number), given["flip"]))
@@ -241,6 +269,8 @@ def image_pipeline(recipe: Recipe, source: Callable[[], tuple]) -> tuple[DataNod
         outputs.append(_view_matrix(recipe, part, given))
     if recipe.device == "gpu":
         outputs = [output.gpu() for output in outputs]
+    if recipe.crop == "fit":
+        outputs.append(fn.stack(images.shape()[:2], view.shape()[:2]))
     return tuple(outputs)
 
 

@@ -12,7 +12,7 @@ from nvidia.dali.data_node import DataNode
 
 from ..decoding import MAX_PIXELS
 from ..draws import JITTER_FACTORS
-from .crops import Size, before_center_crop
+from .crops import Fit, Size, before_center_crop
 from .operations import GEOMETRIC, OPERATIONS, PARAMETER_NAMES
 from .transform import Placed
 
@@ -28,8 +28,9 @@ class Recipe:
     Attributes:
         reads: `Reader.feed` of the data set: what the pipeline receives for each image.
         device: "cpu" or "gpu".
-        image_size: Height and width of the output, in pixels.
-        crop: "random_resized" or "pad" (training), "center" or "none" (validation).
+        image_size: Height and width of the output, in pixels; with "fit", the most that they may be.
+        crop: "random_resized" or "pad" (training), "center" or "none" (validation), or "fit": the whole image at a size
+            of its own, padded to the largest of the batch.
         padding: Of "pad", in pixels; 0 otherwise.
         ratio: Least and greatest aspect (width / height) of "random_resized".
         color_jitter: How much brightness, contrast and saturation change, before any policy; 0: not at all.
@@ -49,6 +50,7 @@ class Recipe:
         vertical_flip: Whether some images are turned upside down.
         views: Number of augmented images of each clean one, with a policy.
         before_policy, after_policy: The user's transforms.
+        fit: The sizes of "fit"; None for other crops.
     """
 
     reads: str
@@ -79,6 +81,7 @@ class Recipe:
     padding: int = 0
     before_policy: tuple[Placed, ...] = ()
     after_policy: tuple[Placed, ...] = ()
+    fit: Fit | None = None
 
     @property
     def resize_to(self) -> Size | None:
@@ -86,7 +89,7 @@ class Recipe:
         no resizing is needed, or if it is part of the crop ("random_resized")."""
         if self.crop == "center":
             return before_center_crop(self.image_size, self.val_resize, self.crop_pct)
-        return None if self.crop == "random_resized" or self.stored == self.image_size else self.image_size
+        return None if self.crop in ("random_resized", "fit") or self.stored == self.image_size else self.image_size
 
     @property
     def decodes_region(self) -> bool:
@@ -120,7 +123,7 @@ class Recipe:
     def inputs(self) -> tuple[str, ...]:
         """Names of the arrays that the source returns for each batch, in their order."""
         names = ["index", "image", "flip"]
-        names += {"random_resized": ["sides", "positions"], "pad": ["offset"]}.get(self.crop, [])
+        names += {"random_resized": ["sides", "positions"], "pad": ["offset"], "fit": ["short_side"]}.get(self.crop, [])
         names += ["vertical_flip"] if self.vertical_flip else []
         names += JITTER_FACTORS if self.color_jitter else ()
         for stage in range(self.views * self.chains * self.stages):

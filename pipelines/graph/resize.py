@@ -49,6 +49,26 @@ def _resize(images: list[Any], *, size: tuple[int, int], kernel: Any, threads: i
     return [to_dlpack(image) for image in resized.permute(0, 2, 3, 1)]
 
 
+def resize_each_on_cpu(images: DataNode, sizes: DataNode, interpolation: str = "bilinear") -> DataNode:
+    """Resize each image, of any size, to its own of `sizes`, (height, width) int64; otherwise as `resize_on_cpu`."""
+    resize = partial(_resize_to_own, kernel=_KERNELS[interpolation], threads=Pipeline.current().num_threads)
+    return fn.dl_tensor_python_function(images, sizes, function=resize, batch_processing=True, output_layouts="HWC")
+
+
+def _resize_to_own(images: list[Any], sizes: list[Any], *, kernel: Any, threads: int) -> list[Any]:
+    """Resize DLPack capsules of (h, w, 3) uint8 by capsules of (2,) int64."""
+    pairs = [
+        (
+            from_dlpack(image).permute(2, 0, 1)[None],
+            torch.empty((1, 3, *from_dlpack(size).tolist()), dtype=torch.uint8, memory_format=torch.channels_last),
+        )
+        for image, size in zip(images, sizes, strict=True)
+    ]
+    for _ in _pool(threads).map(partial(_resize_each, kernel), [[pair] for pair in pairs]):
+        pass
+    return [to_dlpack(resized[0].permute(1, 2, 0)) for _, resized in pairs]
+
+
 def _resize_each(kernel: Any, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for image, out in pairs:  # the kernel releases the interpreter for other threads
         kernel.out(image, list(out.shape[2:]), False, out=out)

@@ -2,12 +2,17 @@
 
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from nvidia.dali.plugin.pytorch.torch_utils import feed_ndarray, to_torch_type
 
+from ..datasets import Dataset
 from ..graph.recipe import Recipe
 from ..graph.trial import check_sizes
 from ..labels import LabelTable
+from ..labels.objects import Objects, ObjectTable
+from ..names import printable
+from ..readers.base import DataError
 from .feed import Made
 
 # tuple[torch.Tensor, ...], if there are 2 or more views. Any, so that with one view no type checker asks which it is.
@@ -30,7 +35,7 @@ class Batch(NamedTuple):
         augmented: The same crops and flips after the policy and `after_policy`, like `images`; None without either.
             With 2 or more `views`, a tuple of such tensors, each with its own draws.
         labels: As the data set has them: class indices, (B,) int64; rows, (B, K) float32; numbers, (B,) float32; or a
-            dictionary of tensors (B, ...).
+            dictionary of tensors (B, ...). Of `detection_loader`: `BatchObjects`.
         indices: (B,) int64, the samples' places in the data set.
         matrices: (B, 2, 3) float32, None unless requested: the geometry of the policy, from `images` to
             `augmented`, acting on (x, y, 1) in pixels with pixel centres at +0.5. A tuple if `augmented` is one.
@@ -39,6 +44,7 @@ class Batch(NamedTuple):
         views: (B, 2, 3) float32, None unless requested by `with_views`: crop and flips, from the whole image to
             `images`, acting on (x, y, 1). Both are in shares of their width and height: (0, 0) is the upper left
             corner, (1, 1) the lower right. What a crop shows beyond its image is padding.
+        sizes: Of `detection_loader`, the height and width of each image without the padding, on the host; else empty.
     """
 
     images: torch.Tensor
@@ -48,25 +54,50 @@ class Batch(NamedTuple):
     matrices: torch.Tensor | Views | None = None
     replaced: tuple[int, ...] = ()
     views: torch.Tensor | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
-def batch_of(outputs: tuple, recipe: Recipe, labels: LabelTable, made: Made, device: torch.device) -> Batch:
+def batch_of(
+    outputs: tuple, recipe: Recipe, dataset: Dataset, labels: LabelTable | ObjectTable, made: Made, device: torch.device
+) -> Batch:
     """Return what the pipeline of `recipe` has returned as a batch, on the pipeline's device."""
+    sizes = np.empty((0, 2), dtype=np.int64)
+    if recipe.fit is not None:
+        decoded, sizes = np.asarray(outputs[-1].as_tensor()).transpose(1, 0, 2)
+        outputs = outputs[:-1]
+        if isinstance(dataset.labels, Objects):
+            _check_sizes(dataset, dataset.labels, made.indices, decoded)
     views = recipe.views if recipe.augments else 0
     if recipe.transforms:
         for output in (outputs[0], *outputs[2 : 2 + views]):
             check_sizes(recipe.transforms, output, recipe.image_size)
     images, indices, *others = (_in_torch(output.as_tensor(), device) for output in outputs)
-    crops = others.pop() if recipe.with_views else None
+    crops: Any = others.pop() if recipe.with_views else None
     return Batch(
         images=_images(images, recipe),
         augmented=_alone_or_all(tuple(_images(view, recipe) for view in others[:views])),
-        labels=labels(indices, made.indices),
+        labels=labels(indices, made.indices) if isinstance(labels, LabelTable) else labels(made.indices, sizes, crops),
         indices=indices,
         matrices=_alone_or_all(tuple(others[views:])),
         replaced=made.replaced,
         views=crops,
+        sizes=tuple((height, width) for height, width in sizes.tolist()),
     )
+
+
+def _check_sizes(dataset: Dataset, objects: Objects, indices: np.ndarray, decoded: np.ndarray) -> None:
+    """Raise DataError if an image has another size than its annotation states: its boxes might be wrong.
+
+    Args:
+        indices: The images' places in the data set, (B,) int64.
+        decoded: (B, 2): height and width of each image.
+    """
+    for row in np.flatnonzero((decoded != objects.sizes[indices]).any(axis=1))[:1]:
+        (height, width), (stated_height, stated_width) = decoded[row].tolist(), objects.sizes[indices[row]].tolist()
+        raise DataError(
+            f"'{printable(dataset.name(int(indices[row])))}' has {width}×{height} pixels, and its annotation states "
+            f"{stated_width}×{stated_height}: its boxes may be wrong. Correct the annotation."
+        )
 
 
 def _in_torch(tensor: Any, device: torch.device) -> torch.Tensor:

@@ -20,7 +20,7 @@ from ..policies.operations import compose, mirrored
 _LEFT_OUT = {
     "device", "operations", "chains", "stages", "with_matrices", "with_views", "max_pixels", "hw_decoder_load",
     "decode_size_hint", "decode_region", "stored", "val_resize", "crop_pct", "vertical_flip", "before_policy",
-    "after_policy",
+    "after_policy", "fit",
 }  # fmt: skip
 
 
@@ -50,11 +50,15 @@ class Inputs:
 
         arrays: dict[str, Any] = {"index": indices, "image": images}
         arrays["flip"] = np.zeros(count, dtype=np.int32)
+        if recipe.fit is not None:
+            arrays["short_side"] = np.full(count, recipe.fit.short_sides[-1], dtype=np.int64)
         if options.train:
             numbers = uniforms(draws.VIEW, draws.VIEW_UNIFORMS)
             probabilities = options.horizontal_flip, options.vertical_flip
             arrays["flip"], arrays["vertical_flip"] = draws.flips(numbers, probabilities)
             arrays["offset"] = draws.pad_offsets(numbers, recipe.padding)
+            if recipe.fit is not None:
+                arrays["short_side"] = draws.choices(numbers, recipe.fit.short_sides)
             if recipe.crop == "random_resized":
                 windows = draws.random_resized_windows(numbers, options.crop_scale, recipe.ratio)
                 arrays["sides"], arrays["positions"] = windows
@@ -102,7 +106,7 @@ class Inputs:
         ranks are at the same global batch.
         """
         names = (field.name for field in fields(Recipe) if field.name not in _LEFT_OUT)
-        recipe = {name: getattr(self.recipe, name) for name in names}
+        recipe, fit = {name: getattr(self.recipe, name) for name in names}, self.recipe.fit
         return {
             **{name: list(value) if isinstance(value, tuple) else value for name, value in recipe.items()},
             "image_size": in_short(self.recipe.image_size),
@@ -120,4 +124,5 @@ class Inputs:
             "seed": self.options.seed,
             "global_batch": self.options.world_size * self.options.batch_size,
             "drop_last": self.options.drop_last,
+            **({} if fit is None else {"short_sides": list(fit.short_sides), "long_side": fit.long_side}),
         }

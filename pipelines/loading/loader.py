@@ -19,6 +19,7 @@ from ..graph.pipeline import image_pipeline
 from ..graph.recipe import Recipe
 from ..graph.trial import explained, place
 from ..labels import LabelTable
+from ..labels.objects import Objects, ObjectTable
 from ..options import LoaderOptions
 from ..order.schedule import Schedule
 from .batch import Batch, Views, batch_of
@@ -32,6 +33,12 @@ PREFETCH = 2  # batches made ahead
 def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
     indices = np.array([index])
     return probe(inputs(epoch, range(position, position + 1), indices, inputs.begin(indices)()))
+
+
+def _table(dataset: Dataset, options: LoaderOptions) -> LabelTable | ObjectTable:
+    if isinstance(dataset.labels, Objects):
+        return ObjectTable(dataset.labels, with_crowds=not options.train, device=options.device)
+    return LabelTable(dataset.labels, options.device)
 
 
 class ImageLoader:
@@ -59,7 +66,7 @@ class ImageLoader:
         self.device = options.device
         self.mean, self.std = recipe.mean, recipe.std
         self.batch_size = options.batch_size
-        self._labels = LabelTable(dataset.labels, options.device)
+        self._labels = _table(dataset, options)
         mean, std = (255 * torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (self.mean, self.std))
         # On the device already, so that `normalize` does not wait for a copy.
         self._mean, self._scale = (values.to(options.device, torch.float32) for values in (mean, 1 / std))
@@ -189,8 +196,11 @@ class ImageLoader:
             image_size: As of `image_loader`.
 
         Raises:
-            ValueError: `image_size` is no such size, or is larger than `val_resize`; or a transform fails at this size.
+            ValueError: `image_size` is no such size, or is larger than `val_resize`; or a transform fails at this size;
+                or the images have sizes of their own, as those of `detection_loader`.
         """
+        if self.recipe.fit is not None:
+            raise ValueError("the images of detection_loader have sizes of their own: short_side and long_side")
         self._next_recipe = self._tried(self._sized(image_size_of(image_size)))
         if not self._batch:
             self._resize()
@@ -313,7 +323,7 @@ class ImageLoader:
                 # After a break or a jump, what had been made ahead comes out first.
                 made = source.made.popleft()
                 if made.place == wanted:
-                    return batch_of(outputs, self.recipe, self._labels, made, self.device)
+                    return batch_of(outputs, self.recipe, self.dataset, self._labels, made, self.device)
                 continue
             try:
                 if not source.made:

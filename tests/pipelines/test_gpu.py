@@ -116,8 +116,8 @@ def test_the_share_of_the_hardware_decoder_is_that_of_the_gpu(
     capability: tuple[int, int], load: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert build._hardware_share(torch.device("cuda", 0)) == load
-    assert build._hardware_share(torch.device("cpu")) == 0
+    assert build.hardware_share(torch.device("cuda", 0)) == load
+    assert build.hardware_share(torch.device("cpu")) == 0
 
 
 def test_how_a_gpu_decodes_may_change_before_resuming(folders: Path) -> None:

@@ -17,9 +17,11 @@ from PIL import Image
 from train.cli.checks import check
 from train.config import Config
 from train.data.loaders import resolve_for_data
+from train.data.scenes import write_scenes
 from train.data.shapes import write_shapes
 from train.engine import classification
 from train.engine.run import Run
+from train.tasks.detection import pictures
 from train.tasks.semi.config import OWN, SemiConfig
 
 # 48 training images at batch 8: six steps an epoch, quick enough for a test.
@@ -44,6 +46,10 @@ def _quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(
             classification, "write_figure", lambda *given, **_: Image.new("RGB", (1, 1)).save(given[-1])
         )
+        for name, place in (("write_batch", 2), ("write_detections", 3)):
+            monkeypatch.setattr(
+                pictures, name, lambda *given, place=place, **_: Image.new("RGB", (1, 1)).save(given[place])
+            )
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +57,14 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 training and 16 validation images of the embedded kind."""
     root = tmp_path_factory.mktemp("shapes")
     write_shapes(root, train_per_class=6, val_per_class=2)
+    return root
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """14 training and 6 validation images of the embedded scenes."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, train=14, val=6)
     return root
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": ("train.programs.train", "train a classifier, or resume a run; the same without the word train"),
     "semi": ("train.programs.semi", "train a classifier on few labels and many unlabelled images"),
     "reid": ("train.programs.reid", "train a network that finds the same person in the images of other cameras"),
+    "detect": ("train.programs.detect", "train a detector on the backbone of a run"),
     "show": ("train.programs.show", "draw what a method does to your own images"),
     "export": (
         "train.programs.export",

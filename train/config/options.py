@@ -21,6 +21,7 @@ TASKS = {
     "train": ("train.config.classification:ResolvedConfig", "train.engine.classification:Classification"),
     "reid": ("train.tasks.reid.config:ResolvedReidConfig", "train.tasks.reid.task:Reidentification"),
     "semi": ("train.tasks.semi.config:ResolvedSemiConfig", "train.tasks.semi.task:SemiSupervised"),
+    "detect": ("train.tasks.detection.config:ResolvedDetectionConfig", "train.tasks.detection.task:Detection"),
 }
 
 

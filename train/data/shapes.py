@@ -101,7 +101,7 @@ def _distractor(rng: np.random.Generator, side: int) -> Callable[[ImageDraw.Imag
     return lambda draw: draw.polygon([tuple(p) for p in corners], fill=255)
 
 
-def _background(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
+def background(rng: np.random.Generator, side: int = SIDE) -> tuple[np.ndarray, np.ndarray]:
     """Return texture and distractors, (side, side, 3) float32 in [0, 255], and the texture's mean colour."""
     colour = rng.uniform(30, 225, 3)
     image = _texture(rng, side, colour, contrast=rng.uniform(6, 24))
@@ -121,14 +121,32 @@ def render(name: str, rng: np.random.Generator, side: int = SIDE) -> tuple[Image
     Returns:
         The image, and the box of all pixels that the object touches: x0, y0, x1, y1 in pixels, inclusive.
     """
-    image, background = _background(rng, side)
-    # Visible, yet of any colour: far enough from the background's mean colour.
-    colour = rng.uniform(0, 255, 3)
-    while np.linalg.norm(colour - background) < 150:
-        colour = rng.uniform(0, 255, 3)
+    image, mean_colour = background(rng, side)
+    colour = visible_colour(rng, mean_colour)
     canvas = side * SUPERSAMPLE
     radius = rng.uniform(0.15, 0.38) * canvas
     centre = rng.uniform(1.15 * radius, canvas - 1.15 * radius, 2)  # entirely in the image
+    box = draw_object(image, name, rng, colour=colour, radius=radius, centre=centre)
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8)), box
+
+
+def visible_colour(rng: np.random.Generator, mean_colour: np.ndarray) -> np.ndarray:
+    """Return any colour that is far enough from a background's mean colour, (3,) float64."""
+    colour = rng.uniform(0, 255, 3)
+    while np.linalg.norm(colour - mean_colour) < 150:
+        colour = rng.uniform(0, 255, 3)
+    return colour
+
+
+def draw_object(
+    image: np.ndarray, name: str, rng: np.random.Generator, *, colour: np.ndarray, radius: float, centre: np.ndarray
+) -> tuple[int, int, int, int]:
+    """Draw the shape `name` at any angle into an image, (side, side, 3) float32, and return its box as `render` does.
+
+    Args:
+        radius, centre: in pixels of the enlarged canvas; the centre is (x, y).
+    """
+    side = len(image)
     angle = rng.uniform(0, 2 * np.pi)
     stretch = rng.uniform(0.85, 1.0, 2)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -136,16 +154,15 @@ def render(name: str, rng: np.random.Generator, side: int = SIDE) -> tuple[Image
         [] if o is None else [tuple(p) for p in (o * stretch) @ turn * radius + centre] for o in SHAPES[name]
     )
 
-    def draw_object(draw: ImageDraw.ImageDraw) -> None:
+    def draw_outlines(draw: ImageDraw.ImageDraw) -> None:
         draw.polygon(filled, fill=255)
         if hole:
             draw.polygon(hole, fill=0)
 
-    mask = _mask(side, draw_object)
+    mask = _mask(side, draw_outlines)
     image += mask * (_texture(rng, side, colour, contrast=rng.uniform(4, 16)) - image)
     rows, columns = (np.flatnonzero((mask[:, :, 0] > 0).any(axis=a)) for a in (1, 0))
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
-    return Image.fromarray(image.clip(0, 255).astype(np.uint8)), box
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
 def write_shapes(
@@ -185,12 +202,21 @@ def embedded_data() -> Path:
     The folder is complete or does not exist, for it is written under a temporary name and then renamed. If two
     processes generate it at once, the first to finish wins, and the other uses that result.
     """
-    root = cache_folder() / VERSION
+    return generated(VERSION, write_shapes)
+
+
+def generated(name: str, write: Callable[[Path], None]) -> Path:
+    """Return the folder of generated data in the cache, which `write` fills on first use; see `embedded_data`.
+
+    Args:
+        name: of the folder, another one for each version of the data.
+    """
+    root = cache_folder() / name
     if not root.exists():
         root.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=root.parent))
         try:
-            write_shapes(unfinished)
+            write(unfinished)
             unfinished.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache
             try:
                 os.replace(unfinished, root)

@@ -1,5 +1,6 @@
 """Classification, the task of a run without another: its loaders, network, objective, validation and picture."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from train.engine.objective import StageObjective, make_objective
 from train.engine.pictures import write_figure
 from train.engine.probe import check_network
 from train.engine.schedule import layer_groups, make_optimizer
+from train.engine.start import read_source
 from train.engine.task import Task, Validation
 from train.errors import UserError
 from train.models.published import UNKNOWN, Source
@@ -68,6 +70,13 @@ class Classification(Task):
     @classmethod
     def prepare(cls, config: Config) -> None:
         data_folder(config)
+
+    @classmethod
+    def read_source(cls, config: Config, stated: Collection[str], world: World = ALONE) -> Source | None:
+        source = read_source(config, world)
+        if source is not None and source.model is not None and "model" not in stated:
+            config.model = source.model
+        return source
 
     @classmethod
     def resolve(cls, config: Config, source: Source | None = None, world: World = ALONE) -> ResolvedConfig:

@@ -23,6 +23,7 @@ _FORMATS = {  # of the values that are printed alone, in their order
     "val_top5": "top-5 {:.2f} %",
     "val_map": "mAP {:.2f} %",
     "val_map50": "mAP50 {:.2f} %",
+    "val_map75": "mAP75 {:.2f} %",
     "val_rank1": "rank-1 {:.2f} %",
     "lr": "lr {:.2g}",
     "seconds": "{:.1f} s",

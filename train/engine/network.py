@@ -49,6 +49,10 @@ class Network:
             freeze_trunk(self.model, head_of(self.model, num_classes))
         self.averaged = AveragedWeights(self.model, config.ema) if config.ema else None
         self.with_head = None if config.early_head == "off" else self._with_early_head(config, num_classes)
+        self._wrap(world, compiled=config.compile)
+
+    def _wrap(self, world: World, *, compiled: bool) -> None:
+        """Set `trained` to the module, distributed over the processes and compiled as configured."""
         self.trained = self.module
         self._distributed: DistributedDataParallel | None = None
         if world.host is not None:
@@ -57,7 +61,7 @@ class Network:
                 warnings.simplefilter("ignore", FutureWarning)
                 self._distributed = DistributedDataParallel(self.trained, broadcast_buffers=False)
             self.trained = self._distributed
-        if config.compile:
+        if compiled:
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
 
     def _build(self, config: ResolvedConfig, num_classes: int) -> nn.Module:

@@ -45,19 +45,20 @@ def read_source(config: Config, world: World = ALONE) -> Source | None:
     return source
 
 
-def read_weights(path: Path) -> Source:
+def read_weights(path: Path, option: str = "--weights") -> Source:
     """Return the weights in a file, which runs no code.
 
     Args:
         path: the folder of a run; its best.pt or last.pt; an export or another .safetensors; or a `state_dict` that
             torch.save wrote, which may be under "state_dict" or "model", and have names that begin with "module.".
+        option: that names it, for messages.
 
     Raises:
         UserError: the file cannot be read, or holds no weights.
     """
     if path.is_dir():
         path = path / checkpoint.BEST
-    with _reading(path):
+    with _reading(path, option):
         with open_regular(path) as file:  # of what is neither file nor folder, such as a FIFO, opening may never return
             if checkpoint.is_sealed(file):
                 return _run(path)
@@ -69,7 +70,7 @@ def read_weights(path: Path) -> Source:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, option: str) -> Iterator[None]:
     """Turn whatever the reading of a file raises into a UserError that names it."""
     try:
         yield
@@ -79,12 +80,12 @@ def _reading(path: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:  # others come from within a damaged file
-            raise UserError(f"--weights {path}: cannot be read: {error.strerror or error}") from error
+            raise UserError(f"{option} {path}: cannot be read: {error.strerror or error}") from error
         why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) and error.args else first_line(error)
         if "weights_only" in str(error):  # torch's advice is to load the file unsafely
             why = "it holds more than tensors and plain values, which is not loaded, for it may run code"
         raise UserError(
-            f"--weights {path}: no weights that can be read: {why}. Legal are a run's folder or best.pt, .safetensors,"
+            f"{option} {path}: no weights that can be read: {why}. Legal are a run's folder or best.pt, .safetensors,"
             " and a state_dict that torch.save wrote"
         ) from error
 

@@ -1,6 +1,6 @@
 """What a run trains, and on what: the seam between the engine, which is the same for all runs, and the tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from train.config.run import ResolvedRun, RunConfig
 from train.distributed import ALONE, World
 from train.engine.network import Network
 from train.engine.objective import Objective
+from train.models.published import Source
 
 
 class Validation(Protocol):
@@ -49,6 +50,20 @@ class Task(Protocol):
     @classmethod
     def prepare(cls, config: Any) -> None:
         """Generate the embedded data where the configuration uses it: in one process, before all others."""
+
+    @classmethod
+    def read_source(cls, config: Any, stated: Collection[str], world: World = ALONE) -> Source | None:
+        """Return the weights that a new run starts from; None: random ones. Together.
+
+        The configuration's model becomes theirs, where it is known and not stated.
+
+        Args:
+            stated: names of the options that are stated.
+
+        Raises:
+            UserError: they cannot be fetched or read.
+        """
+        return None
 
     @classmethod
     def resolve(cls, config: Any, source: Any = None, world: World = ALONE) -> ResolvedRun:

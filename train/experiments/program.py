@@ -6,7 +6,6 @@ Ctrl-C stops it; the same command resumes it.
 import argparse
 import fnmatch
 import itertools
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -22,14 +21,16 @@ from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.engine.files import write_json
 from train.engine.task import task_of
 from train.errors import UserError, did_you_mean
+from train.experiments import detection
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.conditions import EXPERIMENTS, Experiment
 from train.experiments.prices import price_tables
-from train.experiments.tasks import Task, run_all
+from train.experiments.tasks import Task, run_all, threads_of
 from train.tasks.reid.config import ReidConfig
 from train.tasks.reid.data import find_reid
 from train.tasks.reid.figures import embedded_figures
 
+DETECT = "detect"
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
     " the same for all rows with one transformation (`python -m train agreement`). Of unrelated maps: of a copy and"
@@ -83,7 +84,7 @@ def write_results(
         if outcome is not None:
             outcomes.setdefault(task.condition.name, {})[task.seed] = outcome
     rows = [c for c in experiment.conditions if c.name in outcomes or _selected(c, options.only)]
-    compared, threads = differences(rows, outcomes), _threads(options.jobs)
+    compared, threads = differences(rows, outcomes), threads_of(options.jobs)
     # The name of the data alone: its place says nothing to others.
     settings = {} if options.data is None else {"data": Path(options.data).resolve().name}
     settings |= {"model": options.model, "epochs": options.epochs}
@@ -146,16 +147,13 @@ def _selected(condition: Condition, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(condition.name, pattern) for pattern in patterns)
 
 
-def _threads(jobs: int) -> int:
-    """Return the threads of each run: those that OMP_NUM_THREADS states, or its share of the CPU cores."""
-    stated = os.environ.get("OMP_NUM_THREADS", "")
-    return int(stated) if stated.isdecimal() and int(stated) else max(1, len(os.sched_getaffinity(0)) // jobs)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=EXPERIMENTS, help="which experiment")
+    parser.add_argument("name", choices=[*EXPERIMENTS, DETECT], help="which experiment")
     parser.add_argument(
-        "--data", metavar="DIR", help="the images, as for training (required, but for reid: the embedded figures)"
+        "--data",
+        metavar="DIR",
+        help="the images, as for training (required, but for reid: the embedded figures); of detect, photographs with"
+        " boxes in Pascal VOC's layout (default: the embedded scenes alone)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
     parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
@@ -176,11 +174,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="run these conditions alone, such as 'cutout*' (default: all)",
     )
+    parser.add_argument(
+        "--detection-epochs", type=at_least(1), help="of each run of detection (default: 9 for scenes, 20 otherwise)"
+    )
+    sizes = f"{detection.EPOCHS} epochs of the backbones, {detection.SEEDS} seeds: about {detection.DURATION}"
     parser.epilog = "\n\n".join(
         f"{name}: {e.description}.\n  By default {e.epochs} epochs of {e.train_images or 'all'} images, {e.seeds}"
         f" seeds: about {e.duration}.\n" + "\n".join(f"    {c.name}" for c in e.conditions)
         for name, e in EXPERIMENTS.items()
     )
+    rows = "\n".join(f"    {c.name}" for c in detection.CONDITIONS)
+    parser.epilog += f"\n\n{DETECT}: {detection.DESCRIPTION}.\n  By default {sizes}.\n{rows}"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -192,15 +196,20 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the data or an option cannot be used, or the folder holds other runs.
     """
+    known = detection.CONDITIONS if options.name == DETECT else EXPERIMENTS[options.name].conditions
+    for pattern in options.only:
+        if not any(_selected(condition, [pattern]) for condition in known):
+            names = ", ".join(condition.name for condition in known)
+            hint = did_you_mean(pattern, (condition.name for condition in known))
+            raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
+    if options.name == DETECT:
+        return detection.run(options)
+    if options.detection_epochs is not None:
+        raise UserError(f"--detection-epochs is for experiment {DETECT}; got {options.name}")
     experiment = EXPERIMENTS[options.name]
     for name in ("epochs", "train_images", "seeds"):
         if getattr(options, name) is None:
             setattr(options, name, getattr(experiment, name))
-    for pattern in options.only:
-        if not any(_selected(condition, [pattern]) for condition in experiment.conditions):
-            names = ", ".join(condition.name for condition in experiment.conditions)
-            hint = did_you_mean(pattern, (condition.name for condition in experiment.conditions))
-            raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
     options.out = options.out or Path("runs") / options.name
     surroundings = environment()
     train, validated = _images(experiment, options.data)
@@ -213,7 +222,7 @@ def run(options: argparse.Namespace) -> int:
         write_results(options, tasks, validated, surroundings)
         tqdm.write(f"{task}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
 
-    status = run_all(unfinished, len(selected), options.jobs, _threads(options.jobs), finished)
+    status = run_all(unfinished, len(selected), options.jobs, threads_of(options.jobs), finished)
     text = write_results(options, tasks, validated, surroundings)
     print(f"\n{text}\n\nin {options.out}: table.md, results.json")
     if status == 130:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 import train
-from train.config import ResolvedConfig
+from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
 from train.engine.stopping import StopSignal
@@ -37,7 +37,7 @@ class Task(NamedTuple):
     seed: int
     folder: Path
     options: dict[str, Any]  # of Config
-    config: ResolvedConfig  # the same on this data
+    config: ResolvedRun  # the same on this data
 
     def __str__(self) -> str:
         return f"{self.condition.name} seed {self.seed}"
@@ -51,7 +51,7 @@ class Task(NamedTuple):
         path, log = self.folder / "config.yaml", self.folder / LOG
         if not path.is_file():
             return None
-        stored, asked = ResolvedConfig.load(path).to_dict(), self.config.to_dict()
+        stored, asked = ResolvedRun.load(path).to_dict(), self.config.to_dict()
         differing = [
             f"{name} was {stored[name]}, is {asked[name]}"
             for name in asked
@@ -134,6 +134,12 @@ class Task(NamedTuple):
         if self.condition.measured:
             self._measurement.unlink(missing_ok=True)
         return [self.config.task, *flags, f"--workers={threads}", f"--out={self.folder}"]
+
+
+def threads_of(jobs: int) -> int:
+    """Return the threads of each run: those that OMP_NUM_THREADS states, or its share of the CPU cores."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdecimal() and int(stated) else max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task, Outcome], None]) -> int:

@@ -32,7 +32,6 @@ from train.engine.log import WIDTH
 from train.engine.loop import PICTURE, best_of, fit, print_finished, restore
 from train.engine.memory import is_out_of_memory, out_of_memory
 from train.engine.run import Run
-from train.engine.start import read_source
 from train.engine.stopping import Interrupted
 from train.engine.task import task_of
 from train.errors import UserError, system_error
@@ -136,8 +135,11 @@ def main(chosen: dict[str, Any], resuming: bool, of: type[RunConfig] = Config) -
         UserError, DataError: the options or the data cannot be used.
     """
     for name in of.paths():
-        if isinstance(chosen.get(name), str):
-            chosen[name] = absolute(chosen[name])  # a run can be resumed from another working directory
+        value = chosen.get(name)  # a run can be resumed from another working directory
+        if isinstance(value, str):
+            chosen[name] = absolute(value)
+        elif isinstance(value, tuple):
+            chosen[name] = tuple(map(absolute, value))
     if may_restart() and "out" not in chosen:
         raise UserError("torchrun --max-restarts needs --out here: a restarted run finds its last checkpoint there")
     if may_restart() and (Path(chosen["out"]) / LAST).is_file():
@@ -159,9 +161,7 @@ def main(chosen: dict[str, Any], resuming: bool, of: type[RunConfig] = Config) -
     config = of(**chosen)
     check(config)
     with joined(config.device) as world:
-        source = read_source(config, world) if isinstance(config, Config) else None
-        if isinstance(config, Config) and source is not None and source.model and "model" not in chosen:
-            config.model = source.model
+        source = task_of(config).read_source(config, chosen, world)
         return train(*begin(config, world, source), resuming=False)
 
 

@@ -68,7 +68,7 @@ def test_the_box_is_what_the_object_changes(name: str) -> None:
     """Oracle: the same picture without its object differs inside the box only, and along each of its sides."""
     for seed in range(20):
         image, (x0, y0, x1, y1) = render(name, np.random.default_rng(seed))
-        empty = module._background(np.random.default_rng(seed))[0].clip(0, 255).astype(np.uint8)
+        empty = module.background(np.random.default_rng(seed))[0].clip(0, 255).astype(np.uint8)
         rows, columns = np.nonzero((np.asarray(image) != empty).any(axis=2))
         assert x0 <= columns.min() <= x0 + 1  # a faintly touched pixel may round to its old value
         assert y0 <= rows.min() <= y0 + 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from train.engine import checkpoint
+from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main
 from train.tasks.reid.figures import write_figures
@@ -38,10 +39,12 @@ class Launch:
         restarts: int = 0,
         new: bool = True,
         program: str = "train",
+        own_data: Path | None = None,
     ) -> subprocess.CompletedProcess:
         notes = self.folder / f"{name}-notes"
         notes.mkdir(exist_ok=True)
         data = ["--data", str(self.data), "--image-size", *self.size] if new else ["--resume"]
+        data = data if own_data is None else ["--data", str(own_data)]
         command = [SCRIPT, str(notes), accident, program, *data, "--out", name, *options]
         if restarts:
             torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -171,6 +174,26 @@ def test_two_processes_of_re_identification_resume(warm_python: str, tmp_path: P
     logs = [json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("whole", "parts")]
     assert all(logs[0][name] == logs[1][name] for name in ("val_map", "val_rank1", "train_loss", "train_center_loss"))
     assert logs[0]["val_map"] > 0
+
+
+def test_two_processes_measure_all_detections_together(launch: Launch, scenes: Path) -> None:
+    options = ["--short-sides", "40", "--long-side", "64", "--pyramid-channels", "8", "--proposals", "8"]
+    options += ["--batch-size", "4", "--epochs", "2", "--device", "cpu"]  # the last step has an image for each alone
+    two = launch("detect-two", 2, *options, program="detect", own_data=scenes)
+    assert two.returncode == 0, two.stderr
+    log = [json.loads(line) for line in (launch.folder / "detect-two" / "log.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in log] == [1, 2]
+    state, config = checkpoint.load_any_run(launch.folder / "detect-two" / "last.pt")
+    assert len(state["processes"]) == 2
+    run = Run(config)
+    run.network.load_state_dict(state)
+    validation = run.task.start_validation(run.network)
+    for batch in run.val_loader:
+        validation.add(batch)
+    alone = validation.values()
+    assert {name: log[-1][name] for name in alone if name != "val_replaced"} == pytest.approx(
+        {name: value for name, value in alone.items() if name != "val_replaced"}, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 2)])

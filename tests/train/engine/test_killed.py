@@ -18,6 +18,9 @@ OPTIONS += " --checkpoint-every 1 --saliency memory"
 # 8 steps an epoch, 24 in all, likewise. An order of the 20 labelled images ends within an epoch.
 SEMI = "semi --labels 20 --unlabelled-ratio 3 --image-size 16 --batch-size 2 --epochs 3 --region-size 6 --ema 0.9"
 SEMI += " --training-signal-annealing linear --confidence 0.1 --device cpu --checkpoint-every 1"
+# 5 steps an epoch, 10 in all, likewise. A pass over the 14 images ends within an epoch.
+DETECT = "detect --short-sides 40 48 --long-side 64 --pyramid-channels 8 --proposals 8 --batch-size 2 --epochs 2"
+DETECT += " --iterations 10 --ema 0.9 --device cpu --checkpoint-every 1"
 
 # 4 steps an epoch, likewise.
 REID = "reid --batch-identities 3 --batch-images 2 --image-size 16 8 --epochs 2 --center-weight 0.01 --device cpu"
@@ -77,6 +80,14 @@ def test_a_run_of_re_identification_is_killed(warm_python: str, tmp_path: Path, 
     plan = [{"write": nth, "at": point} for nth, point in ((2, "renamed"), (4, "half"))]
     starts = execute(warm_python, plan, tmp_path / "figures", tmp_path / "parts", REID)
     assert [start["ended"] for start in starts] == ["killed"] * 2 + [0]
+    compare(tmp_path, [1, 2], same, log_of)
+
+
+def test_a_detection_run_is_killed(warm_python: str, scenes: Path, tmp_path: Path, same: Any, log_of: Any) -> None:
+    execute(warm_python, [], scenes, tmp_path / "whole", DETECT)
+    plan = [{"write": nth, "at": point} for nth, point in ((3, "renamed"), (4, "half"), (4, "flushed"))]
+    starts = execute(warm_python, plan, scenes, tmp_path / "parts", DETECT)
+    assert [start["ended"] for start in starts] == ["killed"] * 3 + [0]
     compare(tmp_path, [1, 2], same, log_of)
 
 

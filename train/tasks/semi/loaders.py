@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import DataError, Dataset, ImageLoader, find_dataset
-from pipelines.draws import epoch_order
 from pipelines.formats import IMAGE_SUFFIXES
+from train.data.endless import Endless
 from train.data.loaders import make_loader, training_images
 from train.distributed import ALONE, World
 from train.errors import UserError
@@ -87,27 +87,6 @@ def _found(folder: str) -> Dataset:
         if not files:
             raise
         return Dataset.from_samples(files)
-
-
-class Endless:
-    """The samples of a loader that passes over its images again and again, whatever the length of an epoch.
-
-    Each pass has a new order. The sample at a position is a function of seed, epoch and position.
-
-    Args:
-        count: number of images.
-        length: samples in an epoch.
-        seed: of the orders.
-    """
-
-    def __init__(self, count: int, length: int, seed: int) -> None:
-        self.count, self.length, self.seed = count, length, seed
-
-    def __call__(self, epoch: int) -> np.ndarray:
-        first, skipped = divmod(epoch * self.length, self.count)
-        passes = range(first, first - (-(skipped + self.length) // self.count))
-        orders = [epoch_order(self.count, self.seed, number) for number in passes]
-        return np.concatenate(orders)[skipped : skipped + self.length]
 
 
 def labelled_loader(config: ResolvedSemiConfig, dataset: Dataset, unlabelled: int, world: World = ALONE) -> ImageLoader:

@@ -105,4 +105,4 @@ def test_the_presets(name: str, labels: int, ratio: int, steps: int) -> None:
     in_an_epoch = -(-50_000 // resolved.step_images)
     assert steps <= resolved.epochs * in_an_epoch < steps + in_an_epoch
     assert presets_of(SemiConfig) == ["uda-cifar-2500", "uda-cifar-4000", "usb-cifar"]
-    assert sorted([*presets_of(SemiConfig), *presets_of(Config)]) <= sorted(PRESETS)
+    assert {*presets_of(SemiConfig), *presets_of(Config)} <= PRESETS.keys()

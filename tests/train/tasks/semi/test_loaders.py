@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipelines import DataError
+from train.data.endless import Endless
 from train.errors import UserError
 from train.tasks.semi.config import SemiConfig
-from train.tasks.semi.loaders import Endless, draw_balanced, labelled_images, unlabelled_images
+from train.tasks.semi.loaders import draw_balanced, labelled_images, unlabelled_images
 
 
 @pytest.mark.parametrize(("count", "expected"), [(3, [1, 1, 1]), (12, [4, 4, 4]), (14, [4, 5, 5])])

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .arguments import refuse, require
+from ..arguments import refuse, require
+from .objects import Objects
 
-Labels = np.ndarray | dict[str, np.ndarray]
+Labels = np.ndarray | dict[str, np.ndarray] | Objects
 LEGAL = (
     "(n,) integers, (n,) floats, (n, K) floats or zeros and ones, one row for each image, or a dictionary of arrays "
     "(n, ...) by name"
@@ -28,6 +29,8 @@ def as_labels(value: object) -> Labels:
     Raises:
         ValueError: They are of another type or shape.
     """
+    if isinstance(value, Objects):
+        return value
     if isinstance(value, dict):
         require("labels", value, LEGAL, all(isinstance(name, str) for name in value))
         return {
@@ -78,8 +81,11 @@ def as_int64(name: str, array: np.ndarray, legal: str) -> np.ndarray:
 
 
 def unknown(labels: Labels) -> np.ndarray:
-    """Return the places of the images whose label is not known: −1, or not finite. Dictionaries are not looked into."""
-    if isinstance(labels, dict):
+    """Return the places of the images whose label is not known: −1, or not finite.
+
+    Dictionaries and objects are not looked into.
+    """
+    if isinstance(labels, dict | Objects):
         return np.empty(0, dtype=np.int64)
     if labels.dtype == np.int64:
         return np.flatnonzero(labels < 0)
@@ -90,11 +96,16 @@ def take(labels: Labels, places: np.ndarray) -> Labels:
     """Return the labels at some places."""
     if isinstance(labels, dict):
         return {name: array[places] for name, array in labels.items()}
+    if isinstance(labels, Objects):
+        return labels.take(places)
     return labels[places]
 
 
 def identity(labels: Labels) -> Iterator[bytes]:
     """Yield what distinguishes labels."""
+    if isinstance(labels, Objects):
+        yield from labels.identity()
+        return
     if isinstance(labels, dict):
         for name in sorted(labels):
             yield name.encode("utf-8", "surrogateescape") + b"\0"
@@ -112,7 +123,7 @@ class LabelTable:
     Arrays of more than 256 MB stay in the host's memory; of those, a batch is copied from pinned memory.
     """
 
-    def __init__(self, labels: Labels, device: torch.device) -> None:
+    def __init__(self, labels: np.ndarray | dict[str, np.ndarray], device: torch.device) -> None:
         self._labels = labels
         self._device = device
         arrays = labels if isinstance(labels, dict) else {"": labels}
