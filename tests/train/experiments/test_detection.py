@@ -64,7 +64,7 @@ def test_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["keepaugment"], "experiment keepaugment needs --data"),
+        (["keepaugment"], "--data is required: this experiment has no embedded images"),
         (["semi", "--data", "x", "--detection-epochs", "2"], "--detection-epochs is for experiment detect; got semi"),
         (["detect", "--only", "mixup"], "--only mixup: no such condition; there are none, cutout"),
     ],
