@@ -89,6 +89,8 @@ def test_windows_decoded_by_a_gpu(folders: Path, load: float) -> None:
 
 @pytest.mark.gpu
 def test_crops_of_whole_images_on_a_gpu_are_the_cpus(mixed: Path) -> None:
-    for one, other in zip(*(image_loader(mixed, device=device, **OPTIONS) for device in ("cpu", "cuda")), strict=True):
+    """By CUDA kernels: a hardware decoder interpolates the colours of these small pictures of noise in another way."""
+    options = OPTIONS | {"hw_decoder_load": 0.0}
+    for one, other in zip(*(image_loader(mixed, device=device, **options) for device in ("cpu", "cuda")), strict=True):
         assert torch.equal(one.views, other.views.cpu())
         assert (one.images - other.images.cpu()).abs().flatten(1).mean(1).max() < 0.1

@@ -25,7 +25,7 @@ from train.engine.objective import StageObjective, make_objective
 from train.engine.pictures import write_figure
 from train.engine.probe import check_network
 from train.engine.schedule import layer_groups, make_optimizer
-from train.engine.start import read_source
+from train.engine.start import source_of
 from train.engine.task import Task, Validation
 from train.errors import UserError
 from train.models.published import UNKNOWN, Source
@@ -73,10 +73,7 @@ class Classification(Task):
 
     @classmethod
     def read_source(cls, config: Config, stated: Collection[str], world: World = ALONE) -> Source | None:
-        source = read_source(config, world)
-        if source is not None and source.model is not None and "model" not in stated:
-            config.model = source.model
-        return source
+        return source_of(config, stated, world)
 
     @classmethod
     def resolve(cls, config: Config, source: Source | None = None, world: World = ALONE) -> ResolvedConfig:

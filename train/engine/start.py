@@ -1,7 +1,7 @@
 """What a new run starts from: published weights, or those in a file, of which a head for other classes is left out."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,14 @@ def read_source(config: Config, world: World = ALONE) -> Source | None:
     source = published(config.model)
     if world.is_main:
         world.wait()
+    return source
+
+
+def source_of(config: Config, stated: Collection[str], world: World = ALONE) -> Source | None:
+    """Return the weights that a new run starts from, whose model becomes the configuration's where none is stated."""
+    source = read_source(config, world)
+    if source is not None and source.model is not None and "model" not in stated:
+        config.model = source.model
     return source
 
 

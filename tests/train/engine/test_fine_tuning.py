@@ -95,7 +95,7 @@ def test_an_export_and_a_state_dict_are_the_same_start(first: Path, run_of: Call
         run = run_of(weights=str(path), device="cpu")
         source = read_source(run.config)
         assert source is not None
-        assert run.network.start_from(source, run.classes, "small").endswith(", the head too")
+        assert run.network.start_from(source, run.classes).endswith(", the head too")
         assert all(torch.equal(w, weights_of(first)[name]) for name, w in run.model.state_dict().items())
 
 

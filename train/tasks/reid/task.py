@@ -1,5 +1,6 @@
 """Re-identification: batches of identities, a network with a neck, and validation by retrieval."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from train.engine.pictures import write_figure
 from train.engine.probe import check_network
 from train.engine.schedule import layer_groups, make_optimizer
 from train.engine.stage import training_stage
+from train.engine.start import source_of
 from train.engine.task import Task, Validation
 from train.errors import UserError
 from train.models.published import Source
@@ -70,6 +72,10 @@ class Reidentification(Task):
             raise UserError(f"--cuda-graph needs a GPU; the run is on the {device}. Use --no-cuda-graph")
         self.datasets = {"training": data.train, "test": data.test}
         self._last: Gallery | None = None  # of the last validation
+
+    @classmethod
+    def read_source(cls, config: ReidConfig, stated: Collection[str], world: World = ALONE) -> Source | None:
+        return source_of(config, stated, world)
 
     @classmethod
     def prepare(cls, config: ReidConfig) -> None:

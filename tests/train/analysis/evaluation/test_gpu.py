@@ -43,7 +43,7 @@ def test_the_numbers_are_nearly_those_of_the_cpu(part: ModuleType) -> None:
             for name in one.keys() - {"random", "smoothgrad"}:  # drawn on the device
                 compare(one[name], other[name])
         elif isinstance(one, list | float):
-            assert other == pytest.approx(one, abs=0.06)
+            assert other == pytest.approx(one, abs=0.15)  # of 14 images, two may be decided otherwise
         else:
             assert one == other
 

@@ -62,7 +62,7 @@ def test_the_configuration_of_each_task_comes_back() -> None:
     plain = Config().resolved(side=32, embedded=False, cifar=True).to_dict()
     with pytest.raises(ValueError, match="it is of a run of the command train, which this command does not take"):
         ResolvedSemiConfig.from_dict(plain)
-    with pytest.raises(ValueError, match=r"its configuration has task = 'dance', none of train, semi"):
+    with pytest.raises(ValueError, match=r"its configuration has task = 'dance', none of train, .*semi"):
         ResolvedRun.from_dict(plain | {"task": "dance"})
 
 
