@@ -122,6 +122,20 @@ def test_the_map_is_that_without(monkeypatch, body, of_first, left):
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_bias_that_batch_norm_adds(monkeypatch, dtype):
+    """As on a GPU: its kernel runs forwards, never backwards."""
+    net = net_of(plain)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        map_of(net)
+        monkeypatch.setattr(folding, "ADDS_APART", "cpu")
+        folded, count = map_of(net)
+        monkeypatch.setattr(observer, "FOLDS", False)
+        expected, _ = map_of(net)
+    assert count == 2
+    assert (folded - expected).norm() < (1e-5 if dtype is None else 0.02) * expected.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_reduced_precision_nothing_is_folded(dtype):
     net = net_of(plain, dtype=dtype)
