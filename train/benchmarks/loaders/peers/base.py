@@ -113,6 +113,6 @@ def options(job: Job) -> dict[str, Any]:
 
 
 def chunk_bytes(samples: Samples) -> int:
-    """Return the size of chunks of the samples: 64 MB, as is usual, or a 32nd of all, so that chunks can be shuffled."""
+    """Return the size of chunks: 64 MB, as is usual, or a 32nd of all samples, so that there are chunks to shuffle."""
     total = sum(os.path.getsize(path) + 64 for path, _ in samples)
     return max(4096, min(64 * 2**20, total // 32))

@@ -12,7 +12,7 @@ from train.benchmarks.loaders.job import Job, Samples
 from train.benchmarks.loaders.peers.base import Loader, Transform, chunk_bytes, options
 
 TITLE = "Mosaic Streaming"
-FORM = "MDS shards of the files, at least 32 of at most 64 MB; `StreamingDataset` with `py1e`, `StreamingDataLoader`, Pillow, transforms v2"
+FORM = "MDS, at least 32 shards of at most 64 MB; `StreamingDataset`, `StreamingDataLoader`, Pillow, transforms v2"
 PIP = ("mosaicml-streaming>=0.11",)
 
 
