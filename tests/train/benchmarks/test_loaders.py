@@ -1,10 +1,12 @@
 """The scoreboard of loaders: what it prints and writes, its judgements, and the environments of the peers."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,3 +190,31 @@ def test_right_pixels_may_differ_by_rounding_alone() -> None:
     half = np.array(picture)
     half[112:] = 128
     assert not bad_files.is_right(normalised(Image.fromarray(half)), picture)
+
+
+def test_litdata_empties_no_folder_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default it empties `data` in the folder for temporary files."""
+    names = ("DATA_OPTIMIZER_CACHE_FOLDER", "DATA_OPTIMIZER_DATA_CACHE_FOLDER")
+    for name in names:
+        monkeypatch.setenv(name, "")
+    emptied: list[Path] = []
+
+    def optimize(**_: Any) -> None:
+        emptied.extend(Path(os.environ[name]) for name in names)
+
+    monkeypatch.setitem(sys.modules, "litdata", SimpleNamespace(optimize=optimize))
+    import_module("train.benchmarks.loaders.peers.litdata").convert(
+        write_numbers(tmp_path / "numbers.json", 2), tmp_path / "out"
+    )
+    assert len(emptied) == 2
+    assert all(tmp_path in folder.parents for folder in emptied)
+    assert not {tmp_path / "out", tmp_path / "numbers.files"} & {*emptied, *(f.parent for f in emptied)}
+
+
+def test_a_peer_has_a_folder_for_temporary_files(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("""#!/bin/sh\nprintf '{"value": "%s"}\\n' "$TMPDIR"\n""")
+    python.chmod(0o755)
+    with Peer("ours", str(python), tmp_path / "log") as peer:
+        assert peer.ask("open") == str(tmp_path / "tmp")
+        assert (tmp_path / "tmp").is_dir()

@@ -41,6 +41,9 @@ class Peer:
 
     def __init__(self, name: str, python: str, log: Path) -> None:
         self.name, self.log = name, log
+        # Libraries write to the folder for temporary files, and some empty what others have there.
+        scratch = log.parent / "tmp"
+        scratch.mkdir(exist_ok=True)
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         with open(log, "a") as errors:
             self.process = subprocess.Popen(
@@ -48,7 +51,7 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)},
                 start_new_session=True,  # so that its own processes can be ended with it
             )
         self.answers = b""

@@ -20,5 +20,6 @@ NAMES = (
     "litdata",
     "mosaic",
     "kornia_rs",
+    "spdl",
     "torchcodec",
 )

@@ -1,5 +1,6 @@
 """LitData's chunks, written by `optimize`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ def stored(sample: tuple[str, int]) -> dict[str, Any]:
 
 
 def convert(samples: Samples, out: Path) -> None:
+    # It empties these folders, by default "chunks" and "data" of the machine's folder for temporary files, whatever is
+    # in them. It reads the variables when it is called, and its processes inherit them.
+    scratch = out.with_name(f"{out.name}.scratch")
+    os.environ["DATA_OPTIMIZER_CACHE_FOLDER"] = str(scratch / "chunks")
+    os.environ["DATA_OPTIMIZER_DATA_CACHE_FOLDER"] = str(scratch / "data")
     from litdata import optimize
 
     size = chunk_bytes(samples)

@@ -29,7 +29,6 @@ class Streamed(Loader):
     def __init__(self, job: Job) -> None:
         from PIL import Image
         from streaming import StreamingDataLoader, StreamingDataset
-        from streaming.base.util import clean_stale_shared_memory
 
         transform = Transform(job)
 
@@ -38,8 +37,6 @@ class Streamed(Loader):
                 sample = super().__getitem__(at)
                 return transform(Image.open(io.BytesIO(sample["image"])).convert("RGB"), int(sample["label"]))
 
-        if job.world_size == 1:
-            clean_stale_shared_memory()  # of a process that was killed
         local = Path(job.converted)
         data = Data(
             local=str(local), shuffle=job.train, shuffle_seed=job.seed, batch_size=job.batch_size, shuffle_algo="py1e"
