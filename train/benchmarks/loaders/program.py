@@ -74,7 +74,7 @@ class Board:
         self.options, self.modules, self.folder = options, modules, folder
         self.workers = options.workers or usable_cores()
         self.device = place_of(options.device).type
-        self.skip = 2 if options.quick else 4 + 2 * self.workers  # batches that may have been made ahead
+        self.skip = 2 if options.quick else 8 + 4 * self.workers  # batches that may have been made ahead
         self.sizes = correctness.QUICK if options.quick else correctness.Sizes()
         self.starts: dict[str, Callable[[], Peer]] = {}
         self.facts = {

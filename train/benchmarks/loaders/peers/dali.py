@@ -72,12 +72,12 @@ def make_pipeline(job: Job, checkpoint: Any) -> Any:
             name="Reader",
         )
         if job.train:
-            image: Any = fn.decoders.image_random_crop(encoded, device=decoder, output_type=DALIImageType.RGB)
-            image = fn.resize(image, size=[job.size, job.size])
+            image = fn.decoders.image_random_crop(encoded, device=decoder, output_type=DALIImageType.RGB)
+            image = fn.resize(image, size=[job.size, job.size])  # type: ignore[assignment] # one in, one out
             image = fn.flip(image, horizontal=fn.random.coin_flip(probability=0.5))
         else:
             image = fn.decoders.image(encoded, device=decoder, output_type=DALIImageType.RGB)
-            image = fn.resize(image, resize_shorter=job.size)
+            image = fn.resize(image, resize_shorter=job.size)  # type: ignore[assignment]
         views = [image, rand_augment(image, n=2, m=9, fill_value=128)] if job.augment else [image]
         outputs = [
             fn.crop_mirror_normalize(
