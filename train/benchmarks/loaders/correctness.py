@@ -68,8 +68,10 @@ class Suite:
         """Return "answers", (verdict, why) by question, and "bad files", (outcome, message) by kind."""
         answers: dict[str, tuple[str, str]] = {}
         try:
-            with self.start() as peer:
-                self._prepare(peer, "numbers", write_numbers(self.folder / "numbers.json", self.sizes.samples))
+            self._list("numbers", write_numbers(self.folder / "numbers.json", self.sizes.samples))
+            if self.converts:
+                with self.start() as peer:
+                    self._convert(peer, "numbers")
         except PeerError as error:
             self.failed = error
         parts: dict[str, Callable[[], tuple[str, str]]] = {
@@ -100,10 +102,11 @@ class Suite:
         except PeerError as error:
             return _failure(error)
 
-    def _prepare(self, peer: Peer, name: str, samples: Samples) -> None:
+    def _list(self, name: str, samples: Samples) -> None:
         (self.folder / f"{name}.json").write_text(json.dumps(samples))
-        if self.converts:
-            peer.ask("convert", HANG * 5, listing=str(self.folder / f"{name}.json"), out=str(self.folder / name))
+
+    def _convert(self, peer: Peer, name: str) -> None:
+        peer.ask("convert", HANG * 5, listing=str(self.folder / f"{name}.json"), out=str(self.folder / name))
 
     def _job(self, name: str, **options: Any) -> dict[str, Any]:
         listing, converted = str(self.folder / f"{name}.json"), str(self.folder / name)
@@ -206,7 +209,9 @@ class Suite:
         samples, expected = bad_files.write(kind, self.folder / f"files-{name}")
         job, pixels = self._job(name, size=bad_files.SIDE, batch_size=2, train=False, workers=1), self.folder / "pixels"
         try:
-            self._prepare(peer, name, samples)
+            self._list(name, samples)
+            if self.converts:
+                self._convert(peer, name)
             peer.ask("open", HANG, job=job)
             if not peer.ask("pixels", HANG, label=1, path=str(pixels)):
                 return "left out", "the epoch has no such sample, and no error"
