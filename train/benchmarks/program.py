@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from train.benchmarks import consistency, gpu, growth, loader, stage, step
+from train.benchmarks.loaders import program as loaders
 from train.benchmarks.measuring import environment
 from train.benchmarks.page import write_page
 from train.cli.parser import HelpFormatter, check_writable
@@ -14,11 +15,12 @@ from train.engine.memory import is_out_of_memory
 from train.errors import UserError, first_line
 
 BENCHMARKS = {"loader": loader, "stage": stage, "consistency": consistency, "step": step, "growth": growth}
+ALONE = {"loaders": loaders}  # installs other libraries, and is no part of "all"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="benchmarks", required=True, dest="benchmark", metavar="BENCHMARK")
-    for name, module in BENCHMARKS.items():
+    for name, module in {**BENCHMARKS, **ALONE}.items():
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__, formatter_class=HelpFormatter)
         module.add_options(command)
         command.add_argument(
@@ -26,8 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         )
     together = commands.add_parser(
         "all",
-        help="all of these, into a folder: numbers as JSON, and a page with plots",
-        description="Run all benchmarks, and write numbers as JSON and a page with plots.",
+        help="all of these but loaders, into a folder: numbers as JSON, and a page with plots",
+        description="Run all benchmarks but loaders, and write numbers as JSON and a page with plots.",
         formatter_class=HelpFormatter,
     )
     card = commands.add_parser("gpu", help=gpu.HELP)
@@ -94,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"\n{write_page(options.out, report, BENCHMARKS)}")
         return 0
     check_writable(options.json)
-    module = BENCHMARKS[options.benchmark]
+    module = {**BENCHMARKS, **ALONE}[options.benchmark]
     result = _measured(module, options)
     print("\n" + module.table(result))
     if options.json:
