@@ -82,7 +82,7 @@ def test_another_run_starts_from_a_run(
     assert len(state["optimizer"]["state"]) == 2
 
     monkeypatch.chdir(tmp_path)  # and its source is not needed to resume
-    monkeypatch.setattr("train.programs.train.read_source", lambda *_: pytest.fail("reads the source again"))
+    monkeypatch.setattr("train.engine.start.read_source", lambda *_: pytest.fail("reads the source again"))
     assert program(["--resume", "--out", str(tmp_path / "second"), "--epochs", "2"]) == 0
     assert same(frozen(weights_of(tmp_path / "second", "last.pt")), frozen(before))
 
