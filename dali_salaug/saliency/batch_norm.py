@@ -41,7 +41,7 @@ class KeepsMemoryFormat(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if training or running_mean is None or running_var is None or _is_watched() or not _is_channels_last(input):
+        if training or running_mean is None or running_var is None or is_watched() or not _is_channels_last(input):
             return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         key = len(running_var), running_var.dtype
         if key not in self._zeros:
@@ -49,8 +49,11 @@ class KeepsMemoryFormat(TorchFunctionMode):
         return _InEvalMode.apply(input, running_mean, running_var, weight, bias, self._zeros[key], eps)
 
 
-def _is_watched() -> bool:
-    """Return whether a hook sees what is saved for the backward pass, or a transform of functorch is active."""
+def is_watched() -> bool:
+    """Return whether a hook sees what is saved for the backward pass, or a transform of functorch is active.
+
+    A checkpoint's hook compares what is saved with that of a second pass, which is outside of the context of the first.
+    """
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is not None or torch._C._are_functorch_transforms_active()
 

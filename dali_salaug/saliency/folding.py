@@ -15,6 +15,8 @@ from torch.autograd import Function
 from torch.nn.modules import module as modules
 from torch.overrides import TorchFunctionMode
 
+from .batch_norm import is_watched
+
 Tensors = dict[str, Tensor]  # parameters and buffers by their names
 # The type of device on which a convolution adds its bias in a pass of its own: on an H200 in 7.8 ms for the layers of
 # ResNet-50 at batch 256, where BatchNorm's kernel takes 4.8 ms.
@@ -108,7 +110,7 @@ class Folded(TorchFunctionMode):
             for tensor in _tensors_in((args, kwargs)):
                 if id(tensor) in self._pending:
                     return self._normalised(self._pending.pop(id(tensor)), function, args, kwargs)
-        if function is F.conv2d and not _is_watched():
+        if function is F.conv2d and not is_watched():
             input, weight, bias, *others = [*args, None, None, None][: max(3, len(args))]
             fold = self._folds.get(id(weight))
             if fold is not None and bias is fold.given[0] and not kwargs and fold.weight.dtype == _dtype_of(weight):
@@ -155,7 +157,7 @@ class _Recorder(TorchFunctionMode):
             for tensor in _tensors_in((args, kwargs)):
                 if id(tensor) in self._outputs:
                     _, weight, bias = self._outputs[id(tensor)]
-                    pair = None if _is_watched() else self._pair(tensor, weight, bias, function, args, kwargs)
+                    pair = None if is_watched() else self._pair(tensor, weight, bias, function, args, kwargs)
                     self._uses.setdefault(weight, set()).add(pair)
         output = function(*args, **kwargs)
         if function is F.conv2d and not kwargs and id(args[1]) in self._names:
@@ -257,12 +259,3 @@ def _tensors_in(values: Any) -> Iterator[Tensor]:
             yield from _tensors_in(value)
     elif isinstance(values, dict):
         yield from _tensors_in(list(values.values()))
-
-
-def _is_watched() -> bool:
-    """Return whether a hook sees what is saved for the backward pass, or a transform of functorch is active.
-
-    A checkpoint's hook compares what is saved with that of a second pass, which is outside of this context.
-    """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is not None or torch._C._are_functorch_transforms_active()

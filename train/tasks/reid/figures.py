@@ -6,9 +6,6 @@ focus. An image adds a direction, a pose, a crop that is a little off, and passe
 seed and the same version of Pillow give the same bytes.
 """
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from pipelines.cache import cache_folder
+from train.data.shapes import generated
 
 SIZE = (64, 32)  # height and width of an image, in pixels
 SUPERSAMPLE = 4  # drawn this much larger and averaged down: smooth edges
@@ -373,23 +370,5 @@ def write_figures(
 
 
 def embedded_figures() -> Path:
-    """Return the folder of the embedded figures; the first use generates it.
-
-    The folder is complete or does not exist, for it is written under a temporary name and then renamed. If two
-    processes generate it at once, the first to finish wins, and the other uses that result.
-    """
-    root = cache_folder() / VERSION
-    if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=root.parent))
-        try:
-            write_figures(unfinished)
-            unfinished.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache
-            try:
-                os.replace(unfinished, root)
-            except OSError:
-                if not root.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return root
+    """Return the folder of the embedded figures; the first use generates it, as that of `embedded_data`."""
+    return generated(VERSION, write_figures)
