@@ -38,6 +38,21 @@ class Loader:
         raise NotOffered("no state of a loader")
 
 
+class Resumable(Loader):
+    """A loader by another, `loader`, that has a state of its own."""
+
+    loader: Any
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        yield from map(tuple, self.loader)
+
+    def state_dict(self) -> Any:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.loader.load_state_dict(state)
+
+
 class Transform:
     """torchvision.transforms.v2 on a Pillow image or a uint8 tensor (3, H, W): one or two tensors, and the label."""
 

@@ -1,15 +1,13 @@
 """LitData's chunks, written by `optimize`."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from train.benchmarks.loaders.job import Job, Samples
-from train.benchmarks.loaders.peers.base import Loader, Transform, chunk_bytes, options
+from train.benchmarks.loaders.peers.base import Loader, Resumable, Transform, chunk_bytes, options
 
 TITLE = "LitData"
 FORM = "`optimize` with `Image(path=...)`, at least 32 chunks of at most 64 MB; `StreamingDataLoader`, transforms v2"
@@ -38,7 +36,7 @@ def convert(samples: Samples, out: Path) -> None:
     )  # fmt: skip
 
 
-class Streamed(Loader):
+class Streamed(Resumable):
     def __init__(self, job: Job) -> None:
         from litdata import StreamingDataLoader, StreamingDataset
 
@@ -54,16 +52,6 @@ class Streamed(Loader):
 
         data = Data(job.converted, shuffle=job.train, seed=job.seed, drop_last=False)
         self.loader = StreamingDataLoader(data, **options(job))
-
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        for batch in self.loader:
-            yield tuple(batch)
-
-    def state_dict(self) -> Any:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.loader.load_state_dict(state)
 
 
 def open_loader(job: Job) -> Loader:

@@ -2,14 +2,11 @@
 
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from train.benchmarks.loaders.job import Job, Samples
-from train.benchmarks.loaders.peers.base import Loader, Transform, chunk_bytes, options
+from train.benchmarks.loaders.peers.base import Loader, Resumable, Transform, chunk_bytes, options
 
 TITLE = "Mosaic Streaming"
 FORM = "MDS, at least 32 shards of at most 64 MB; `StreamingDataset`, `StreamingDataLoader`, Pillow, transforms v2"
@@ -25,7 +22,7 @@ def convert(samples: Samples, out: Path) -> None:
             writer.write({"image": Path(path).read_bytes(), "label": label})
 
 
-class Streamed(Loader):
+class Streamed(Resumable):
     def __init__(self, job: Job) -> None:
         from PIL import Image
         from streaming import StreamingDataLoader, StreamingDataset
@@ -42,16 +39,6 @@ class Streamed(Loader):
             local=str(local), shuffle=job.train, shuffle_seed=job.seed, batch_size=job.batch_size, shuffle_algo="py1e"
         )
         self.loader = StreamingDataLoader(data, **options(job))
-
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        for batch in self.loader:
-            yield tuple(batch)
-
-    def state_dict(self) -> Any:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.loader.load_state_dict(state)
 
 
 def open_loader(job: Job) -> Loader:

@@ -1,19 +1,18 @@
 """torchdata's StatefulDataLoader, a DataLoader with a state, over Pillow images."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
 from train.benchmarks.loaders.job import Job
-from train.benchmarks.loaders.peers.base import Images, Loader, options, pillow
+from train.benchmarks.loaders.peers.base import Images, Loader, Resumable, options, pillow
 
 TITLE = "StatefulDataLoader"
 FORM = "torchdata's `StatefulDataLoader` and `StatefulDistributedSampler`, Pillow and transforms v2"
 PIP = ("torchdata>=0.11",)
 
 
-class Stateful(Loader):
+class Stateful(Resumable):
     def __init__(self, job: Job) -> None:
         import torch
         from torchdata.stateful_dataloader import StatefulDataLoader
@@ -30,14 +29,7 @@ class Stateful(Loader):
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
         if self.sampler is not None:
             self.sampler.set_epoch(number)
-        for batch in self.loader:
-            yield tuple(batch)
-
-    def state_dict(self) -> Any:
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: Any) -> None:
-        self.loader.load_state_dict(state)
+        yield from super().epoch(number)
 
 
 def open_loader(job: Job) -> Loader:
