@@ -18,10 +18,11 @@ from train.benchmarks.measuring import environment
 from train.cli.checks import check
 from train.cli.parser import at_least
 from train.data.loaders import absolute, resolve_for_data, shares_images
+from train.data.settings import SETTINGS
 from train.engine.files import write_json
 from train.engine.task import task_of
 from train.errors import UserError, did_you_mean
-from train.experiments import detection
+from train.experiments import advice, detection
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.conditions import EXPERIMENTS, Experiment
 from train.experiments.prices import price_tables
@@ -30,7 +31,8 @@ from train.tasks.reid.config import ReidConfig
 from train.tasks.reid.data import find_reid
 from train.tasks.reid.figures import embedded_figures
 
-DETECT = "detect"
+# Experiments of several stages, by name; each module has a DESCRIPTION, and runs itself.
+DETECT, ADVISE = "detect", "advise"
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
     " the same for all rows with one transformation (`python -m train agreement`). Of unrelated maps: of a copy and"
@@ -148,7 +150,7 @@ def _selected(condition: Condition, patterns: list[str]) -> bool:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=[*EXPERIMENTS, DETECT], help="which experiment")
+    parser.add_argument("name", choices=[*EXPERIMENTS, DETECT, ADVISE], help="which experiment")
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -185,6 +187,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     rows = "\n".join(f"    {c.name}" for c in detection.CONDITIONS)
     parser.epilog += f"\n\n{DETECT}: {detection.DESCRIPTION}.\n  By default {sizes}.\n{rows}"
+    rows = "\n".join(f"    {name}" for name in SETTINGS)
+    parser.epilog += (
+        f"\n\n{ADVISE}: {advice.DESCRIPTION}.\n  By default {advice.SEEDS} seeds: about {advice.DURATION}.\n{rows}"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -196,16 +202,21 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the data or an option cannot be used, or the folder holds other runs.
     """
-    known = detection.CONDITIONS if options.name == DETECT else EXPERIMENTS[options.name].conditions
+    if options.name == ADVISE:
+        known = list(SETTINGS)
+    else:
+        conditions = detection.CONDITIONS if options.name == DETECT else EXPERIMENTS[options.name].conditions
+        known = [condition.name for condition in conditions]
     for pattern in options.only:
-        if not any(_selected(condition, [pattern]) for condition in known):
-            names = ", ".join(condition.name for condition in known)
-            hint = did_you_mean(pattern, (condition.name for condition in known))
-            raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
+        if not fnmatch.filter(known, pattern):
+            hint = did_you_mean(pattern, known)
+            raise UserError(f"--only {pattern}: no such condition; there are {', '.join(known)}{hint}")
     if options.name == DETECT:
         return detection.run(options)
     if options.detection_epochs is not None:
         raise UserError(f"--detection-epochs is for experiment {DETECT}; got {options.name}")
+    if options.name == ADVISE:
+        return advice.run(options)
     experiment = EXPERIMENTS[options.name]
     for name in ("epochs", "train_images", "seeds"):
         if getattr(options, name) is None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 import train
+from train.cli.parser import flags_of
 from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
@@ -91,6 +92,8 @@ class Task(NamedTuple):
         if not self.condition.measured:
             return outcome
         found = json.loads(self._measurement.read_text())
+        if self.condition.measured[0] == "advise":
+            return outcome._replace(advice=found)
         if self.condition.measured[0] == "prices":
             return outcome._replace(prices=found["rows"])
         return outcome._replace(maps=(found["own"]["mean"], found["unrelated"]["mean"]))
@@ -125,10 +128,7 @@ class Task(NamedTuple):
         return [command, str(self.folder), *options, f"--json={self._measurement}"]
 
     def _training(self, threads: int) -> list[str]:
-        flags = []
-        for name, value in self.options.items():
-            flag = f"--{name.replace('_', '-')}"
-            flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+        flags = flags_of(self.options)
         if (self.folder / LAST).is_file():
             flags.append("--resume")
         if self.condition.measured:
