@@ -10,7 +10,7 @@ from train.analysis.evaluation.occlusion import live_map
 from train.analysis.trained import spread_evenly
 from train.engine.pictures import Column, draw_sheet
 
-IMAGES = 6
+IMAGES = 4
 
 
 def draw(subject: Subject, sample: Sample, measured: Measured, boxes: Path | None, seed: int, path: Path) -> None:

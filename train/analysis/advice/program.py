@@ -29,7 +29,9 @@ from train.engine.files import write_json
 from train.errors import UserError
 
 PICTURE = "advice.png"  # in the run's folder
-_NOT_REPEATED = ("data", "val_data", "out", "method", "seed", "warmup_epochs", "device", "workers", *OF_THE_METHOD)
+# Of a run, and not for another method: what has no effect on the network, and the options of method, map and losses.
+_NOT_REPEATED = ("method", "seed", "validate_every", "warmup_epochs", *OF_THE_METHOD)
+_NOT_REPEATED += tuple(name for name in Config.options() if name.startswith(("memory_", "early_", "consistency")))
 
 
 def load(run: Path, data: Path | None, val_data: Path | None) -> tuple[Subject, Subject]:
@@ -45,6 +47,8 @@ def load(run: Path, data: Path | None, val_data: Path | None) -> tuple[Subject, 
     """
     validation = load_subject(run, val_data or data)
     trained = validation.trained
+    if trained.config.task != Config.task:
+        raise UserError(f"{run}: a run of {trained.config.task}; advice is for runs of {Config.task}")
     training = training_images(trained.config, data)
     check_classes(trained, training, run)
     if shares_images(training, validation.dataset):
@@ -69,7 +73,8 @@ def command(trained: Trained, dataset: Dataset, method: str, data: Path | None, 
     }
     stated: dict[str, Any] = {name: place for name, place in places.items() if place is not None} | {"method": method}
     plain = Config(**stated)
-    own = {name: getattr(config, name) for name in Config.options() if name not in _NOT_REPEATED}
+    free = {*Config.free(), *_NOT_REPEATED} - {"epochs"}
+    own = {name: getattr(config, name) for name in Config.options() if name not in free}
     own = {name: value for name, value in own.items() if value is not None}
     stated |= {n: value for n, value in own.items() if value != getattr(plain, n) and getattr(plain, n) is not None}
     for name, value in own.items():  # one after the other, since the batch size decides the learning rate
