@@ -30,8 +30,8 @@ from train.errors import UserError
 
 PICTURE = "advice.png"  # in the run's folder
 # Of a run, and not for another method: what has no effect on the network, and the options of method, map and losses.
-_NOT_REPEATED = ("method", "seed", "validate_every", "warmup_epochs", *OF_THE_METHOD)
-_NOT_REPEATED += tuple(name for name in Config.options() if name.startswith(("memory_", "early_", "consistency")))
+_NOT_REPEATED = {"method", "seed", "validate_every", "warmup_epochs", *OF_THE_METHOD}
+_NOT_REPEATED |= {name for name in Config.options() if name.startswith(("memory_", "early_", "consistency"))}
 
 
 def load(run: Path, data: Path | None, val_data: Path | None) -> tuple[Subject, Subject]:
@@ -73,8 +73,8 @@ def command(trained: Trained, dataset: Dataset, method: str, data: Path | None, 
     }
     stated: dict[str, Any] = {name: place for name, place in places.items() if place is not None} | {"method": method}
     plain = Config(**stated)
-    free = {*Config.free(), *_NOT_REPEATED} - {"epochs"}
-    own = {name: getattr(config, name) for name in Config.options() if name not in free}
+    left_out = _NOT_REPEATED.union(Config.free()) - {"epochs"}
+    own = {name: getattr(config, name) for name in Config.options() if name not in left_out}
     own = {name: value for name, value in own.items() if value is not None}
     stated |= {n: value for n, value in own.items() if value != getattr(plain, n) and getattr(plain, n) is not None}
     for name, value in own.items():  # one after the other, since the batch size decides the learning rate
@@ -127,8 +127,10 @@ def as_text(report: dict[str, Any]) -> str:
     if advice["family"] is None:
         lines.append(f"The numbers do not favour any family: none has {rules.LEAST} points. Stay with what you have.")
     else:
-        lines.append(f"Try {advice['method']}, to {rules.FAMILIES[advice['family']]}.")
+        lines.append(f"Try {advice['method']}: {rules.FAMILIES[advice['family']]}.")
         lines += [f"- {reason[0].upper()}{reason[1:]}." for reason in advice["reasons"]]
+        if advice["method"] == report["trained_with"]["method"]:
+            lines.append("- The run has that method already: train longer, or a larger model.")
         lines.append(f"\n  {advice['command']}")
     return "\n".join(lines)
 

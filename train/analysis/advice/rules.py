@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 FAMILIES = {
-    "drop": "drop what is salient: hide what the network relies on, to break a shortcut",
-    "less": "augment less: no method, a milder one, or a longer training",
+    "drop": "drop what is salient, to break a shortcut",
+    "less": "augment less",
     "hide": "hide any part of the image",
     "mix": "mix two images",
-    "keep": "keep what is salient: augment the rest of the image",
+    "keep": "keep what is salient, and augment the rest",
     "self-mix": "mix an image with itself",
-}  # in the order of precedence where their points are equal
+}  # in the order of precedence where their points are equal: the one with the most specific signs first
 LEAST = 2  # points of a family that is advised: one strong sign, or two that support each other
 STRONG, SUPPORTING = 2, 1  # points
 

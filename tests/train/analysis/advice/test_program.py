@@ -103,7 +103,9 @@ def test_text_of_both_outcomes() -> None:
     assert "The numbers do not favour any family" in module.as_text(nothing)
     advice = {"family": "mix", "method": "cutmix", "reasons": ["both are right"], "command": "python -m train"}
     text = module.as_text(base | {"advice": advice})
-    assert "Try cutmix, to mix two images.\n- Both are right.\n\n  python -m train" in text
+    assert "Try cutmix: mix two images.\n- Both are right.\n\n  python -m train" in text
+    already = module.as_text(base | {"advice": advice | {"method": "none"}})
+    assert "- Both are right.\n- The run has that method already: train longer, or a larger model.\n\n" in already
     assert "   a sign         –     > 0.20  drop" in text
     assert "+2 another    0.100     < 0.20  mix" in text
     assert "calibration error –" in text
