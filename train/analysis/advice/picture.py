@@ -25,7 +25,7 @@ def draw(subject: Subject, sample: Sample, measured: Measured, boxes: Path | Non
         path: of the PNG.
     """
     shown = sample.some(spread_evenly(len(sample), IMAGES))
-    made = augment(subject, shown, boxes, seed)
+    made = next(augment(subject, shown, boxes, seed))
     count = len(shown)
     objects = None if made.objects is None else made.objects.round().long()
     columns = [

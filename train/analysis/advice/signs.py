@@ -1,6 +1,7 @@
 """What advice is based on: how a run fits, where it looks, what hangs on a place, and what augmentations destroy."""
 
 import importlib.util
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +12,7 @@ from torch import Tensor
 from train.analysis.advice.rules import Signs
 from train.analysis.coverage import box_shares
 from train.analysis.evaluation import calibration
-from train.analysis.evaluation.explanation import (
-    NOISE,
-    concentration,
-    correlation,
-    energy_inside,
-    object_masks,
-)
+from train.analysis.evaluation.explanation import NOISE, concentration, correlation, energy_inside, object_masks
 from train.analysis.evaluation.images import BATCH, Sample, Subject
 from train.analysis.evaluation.occlusion import corners_around, live_map, occlude, peaks
 from train.analysis.prices import objects_of
@@ -100,76 +95,67 @@ def behind_squares(subject: Subject, sample: Sample, maps: Tensor, common: Tenso
 
 
 class Augmented(NamedTuple):
-    """What augmentations make of a sample."""
+    """What augmentations make of a batch."""
 
-    clean: Tensor  # (N, 3, H, W), normalised
+    clean: Tensor  # (B, 3, H, W), normalised
     inputs: dict[str, Tensor]  # likewise, by method
-    boxes: dict[str, Tensor | None]  # (N, 4), the squares that are covered or kept clean; None without
-    objects: Tensor | None  # (N, 4), float64, on the CPU, see `objects_of`
-    labels: Tensor  # (N,)
+    boxes: dict[str, Tensor | None]  # (B, 4), the squares that are covered or kept clean; None without
+    objects: Tensor | None  # (B, 4), float64, on the CPU, see `objects_of`
+    labels: Tensor  # (B,)
 
 
-def augment(subject: Subject, sample: Sample, boxes: Path | None, seed: int) -> Augmented:
-    """Return what each of AUGMENTATIONS, as it is by default, makes of the images of a sample, with the live maps."""
+def augment(subject: Subject, sample: Sample, boxes: Path | None, seed: int) -> Iterator[Augmented]:
+    """Yield what each of AUGMENTATIONS, as it is by default, makes of the images of a sample, with the live maps.
+
+    A batch is valid until the next one.
+    """
     part, trained = subject.dataset.take(sample.indices), subject.trained
     configs = {name: configure(trained, {"method": name}, part) for name in AUGMENTATIONS}
     stages = {name: make_stage(config, len(trained.classes), seed, warmup_epochs=0) for name, config in configs.items()}
-    loader = loader_of(
-        trained, configs["randaugment"], part, batch_size=BATCH, with_views=True, seed=seed
-    )  # fmt: skip
-    clean, labels, objects = [], [], []
-    inputs: dict[str, list[Tensor]] = {name: [] for name in stages}
-    squares: dict[str, list[Tensor]] = {name: [] for name in stages}
+    loader = loader_of(trained, configs["randaugment"], part, batch_size=BATCH, with_views=True, seed=seed)
     for batch in loader:
-        clean.append(batch.images.clone())  # on the CPU, the loader's memory
-        labels.append(batch.labels.clone())
-        objects.append(objects_of(part, boxes, batch, subject.side))
-        for name, stage in stages.items():
-            trace = stage.trace(subject.model, batch.images, batch.labels, batch.augmented)
-            inputs[name].append(trace.inputs.clone())
-            if trace.boxes is not None:
-                squares[name].append(trace.boxes)
-    known = [table for table in objects if table is not None]
-    return Augmented(
-        torch.cat(clean),
-        {name: torch.cat(values) for name, values in inputs.items()},
-        {name: torch.cat(values) if values else None for name, values in squares.items()},
-        torch.cat(known) if known else None,
-        torch.cat(labels),
-    )
-
-
-def survival(subject: Subject, augmented: Augmented) -> dict[str, float | None]:
-    """Return by method the share of the right predictions that stay right; None where none is right."""
-    right = hits(subject, augmented.clean, augmented.labels)
-    count = int(right.sum())
-    return {
-        name: (hits(subject, inputs, augmented.labels) & right).sum().item() / count if count else None
-        for name, inputs in augmented.inputs.items()
-    }
-
-
-def destroyed(augmented: Augmented) -> dict[str, float | None]:
-    """Return the share of the object's box that Cutout and KeepCutout cover; None where no box is known or in view."""
-    shares: dict[str, float | None] = {"cutout": None, "keep_cutout": None}
-    if augmented.objects is not None:
-        seen = (augmented.objects[:, 2:] - augmented.objects[:, :2]).prod(1) > 0
-        for name in shares if seen.any() else ():
-            squares = augmented.boxes[name]
-            if squares is not None:
-                shares[name] = box_shares(squares.cpu()[seen], augmented.objects[seen]).mean().item()
-    return shares
-
-
-def hits(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
-    """Return which predictions of normalised images are right: (N,), bool."""
-    with torch.no_grad():
-        return torch.cat(
-            [
-                subject.model(part).argmax(1) == label
-                for part, label in zip(images.split(BATCH), labels.split(BATCH), strict=True)
-            ]
+        traces = {
+            name: stage.trace(subject.model, batch.images, batch.labels, batch.augmented)
+            for name, stage in stages.items()
+        }
+        yield Augmented(
+            batch.images,
+            {name: trace.inputs for name, trace in traces.items()},
+            {name: trace.boxes for name, trace in traces.items()},
+            objects_of(part, boxes, batch, subject.side),
+            batch.labels,
         )
+
+
+class Destruction(NamedTuple):
+    """What augmentations destroy."""
+
+    survival: dict[str, float | None]  # by method, share of the right predictions that stay right; None: none is right
+    covered: dict[str, float | None]  # share of the object's box that Cutout and KeepCutout cover; None without boxes
+
+
+def destruction(subject: Subject, batches: Iterable[Augmented]) -> Destruction:
+    """Return what the augmentations of all batches destroy."""
+    stay, right = dict.fromkeys(AUGMENTATIONS, 0), 0
+    shares: dict[str, list[Tensor]] = {"cutout": [], "keep_cutout": []}
+    with torch.no_grad():
+        for batch in batches:
+            was_right = subject.model(batch.clean).argmax(1) == batch.labels
+            right += int(was_right.sum())
+            for name, inputs in batch.inputs.items():
+                stay[name] += int((was_right & (subject.model(inputs).argmax(1) == batch.labels)).sum())
+            if batch.objects is None:
+                continue
+            in_view = (batch.objects[:, 2:] - batch.objects[:, :2]).prod(1) > 0
+            for name, each in shares.items():
+                squares = batch.boxes[name]
+                if squares is not None:
+                    each.append(box_shares(squares.cpu()[in_view], batch.objects[in_view]))
+    all_shares = {name: torch.cat(each) if each else torch.zeros(0) for name, each in shares.items()}
+    return Destruction(
+        {name: count / right if right else None for name, count in stay.items()},
+        {name: each.mean().item() if len(each) else None for name, each in all_shares.items()},
+    )
 
 
 class Measured(NamedTuple):
@@ -193,20 +179,13 @@ def measure(
     """
     subjects = training, validation
     looks = [look(subject, sample, seed) for subject, sample in zip(subjects, samples, strict=True)]
-    mean_map = looks[0].maps.mean(0)
-    length = training.side // SQUARE
+    mean_map, length = looks[0].maps.mean(0), training.side // SQUARE
     place = common_square(mean_map, length)
-    behind = [
-        {
-            name: right.double().mean().item()
-            for name, right in behind_squares(subject, sample, its.maps, place, seed).items()
-        }
-        for subject, sample, its in zip(subjects, samples, looks, strict=True)
-    ]
-    right = [
-        (its.logits.argmax(1) == sample.labels).double().mean().item()
-        for its, sample in zip(looks, samples, strict=True)
-    ]
+    right, behind = [], []
+    for subject, sample, its in zip(subjects, samples, looks, strict=True):
+        right.append(_share(its.logits.argmax(1) == sample.labels))
+        hits = behind_squares(subject, sample, its.maps, place, seed)
+        behind.append({name: _share(values) for name, values in hits.items()})
     objects, energy, area = samples[0].objects, None, None
     if objects is not None:
         masks = object_masks(objects, training.side).to(mean_map.device)
@@ -217,7 +196,7 @@ def measure(
     error = None
     if importlib.util.find_spec("torchmetrics") is not None:
         error = calibration.measure(looks[1].logits, samples[1].labels)["error"]
-    made = augment(validation, samples[1], boxes, seed)
+    destroyed = destruction(validation, augment(validation, samples[1], boxes, seed))
     signs = Signs(
         train_images=len(samples[0]),
         val_images=len(samples[1]),
@@ -235,7 +214,11 @@ def measure(
         box_area=area,
         concentration=looks[0].concentration.mean().item(),
         stability=looks[0].stability.mean().item(),
-        survival=survival(validation, made),
-        destroyed=destroyed(made),
+        survival=destroyed.survival,
+        destroyed=destroyed.covered,
     )
     return Measured(signs, mean_map, torch.cat((place, place + length)))
+
+
+def _share(values: Tensor) -> float:
+    return values.double().mean().item()

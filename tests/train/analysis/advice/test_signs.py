@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipelines import find_dataset
 from train.analysis.advice import signs as module
-from train.analysis.advice.signs import augment, behind_squares, common_square, destroyed, look, survival, unit_maps
+from train.analysis.advice.signs import augment, behind_squares, common_square, destruction, look, unit_maps
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.trained import Trained
 from train.config import Config
@@ -88,11 +88,11 @@ def test_survival_and_destroyed_boxes_by_loops(subject: Subject) -> None:
     """Of predictions that are right, by hand; of boxes, by counting pixels."""
     labels = torch.from_numpy(subject.dataset.class_indices)
     sample = Sample(torch.zeros(len(labels), 3, SIDE, SIDE, dtype=torch.uint8), labels, np.arange(len(labels)), None)
-    made = augment(subject, sample, None, seed=0)
+    (made,) = augment(subject, sample, None, seed=0)
     assert torch.equal(made.labels, labels)
     assert list(made.inputs) == list(made.boxes) == list(module.AUGMENTATIONS)
     assert made.boxes["randaugment"] is None
-    shares = destroyed(made)
+    shares = destruction(subject, [made, made]).covered
     objects = made.objects
     assert objects is not None
     for name, share in shares.items():
@@ -114,10 +114,11 @@ def test_survival_and_destroyed_boxes_by_loops(subject: Subject) -> None:
     labels[::3] = 7  # wrong
     made = made._replace(labels=labels)
     right = [label != 7 for label in labels.tolist()]
-    for name, share in survival(subject, made).items():
+    for name, share in destruction(subject, [made, made]).survival.items():
         predicted = Corner()(made.inputs[name]).argmax(1).tolist()
         stays = [p == label for p, label, was in zip(predicted, labels.tolist(), right, strict=True) if was]
         assert share == pytest.approx(np.mean(stays))
-    nobody = survival(subject, made._replace(labels=torch.full_like(labels, 7)))
-    assert set(nobody.values()) == {None}
-    assert destroyed(made._replace(objects=torch.zeros_like(objects))) == {"cutout": None, "keep_cutout": None}
+    nothing = made._replace(labels=torch.full_like(labels, 7), objects=torch.zeros_like(objects))
+    found = destruction(subject, [nothing])
+    assert set(found.survival.values()) == set(found.covered.values()) == {None}
+    assert set(destruction(subject, [made._replace(objects=None)]).covered.values()) == {None}
