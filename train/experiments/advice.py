@@ -211,9 +211,7 @@ def write(options: argparse.Namespace, found: dict[str, Result], surroundings: d
             "results": {
                 name: {
                     "answer": SETTINGS[name].answer,
-                    "advice": {
-                        str(seed): {k: v for k, v in a.items() if k != "run"} for seed, a in r["advice"].items()
-                    },
+                    "advice": {str(seed): _stored(a) for seed, a in r["advice"].items()},
                     **{
                         role: {str(seed): {"top1": o.value, "seconds": o.seconds} for seed, o in r[role].items()}
                         for role in ("probe", "advised", "default")
@@ -226,3 +224,12 @@ def write(options: argparse.Namespace, found: dict[str, Result], surroundings: d
     )
     (options.out / "table.md").write_text(text + "\n")
     print(f"\n{text}\n\nin {options.out}: table.md, results.json")
+
+
+def _stored(report: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers and the advice of a report, without the paths of this machine."""
+    return {
+        "measured": report["measured"],
+        "points": report["points"],
+        **{key: report["advice"][key] for key in ("family", "method", "reasons")},
+    }

@@ -22,7 +22,14 @@ TOP1 = {"corner": {"none": 40.0, "drop_cutout": 70.0, "keep_randaugment": 50.0},
 
 def report(method: str | None) -> dict[str, Any]:
     family = {"drop_cutout": "drop", "none": "less", None: None}[method]
-    return {"run": "/here", "trained_with": {"method": "none"}, "advice": {"family": family, "method": method}}
+    advice = {"family": family, "method": method, "reasons": [], "command": "python -m train --data=/here"}
+    return {
+        "run": "/here",
+        "trained_with": {"method": "none"},
+        "measured": {"energy": 0.5},
+        "points": {},
+        "advice": advice,
+    }
 
 
 def finish(task: Task) -> None:
@@ -84,7 +91,9 @@ def test_probes_advice_and_the_runs_that_follow(
         "1": {"top1": 50.0, "seconds": 2.0},
         "2": {"top1": 52.0, "seconds": 2.0},
     }
-    assert "run" not in results["results"]["corner"]["advice"]["1"]  # a folder of this machine
+    stored = {"measured": {"energy": 0.5}, "points": {}, "family": "drop", "method": "drop_cutout", "reasons": []}
+    assert results["results"]["corner"]["advice"]["1"] == stored
+    assert "/here" not in json.dumps(results)
     assert run("--seeds", "2") == (0, [])
 
 
