@@ -68,11 +68,11 @@ def gather(probes: dict[tuple[str, int], Task], others: dict[tuple[str, int, str
     """
     found: dict[str, Result] = {}
     for (name, seed), probe in probes.items():
-        outcome = probe.outcome()
-        if outcome is None or outcome.advice is None:
+        outcome, report = probe.outcome(), probe.measurement()
+        if outcome is None or report is None:
             continue
         result = found.setdefault(name, Result(advice={}, probe={}, advised={}, default={}))
-        result["advice"][seed] = outcome.advice
+        result["advice"][seed] = report
         result["probe"][seed] = outcome
         for role in ("advised", "default"):
             run = others.get((name, seed, role))
@@ -177,10 +177,10 @@ def followers(options: argparse.Namespace, probes: dict[tuple[str, int], Task]) 
     """
     found: dict[tuple[str, int, str], Task] = {}
     for (name, seed), probe in probes.items():
-        outcome = probe.outcome()
-        if outcome is None or outcome.advice is None:
+        outcome, report = probe.outcome(), probe.measurement()
+        if outcome is None or report is None:
             continue
-        for role, method in (("advised", method_of(outcome.advice)), ("default", DEFAULT)):
+        for role, method in (("advised", method_of(report)), ("default", DEFAULT)):
             found[name, seed, role] = probe if method == PROBE else task(options, name, seed, method)
     return found
 

@@ -30,7 +30,6 @@ class Outcome(NamedTuple):
     region_area: float | None = None  # of the image, per cent, mean over the training; None without a saliency map
     prices: list[dict[str, Any]] | None = None  # the rows of `train.analysis.prices`
     rank1: float | None = None  # of re-identification, per cent
-    advice: dict[str, Any] | None = None  # what `train.analysis.advice` reports
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs

@@ -70,6 +70,12 @@ class Task(NamedTuple):
         """Return whether the run is finished, but not yet measured."""
         return bool(self.condition.measured) and not self._measurement.is_file() and self.log() is not None
 
+    def measurement(self) -> dict[str, Any] | None:
+        """Return what was measured on the run in the folder; None where it is not, or is not to be."""
+        if not self.condition.measured or not self._measurement.is_file():
+            return None
+        return json.loads(self._measurement.read_text())
+
     @property
     def _measurement(self) -> Path:
         return self.folder / f"{self.condition.measured[0]}.json"
@@ -89,11 +95,9 @@ class Task(NamedTuple):
         if "region_area" in records[0]:
             area = statistics.fmean(record["region_area"] for record in records)
             outcome = outcome._replace(region_area=100 * area)
-        if not self.condition.measured:
+        found = self.measurement()
+        if found is None or self.condition.measured[0] == "advise":
             return outcome
-        found = json.loads(self._measurement.read_text())
-        if self.condition.measured[0] == "advise":
-            return outcome._replace(advice=found)
         if self.condition.measured[0] == "prices":
             return outcome._replace(prices=found["rows"])
         return outcome._replace(maps=(found["own"]["mean"], found["unrelated"]["mean"]))
