@@ -28,8 +28,8 @@ from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import spread_evenly
 from train.cli.parser import check_writable
-from train.engine.pictures import Column, draw_sheet
 from train.errors import UserError
+from train.tasks.classification.pictures import Column, draw_sheet
 
 SHARES = ("cut", "paste", "cut_box", "paste_box")  # the keys of a row; the first two in the order of RULES
 

@@ -11,10 +11,10 @@ from pipelines import POLICIES, find_policy
 from train.cli.parser import in_words
 from train.config import Config
 from train.config.run import RunConfig
-from train.engine.objective import make_consistency
 from train.errors import UserError, did_you_mean
 from train.models.published import check_published
 from train.models.registry import check_model
+from train.tasks.classification.objective import make_consistency
 
 
 def check(config: RunConfig) -> None:

@@ -18,7 +18,7 @@ T = TypeVar("T", bound="Options")
 # By the command that starts them: the configuration of each task's runs once the data is known, and the task itself.
 # They are imported where they are needed, for neither this room nor the engine knows the tasks.
 TASKS = {
-    "train": ("train.config.classification:ResolvedConfig", "train.engine.classification:Classification"),
+    "train": ("train.config.classification:ResolvedConfig", "train.tasks.classification.task:Classification"),
     "reid": ("train.tasks.reid.config:ResolvedReidConfig", "train.tasks.reid.task:Reidentification"),
     "semi": ("train.tasks.semi.config:ResolvedSemiConfig", "train.tasks.semi.task:SemiSupervised"),
     "detect": ("train.tasks.detection.config:ResolvedDetectionConfig", "train.tasks.detection.task:Detection"),

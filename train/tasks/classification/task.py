@@ -21,14 +21,14 @@ from train.distributed import ALONE, World
 from train.engine.bad_files import count_replaced
 from train.engine.metrics import Meter, validation_sums
 from train.engine.network import Network
-from train.engine.objective import StageObjective, make_objective
-from train.engine.pictures import write_figure
-from train.engine.probe import check_network
 from train.engine.schedule import layer_groups, make_optimizer
 from train.engine.start import source_of
 from train.engine.task import Task, Validation
 from train.errors import UserError
 from train.models.published import UNKNOWN, Source
+from train.tasks.classification.objective import StageObjective, make_objective
+from train.tasks.classification.pictures import write_figure
+from train.tasks.classification.probe import check_network
 
 
 class Classification(Task):
