@@ -84,7 +84,8 @@ def test_a_break_a_jump_and_a_resume_in_the_middle_of_a_run(
 
 def test_large_images_and_those_from_afar_have_a_run_each(cifar: Path, folders: Path) -> None:
     recipe = _loader(cifar, image_size=224).recipe
-    assert feed.batches_together(recipe, 8) == 2 and feed.batches_together(recipe, 64) == 1
+    assert feed.batches_together(recipe, 8) == 2
+    assert feed.batches_together(recipe, 64) == 1
     assert feed.batches_together(_loader(cifar).recipe, 64) == 8
     assert feed.batches_together(_loader(cifar).recipe, 1000) == 1
 
@@ -122,4 +123,5 @@ def test_bad_files_are_replaced_as_in_a_run_each(
     for epoch in expected:
         for batch, alone in zip(together, epoch, strict=True):
             _assert_equal(batch, alone)
-    assert 1 in runs and max(runs) > 1  # one by one where it failed, and together again after that
+    assert 1 in runs
+    assert max(runs) > 1
