@@ -175,7 +175,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="run these conditions alone, such as 'cutout*' (default: all)",
     )
     parser.add_argument(
-        "--detection-epochs", type=at_least(1), help="of each run of detection (default: 9 for scenes, 20 otherwise)"
+        "--detection-epochs",
+        type=at_least(1),
+        help="of each run of detection (default: {scenes} for scenes, {data} otherwise)".format(
+            **detection.DETECTION_EPOCHS
+        ),
     )
     sizes = f"{detection.EPOCHS} epochs of the backbones, {detection.SEEDS} seeds: about {detection.DURATION}"
     parser.epilog = "\n\n".join(
