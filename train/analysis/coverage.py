@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from scipy.stats import norm
 from torch import Tensor
 
 from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.methods.base import Method
 from pipelines import Dataset
 from pipelines.decoding import DecodingError, decode, open_image
+from train.analysis.intervals import half_normal_interval
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import Trained, check_classes, load_best, spread_evenly
 from train.cli.parser import at_least
@@ -196,7 +196,7 @@ def measure(
     for what in ("cut", "paste"):
         random, salient = per_image[what, "random"], per_image[what, "salient"]
         difference = _share(salient - random)
-        half = float(norm.ppf(0.975)) * difference.error
+        half = half_normal_interval(difference.error)
         interval = [difference.mean - half, difference.mean + half]
         result[what] = {
             "random": _share(random)._asdict(),
