@@ -14,7 +14,7 @@ from ..arguments import refuse, require, shown, whole
 from ..bad_files.probe import Probe
 from ..bad_files.substitutes import Substitutes
 from ..datasets import Dataset
-from ..forks import abandoned_in_children
+from ..forks import abandoned_in_children, check_process
 from ..graph.crops import Size, check_fits, image_size_of, in_short
 from ..graph.pipeline import image_pipeline
 from ..graph.recipe import Recipe
@@ -353,6 +353,7 @@ class ImageLoader:
             return self._pipeline.run(torch.cuda.current_stream())  # which waits for DALI's; the host does not
 
     def _start(self, place: tuple[int, int]) -> None:
+        check_process()
         self._source.made.clear()
         self._source.next = place
         self._process = os.getpid()

@@ -53,6 +53,16 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def restated(of: type["Options"], name: str, **changes: Any) -> Any:
+    """Return the same option of another configuration as a field, with these arguments of :func:`option` changed.
+
+    Raises:
+        TypeError: `changes` names no argument of :func:`option`.
+    """
+    inherited = of.options()[name]
+    return option(**{"default": inherited.default, **inherited.metadata, **changes})
+
+
 def required(of: type["Options"], name: str) -> Any:
     """Return the same option of another configuration without its default, as a field."""
     return field(metadata=of.options()[name].metadata)

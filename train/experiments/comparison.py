@@ -4,9 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scipy.stats import sem, t
-
-LEVEL = 0.95  # of every interval
+from train.analysis.intervals import LEVEL, half_interval
 
 
 class Condition(NamedTuple):
@@ -61,7 +59,7 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
     mean, pairs = statistics.fmean(differences), len(differences)
     if pairs == 1:
         return Difference(mean, None, 1)
-    half = float(t.ppf((1 + LEVEL) / 2, pairs - 1) * sem(differences))
+    half = half_interval(differences)
     return Difference(mean, (mean - half, mean + half), pairs)
 
 

@@ -11,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
 
 import train
+from train.config.options import is_of
 from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
@@ -23,10 +24,12 @@ from train.engine.stopping import StopSignal
 from train.engine.task import task_of
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
+from train.experiments.prices import is_row
 
 OUTPUT = "output.txt"  # in a run's folder: its output
 # As `python -m train`, which would run a train.py in the user's folder.
 _PROGRAM = "import sys; sys.path[0] = sys.argv.pop(1); from train.__main__ import main; sys.exit(main())"
+T = TypeVar("T")
 MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
 
 
@@ -67,11 +70,27 @@ class Task(NamedTuple):
 
     def unmeasured(self) -> bool:
         """Return whether the run is finished, but not yet measured."""
-        return bool(self.condition.measured) and not self._measurement.is_file() and self.log() is not None
+        return self._measured() is None and self.log() is not None
 
     @property
     def _measurement(self) -> Path:
         return self.folder / f"{self.condition.measured[0]}.json"
+
+    def _measured(self) -> dict[str, Any] | None:
+        """Return the fields of the outcome that are measured after the training; None where that is still to be done.
+
+        A file that is damaged is measured again: that takes minutes, and the run that it is of is there.
+        """
+        if not self.condition.measured:
+            return {}
+        try:
+            found = json.loads(self._measurement.read_bytes())
+            if self.condition.measured[0] == "prices":
+                return {"prices": _require(found["rows"], bool(found["rows"]) and all(map(is_row, found["rows"])))}
+            means = (found["own"]["mean"], found["unrelated"]["mean"])
+            return {"maps": _require(means, is_of(means, tuple[float, ...]))}
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
 
     def outcome(self) -> Outcome | None:
         """Return the outcome of the run in the folder; None where it is not finished, or not measured.
@@ -79,21 +98,18 @@ class Task(NamedTuple):
         Raises:
             UserError: the folder holds a run with other settings.
         """
-        records = self.log()
-        if records is None or self.unmeasured():
+        records, measured = self.log(), self._measured()
+        if records is None or measured is None:
             return None
         seconds = [record["seconds"] for record in records]
-        outcome = Outcome(records[-1][task_of(self.config).metric], sum(seconds), statistics.median(seconds))
+        outcome = Outcome(
+            records[-1][task_of(self.config).metric], sum(seconds), statistics.median(seconds), **measured
+        )
         outcome = outcome._replace(rank1=records[-1].get("val_rank1"))
         if "region_area" in records[0]:
             area = statistics.fmean(record["region_area"] for record in records)
             outcome = outcome._replace(region_area=100 * area)
-        if not self.condition.measured:
-            return outcome
-        found = json.loads(self._measurement.read_text())
-        if self.condition.measured[0] == "prices":
-            return outcome._replace(prices=found["rows"])
-        return outcome._replace(maps=(found["own"]["mean"], found["unrelated"]["mean"]))
+        return outcome
 
     def start(self, threads: int) -> subprocess.Popen:
         """Start the run, resume it where it has a checkpoint, or measure it where it is finished.
@@ -105,12 +121,15 @@ class Task(NamedTuple):
             UserError: another process is still training it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        unmeasured = self.unmeasured()
+        if unmeasured and self._measurement.exists():
+            tqdm.write(f"warning: {self._measurement} is damaged: it is measured again", file=sys.stderr)
         with open(self.folder / OUTPUT, "ab") as output:
             try:  # the run has the lock by its stdout, until it ends
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.folder}: this run is still under way in another process") from None
-            command = self._measuring() if self.unmeasured() else self._training(threads)
+            command = self._measuring() if unmeasured else self._training(threads)
             return subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(Path(train.__file__).parent.parent), *command],
                 stdin=subprocess.DEVNULL,
@@ -136,6 +155,12 @@ class Task(NamedTuple):
         return [self.config.task, *flags, f"--workers={threads}", f"--out={self.folder}"]
 
 
+def _require(value: T, holds: bool) -> T:
+    if not holds:
+        raise ValueError
+    return value
+
+
 def threads_of(jobs: int) -> int:
     """Return the threads of each run: those that OMP_NUM_THREADS states, or its share of the CPU cores."""
     stated = os.environ.get("OMP_NUM_THREADS", "")
@@ -155,6 +180,7 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
     """
     waiting, status = deque(tasks), 0
     running: dict[subprocess.Popen, Task] = {}
+    measured: set[Path] = set()  # the folders of runs that are not to be measured once more
     bar = tqdm(total=total, initial=total - len(tasks), unit="run", disable=None)
     with StopSignal() as stop, bar:
         passed_on = False
@@ -170,7 +196,8 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
                         process.send_signal(signal.SIGINT)
                 for process in [p for p in running if p.poll() is not None]:
                     task = running.pop(process)
-                    if process.returncode == 0 and task.unmeasured():
+                    if process.returncode == 0 and task.unmeasured() and task.folder not in measured:
+                        measured.add(task.folder)
                         waiting.appendleft(task)
                     elif process.returncode == 0 and (outcome := task.outcome()):
                         bar.update()

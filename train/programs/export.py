@@ -21,6 +21,7 @@ from torch import nn
 from dali_salaug import __version__
 from train.analysis.trained import Trained, load_best
 from train.cli.parser import add_run, check_writable
+from train.config.options import is_of
 from train.engine import checkpoint
 from train.engine.files import atomic_write
 from train.errors import UserError, first_line
@@ -80,7 +81,7 @@ def facts_of(trained: Trained, best: Path) -> dict[str, Any]:
         UserError: the file is not the best network of a run.
     """
     state = checkpoint.load(best)
-    if not isinstance(state.get("epoch"), int) or not isinstance(state.get("val_top1"), float | int):
+    if not is_of(state.get("epoch"), int) or not is_of(state.get("val_top1"), float):
         raise UserError(f"{best}: not the best network of a run; pass the run's folder, or its best.pt")
     made = origin(trained.config.model, len(trained.classes), trained.config.image_size)
     return {
