@@ -25,7 +25,9 @@ class Config(RunConfig):
     task: ClassVar[str] = "train"
 
     model: str = option(
-        "small", "small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or timm's"
+        "small",
+        "small, vit_small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or"
+        " timm's",
     )
     method: str = option("keep_randaugment", "augmentation method, see below")
     pretrained: bool = option(
