@@ -49,6 +49,13 @@ class Config(RunConfig):
     train_images: int | None = option(
         None, "use only this many training images, the first of each class, in equal shares", low=1, by_data="all"
     )
+    held_out: int | None = option(
+        None,
+        "validate on this many training images, the first of each class, in equal shares, in place of the validation"
+        " images; they are not trained on",
+        low=1,
+        by_data="none",
+    )
     image_size: int | None = option(
         None,
         "side of the network's input in pixels",
