@@ -1,8 +1,10 @@
 """Runs as tasks: started or resumed in a process each, several in parallel, and stopped together."""
 
+import argparse
 import fcntl
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -13,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
 import train
+from train.cli.parser import at_least
 from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
@@ -66,8 +70,13 @@ class Task(NamedTuple):
         return records if records and records[-1]["epoch"] == self.config.epochs else None
 
     def unmeasured(self) -> bool:
-        """Return whether the run is finished, but not yet measured."""
-        return bool(self.condition.measured) and not self._measurement.is_file() and self.log() is not None
+        """Return whether the run is finished, but not yet measured, or an evaluation was with other options."""
+        if not self.condition.measured or self.log() is None:
+            return False
+        kind, *options = self.condition.measured
+        if not self._measurement.is_file():
+            return True
+        return kind == "evaluate" and shlex.join(options) not in json.loads(self._measurement.read_text())["command"]
 
     @property
     def _measurement(self) -> Path:
@@ -93,6 +102,8 @@ class Task(NamedTuple):
         found = json.loads(self._measurement.read_text())
         if self.condition.measured[0] == "prices":
             return outcome._replace(prices=found["rows"])
+        if self.condition.measured[0] == "evaluate":
+            return outcome._replace(evaluation=of_evaluation(found["runs"][0]))
         return outcome._replace(maps=(found["own"]["mean"], found["unrelated"]["mean"]))
 
     def start(self, threads: int) -> subprocess.Popen:
@@ -134,6 +145,32 @@ class Task(NamedTuple):
         if self.condition.measured:
             self._measurement.unlink(missing_ok=True)
         return [self.config.task, *flags, f"--workers={threads}", f"--out={self.folder}"]
+
+
+def of_evaluation(found: dict[str, Any]) -> dict[str, float | None]:
+    """Return what experiments compare of the evaluation of a run, in per cent; None: not measured.
+
+    "top1"; "calibration", the error in 15 bins; "corruption", the mean accuracy over the corruptions.
+    """
+    parts = {
+        "top1": ("accuracy", "top1"),
+        "calibration": ("calibration", "error"),
+        "corruption": ("corruptions", "mean"),
+    }
+    return {
+        name: 100 * found[part][key] if found.get(part) is not None else None for name, (part, key) in parts.items()
+    }
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the option that states how many runs are under way at once."""
+    parser.add_argument(
+        "--jobs",
+        type=at_least(1),
+        default=1 if torch.cuda.is_available() else 2,
+        help="runs in parallel, which share the CPU cores, or have as many threads each as OMP_NUM_THREADS states"
+        " (default: 2; 1 with a GPU)",
+    )
 
 
 def threads_of(jobs: int) -> int:

@@ -69,6 +69,7 @@ def test_a_table_and_what_stands_under_it(
             assert condition["runs"][str(seed)] == {
                 "value": last["val_top1"],
                 "rank1": None,
+                "evaluation": None,
                 "seconds": pytest.approx(first["seconds"] + last["seconds"]),
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
                 "maps": None,
