@@ -1,5 +1,6 @@
 """The figure of the comparison: accuracy against cost, a panel for each data set with each model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ CAPTION = (
     " bars: the sample standard deviation over seeds; horizontal bars: the range over the turns of the measurement. A"
     " line leads from a plain form to its form with saliency"
 )
-WIDTH, HEIGHT = 6.5, 5.0  # of a panel, in inches
+WIDTH, HEIGHT, COLUMNS = 6.5, 5.0, 2  # of a panel, in inches; panels side by side
 
 
 def draw(results: Sequence[Mapping[str, Any]]) -> Picture | None:
@@ -22,7 +23,9 @@ def draw(results: Sequence[Mapping[str, Any]]) -> Picture | None:
     shown = [(result, rows) for result in results if (rows := _complete(result))]
     if not shown:
         return None
-    figure, panels = new_figure(len(shown), width=WIDTH * len(shown), height=HEIGHT)
+    columns = min(COLUMNS, len(shown))
+    height = HEIGHT * math.ceil(len(shown) / columns)
+    figure, panels = new_figure(len(shown), width=WIDTH * columns, height=height, columns=columns)
     for panel, (result, rows) in zip(panels, shown, strict=True):
         _panel(panel, result["settings"], rows)
     return picture(CAPTION, figure)
