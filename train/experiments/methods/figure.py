@@ -55,6 +55,7 @@ def _panel(panel: Any, settings: Mapping[str, Any], rows: Mapping[str, Mapping[s
         text.set_parse_math(False)
     panel.set_title(f"{settings['data']}, {settings['model']}", fontsize=10, parse_math=False)
     panel.set(xlabel="cost, % of none", ylabel="top-1, %")
+    panel.margins(x=0.15)  # for the names
     panel.grid(alpha=0.3)
     for number, words in enumerate(("without saliency", "with saliency")):
         panel.plot([], [], "o", color=colour(number), label=words)
