@@ -18,7 +18,7 @@ from typing import Any
 from dali_salaug import KINDS, METHODS, Augmented, MethodEntry, SaliencyMemory
 from pipelines import find_policy
 from train.config.options import TASKS, of_name
-from train.experiments.comparison import Condition, Outcome, paired_difference
+from train.experiments.comparison import Condition, Difference, Outcome, paired_difference
 from train.experiments.conditions import EXPERIMENTS
 from train.experiments.prices import by_age, by_epoch
 
@@ -99,6 +99,7 @@ def facts(entry: MethodEntry) -> dict[str, str]:
         "options": ", ".join(f"`{flag}`" for flag in flags),
         "saliency": "; ".join(used),
         "warm-up": f"{epochs} epoch{'s' * (epochs > 1)} of clean images" if epochs else "",
+        "with a vision transformer": "; ".join(beyond_convolutions(entry)),
         "source": ", ".join(filter(None, (entry.source, entry.reference))),
     }
 
@@ -178,6 +179,25 @@ def effect(entry: MethodEntry) -> str:
                 figures = f"{difference['mean']:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
                 return f"{figures} against `{baseline}`"
     return NOT_MEASURED
+
+
+def beyond_convolutions(entry: MethodEntry) -> Iterator[str]:
+    """Yield the differences of top-1 that `experiment methods` has of vision transformers, those with an interval."""
+    results = [
+        result
+        for report in measured(EXPERIMENT)
+        if report.get("experiment") == "methods"
+        for result in report["results"]
+    ]
+    newest = {(result["settings"]["data"], result["settings"]["model"]): result for result in reversed(results)}
+    for (data, model), result in newest.items():
+        row = result["rows"].get(entry.name)
+        if row is None or not model.removeprefix("timm/").startswith("vit"):
+            continue
+        against = "none" if row["plain_form"] is None else "plain"
+        difference = row["metrics"]["top1"][f"minus_{against}"]
+        if difference and difference["interval"]:
+            yield f"`{model}`, {data}: {Difference(**difference)} points against `{row['plain_form'] or 'none'}`"
 
 
 def options(*names: str) -> Iterator[str]:

@@ -61,6 +61,8 @@ def check_classification(config: Config) -> None:
             find_policy(config.policy)
         except ValueError as error:
             raise UserError(f"--{error}{did_you_mean(config.policy, POLICIES)}") from error
+    if config.held_out is not None and config.val_data is not None:
+        raise UserError(f"--held-out takes the place of --val-data; got {config.held_out} and {config.val_data}")
     check_model(config.model)
     check_fine_tuning(config)
     if config.layer_decay == 0:

@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
     region_area: float | None = None  # of the image, per cent, mean over the training; None without a saliency map
     prices: list[dict[str, Any]] | None = None  # the rows of `train.analysis.prices`
     rank1: float | None = None  # of re-identification, per cent
+    evaluation: dict[str, float | None] | None = None  # see `train.experiments.tasks.of_evaluation`
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs
@@ -53,7 +54,12 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
     Returns:
         The mean and its t interval at `LEVEL`; None where they have no seed in common.
     """
-    differences = [values[seed].value - baseline[seed].value for seed in sorted(values.keys() & baseline.keys())]
+    return paired(*({seed: run.value for seed, run in runs.items()} for runs in (values, baseline)))
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Return `paired_difference` of values by seed."""
+    differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
     if not differences:
         return None
     mean, pairs = statistics.fmean(differences), len(differences)

@@ -21,6 +21,7 @@ from train.data.loaders import absolute, data_folder, resolve_for_data
 from train.engine.checkpoint import BEST
 from train.engine.files import write_json
 from train.experiments.comparison import Condition, Outcome, differences, sentences
+from train.experiments.conditions import Experiment
 from train.experiments.tasks import Task, run_all, threads_of
 from train.tasks.detection.config import DetectionConfig
 from train.tasks.detection.task import Detection
@@ -46,6 +47,7 @@ PUBLISHED = (
     " KeepCutMix: C4 38.4 and 39.5, FPN 40.2 and 40.7, RetinaNet 37.9 and 39.1. Compare the differences, not the"
     " levels."
 )
+EXPERIMENT = Experiment(DESCRIPTION, CONDITIONS, EPOCHS, 0, SEEDS, DURATION, PUBLISHED)
 # Of photographs of 640×480 pixels, for two cores; each option as on the command line.
 PHOTOGRAPHS: dict[str, Any] = {
     "short_sides": (160, 176, 192),

@@ -1,8 +1,10 @@
 """Runs as tasks: started or resumed in a process each, several in parallel, and stopped together."""
 
+import argparse
 import fcntl
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -13,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from tqdm import tqdm
 
 import train
+from train.cli.parser import at_least
 from train.config.options import is_of
 from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
@@ -69,7 +73,7 @@ class Task(NamedTuple):
         return records if records and records[-1]["epoch"] == self.config.epochs else None
 
     def unmeasured(self) -> bool:
-        """Return whether the run is finished, but not yet measured."""
+        """Return whether the run is finished, but not yet measured, or an evaluation was with other options."""
         return self._measured() is None and self.log() is not None
 
     @property
@@ -87,6 +91,9 @@ class Task(NamedTuple):
             found = json.loads(self._measurement.read_bytes())
             if self.condition.measured[0] == "prices":
                 return {"prices": _require(found["rows"], bool(found["rows"]) and all(map(is_row, found["rows"])))}
+            if self.condition.measured[0] == "evaluate":
+                own_options = shlex.join(self.condition.measured[1:]) in found["command"]
+                return {"evaluation": _require(of_evaluation(found["runs"][0]), own_options)}
             means = (found["own"]["mean"], found["unrelated"]["mean"])
             return {"maps": _require(means, is_of(means, tuple[float, ...]))}
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -123,7 +130,8 @@ class Task(NamedTuple):
         self.folder.mkdir(parents=True, exist_ok=True)
         unmeasured = self.unmeasured()
         if unmeasured and self._measurement.exists():
-            tqdm.write(f"warning: {self._measurement} is damaged: it is measured again", file=sys.stderr)
+            reason = "is damaged, or was made with other options"
+            tqdm.write(f"warning: {self._measurement} {reason}: it is measured again", file=sys.stderr)
         with open(self.folder / OUTPUT, "ab") as output:
             try:  # the run has the lock by its stdout, until it ends
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,6 +167,32 @@ def _require(value: T, holds: bool) -> T:
     if not holds:
         raise ValueError
     return value
+
+
+def of_evaluation(found: dict[str, Any]) -> dict[str, float | None]:
+    """Return what experiments compare of the evaluation of a run, in per cent; None: not measured.
+
+    "top1"; "calibration", the error in 15 bins; "corruption", the mean accuracy over the corruptions.
+    """
+    parts = {
+        "top1": ("accuracy", "top1"),
+        "calibration": ("calibration", "error"),
+        "corruption": ("corruptions", "mean"),
+    }
+    return {
+        name: 100 * found[part][key] if found.get(part) is not None else None for name, (part, key) in parts.items()
+    }
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the option that states how many runs are under way at once."""
+    parser.add_argument(
+        "--jobs",
+        type=at_least(1),
+        default=1 if torch.cuda.is_available() else 2,
+        help="runs in parallel, which share the CPU cores, or have as many threads each as OMP_NUM_THREADS states"
+        " (default: 2; 1 with a GPU)",
+    )
 
 
 def threads_of(jobs: int) -> int:

@@ -94,7 +94,7 @@ class Classification(Task):
     def check(self, network: Network) -> list[str]:
         images = len(self.train_loader.dataset)
         warnings = check_network(self.config, network, len(self.classes), images, self.world)
-        if self.config.data and shares_images(self.labelled, self.val_loader.dataset):
+        if self.config.data and self.config.held_out is None and shares_images(self.labelled, self.val_loader.dataset):
             own = self.config.val_data is None
             cause = f"{self.config.data} has no train/ and val/" if own else "--val-data has training images"
             warnings.append(f"{cause}: accuracies are on the training images")

@@ -13,8 +13,8 @@ from train.tasks.reid.evaluation import DISTANCES
 
 # Options of classification that these runs do not have, whatever the value that stands for that.
 WITHOUT = (
-    "val_data", "drop_last", "train_images", "freeze_trunk", "consistency", "consistency_scale", "consistency_layers",
-    "accept_changed_data",
+    "val_data", "drop_last", "train_images", "held_out", "freeze_trunk", "consistency", "consistency_scale",
+    "consistency_layers", "accept_changed_data",
 )  # fmt: skip
 EMBEDDED_SIZE, USUAL_SIZE = (64, 32), (256, 128)
 # Learning rate for 64 images in a step, and weight decay: of Adam as Luo et al. 2019; of SGD as Zheng et al. 2016.
