@@ -50,6 +50,7 @@ class PuzzleMixDraw(PairDraw):
         source="Kim et al. 2020",
         reference="arXiv:2009.06962, §4",
         target="loss",
+        plain="cutmix",
     )
 )
 class PuzzleMix(MixingMethod[PuzzleMixDraw]):

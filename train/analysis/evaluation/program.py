@@ -221,7 +221,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--corruption-images", type=at_least(1), default=400,
-        help="images at most for the corruptions, each in 75 forms (default: %(default)s)",
+        help="images at most for the corruptions, each in 75 forms unless some are chosen (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS), metavar="NAME",

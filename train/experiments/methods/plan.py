@@ -27,14 +27,6 @@ DOZEN = (
     "none", "cutout", "keep_cutout", "keep_cutout-memory", "randaugment", "keep_randaugment", "cutmix", "keep_cutmix",
     "saliencymix", "salfmix", "hybridmix_v3", "puzzlemix",
 )  # fmt: skip
-# What a method with saliency is without it: its plain form, in the words of its source where that compares the two.
-PLAIN = {
-    "keep_cutout": "cutout", "saliency_cutout": "cutout", "keep_random_erasing": "random_erasing",
-    "salfmix": "salfmix_random", "keep_cutmix": "cutmix", "saliencymix": "cutmix", "attentive_cutmix": "cutmix",
-    "snapmix": "cutmix", "puzzlemix": "cutmix", "hybridmix_v1": "mixup", "hybridmix_v2": "saliencymix",
-    "hybridmix_v3": "cutmix", "keep_autoaugment": "autoaugment", "keep_randaugment": "randaugment",
-    "keep_trivialaugment": "trivialaugment", "keep_augmix": "augmix",
-}  # fmt: skip
 
 # For two CPU cores. Each data set has the same budget of pixels: that of 30 epochs of 5,000 images of 32×32.
 TRAIN_IMAGES, LARGEST_SIDE, BATCH_SIZE, SEEDS = 5_000, 64, 64, 3
@@ -73,8 +65,8 @@ def condition_of(name: str, measured: tuple[str, ...]) -> Condition:
 
 
 def plain_form(name: str) -> str | None:
-    """Return the same method without saliency; None where it has none."""
-    return PLAIN.get(name.removesuffix(MEMORY))
+    """Return the method that a row is without saliency; None where there is none."""
+    return METHODS[name.removesuffix(MEMORY)].plain
 
 
 @dataclass(frozen=True)
