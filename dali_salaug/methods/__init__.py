@@ -5,6 +5,7 @@
 from .base import KINDS, METHODS, BoxDraw, Draw, MaskDraw, Method, MethodEntry, MoveDraw, register
 from .baselines import Augmented, Clean
 from .cutout import Cutout, KeepCutout, selective_cut
+from .drop_cutout import DropCutout
 from .saliency_cutout import SaliencyCutout
 from .random_erasing import KeepRandomErasing, RandomErasing
 from .hide_and_seek import HideAndSeek
@@ -32,6 +33,7 @@ __all__ = [
     "CutMix",
     "Cutout",
     "Draw",
+    "DropCutout",
     "FenceMask",
     "GridMask",
     "HideAndSeek",

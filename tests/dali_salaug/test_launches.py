@@ -27,6 +27,7 @@ BUDGETS = {
     "none": 0,
     "cutout": 25,
     "keep_cutout": 75,
+    "drop_cutout": 75,
     "saliency_cutout": 45,
     "random_erasing": 60,
     "keep_random_erasing": 135,

@@ -36,6 +36,10 @@ COMMANDS = {
         "train.analysis.evaluation.program",
         "measure accuracy, calibration, robustness and explanation of runs, with a page of pictures",
     ),
+    "advise": (
+        "train.analysis.advice.program",
+        "say which family of augmentation the data of a run wants, with the numbers that say so",
+    ),
     "check-data": ("train.programs.check_data", "decode every image of a data set, and list the bad ones"),
     "index": ("train.programs.index", "list the images in shards and LMDB folders once, before training"),
     "coverage": ("train.analysis.coverage", "measure how much of the object the methods remove or keep"),

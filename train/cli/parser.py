@@ -7,7 +7,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -116,6 +116,18 @@ def stated(options: argparse.Namespace, names: Collection[str]) -> dict[str, Any
     """Return the values of those options of a configuration that the command line states."""
     values = {name: value for name, value in vars(options).items() if name in names}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def flags_of(options: Mapping[str, Any]) -> list[str]:
+    """Return options of a configuration as words of the command line."""
+    words = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+    return words
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ class Outcome(NamedTuple):
     prices: list[dict[str, Any]] | None = None  # the rows of `train.analysis.prices`
     rank1: float | None = None  # of re-identification, per cent
     evaluation: dict[str, float | None] | None = None  # see `train.experiments.tasks.of_evaluation`
+    advice: dict[str, Any] | None = None  # what `train.analysis.advice` reports
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs

@@ -8,6 +8,7 @@ import fnmatch
 import itertools
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from train.benchmarks.measuring import environment
 from train.cli.checks import check
 from train.cli.parser import HelpFormatter, at_least
 from train.data.loaders import absolute, resolve_for_data, shares_images
+from train.data.settings import SETTINGS
 from train.engine.files import write_json
 from train.engine.task import task_of
 from train.errors import UserError, did_you_mean
-from train.experiments import detection
+from train.experiments import advice, detection
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.conditions import EXPERIMENTS, Experiment
 from train.experiments.methods import program as methods
@@ -31,7 +33,7 @@ from train.tasks.reid.config import ReidConfig
 from train.tasks.reid.data import find_reid
 from train.tasks.reid.figures import embedded_figures
 
-DETECT, METHODS = "detect", "methods"  # which have programs of their own
+DETECT, ADVISE, METHODS = "detect", "advise", "methods"  # which have programs of their own
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
     " the same for all rows with one transformation (`python -m train agreement`). Of unrelated maps: of a copy and"
@@ -152,7 +154,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="experiments", required=True, dest="name", metavar="EXPERIMENT")
     for name, each in (EXPERIMENTS | {DETECT: detection.EXPERIMENT}).items():
         command = commands.add_parser(name, **_described(each.description, f"{each.description}.\n\n{__doc__}"))
-        _add_common(command, name, each)
+        _add_own(command, name, each)
         if name == DETECT:
             command.add_argument(
                 "--detection-epochs",
@@ -161,6 +163,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                     **detection.DETECTION_EPOCHS
                 ),
             )
+    command = commands.add_parser(ADVISE, **_described(advice.DESCRIPTION, str(advice.__doc__)))
+    _add_common(command, ADVISE, seeds=advice.SEEDS)
+    command.epilog = _epilog(advice.DURATION, "settings", SETTINGS)
     methods.add_options(commands.add_parser(METHODS, **_described(methods.DESCRIPTION, str(methods.__doc__))))
 
 
@@ -168,19 +173,28 @@ def _described(summary: str, description: str) -> dict[str, Any]:
     return {"help": summary, "description": description, "formatter_class": HelpFormatter}
 
 
-def _add_common(parser: argparse.ArgumentParser, name: str, experiment: Experiment) -> None:
+def _epilog(duration: str, rows: str, names: Iterable[str]) -> str:
+    return f"By default about {duration}.\n\n{rows}:\n" + "\n".join(f"  {name}" for name in names)
+
+
+def _add_own(parser: argparse.ArgumentParser, name: str, experiment: Experiment) -> None:
     """Add the options of an experiment on one data set, with its conditions at the end of the help."""
     data = {
         DETECT: "photographs with boxes in Pascal VOC's layout (default: the embedded scenes alone)",
         "reid": "the images, as for training (default: the embedded figures)",
     }
     parser.add_argument("--data", metavar="DIR", help=data.get(name, "the images, as for training (required)"))
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the experiment (default: runs/{name})")
-    parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
     parser.add_argument("--epochs", type=at_least(1), help=f"of each run (default: {experiment.epochs})")
     images = experiment.train_images or "all"
     parser.add_argument("--train-images", type=at_least(0), help=f"of each run; 0: all (default: {images})")
-    parser.add_argument("--seeds", type=at_least(1), help=f"runs of each condition (default: {experiment.seeds})")
+    _add_common(parser, name, seeds=experiment.seeds)
+    parser.epilog = _epilog(experiment.duration, "conditions", (condition.name for condition in experiment.conditions))
+
+
+def _add_common(parser: argparse.ArgumentParser, name: str, *, seeds: int) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the experiment (default: runs/{name})")
+    parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
+    parser.add_argument("--seeds", type=at_least(1), help=f"runs of each condition (default: {seeds})")
     add_jobs(parser)
     parser.add_argument(
         "--only",
@@ -189,8 +203,6 @@ def _add_common(parser: argparse.ArgumentParser, name: str, experiment: Experime
         metavar="PATTERN",
         help="run these conditions alone, such as 'cutout*' (default: all)",
     )
-    rows = "\n".join(f"  {condition.name}" for condition in experiment.conditions)
-    parser.epilog = f"By default about {experiment.duration}.\n\nconditions:\n{rows}"
 
 
 def run(options: argparse.Namespace) -> int:
@@ -204,14 +216,19 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.name == METHODS:
         return methods.run(options)
-    known = detection.CONDITIONS if options.name == DETECT else EXPERIMENTS[options.name].conditions
+    if options.name == ADVISE:
+        known = list(SETTINGS)
+    else:
+        conditions = detection.CONDITIONS if options.name == DETECT else EXPERIMENTS[options.name].conditions
+        known = [condition.name for condition in conditions]
     for pattern in options.only:
-        if not any(_selected(condition, [pattern]) for condition in known):
-            names = ", ".join(condition.name for condition in known)
-            hint = did_you_mean(pattern, (condition.name for condition in known))
-            raise UserError(f"--only {pattern}: no such condition; there are {names}{hint}")
+        if not fnmatch.filter(known, pattern):
+            hint = did_you_mean(pattern, known)
+            raise UserError(f"--only {pattern}: no such condition; there are {', '.join(known)}{hint}")
     if options.name == DETECT:
         return detection.run(options)
+    if options.name == ADVISE:
+        return advice.run(options)
     experiment = EXPERIMENTS[options.name]
     for name in ("epochs", "train_images", "seeds"):
         if getattr(options, name) is None:

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 import train
-from train.cli.parser import at_least
+from train.cli.parser import at_least, flags_of
 from train.config.options import is_of
 from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
@@ -94,6 +94,8 @@ class Task(NamedTuple):
             if self.condition.measured[0] == "evaluate":
                 own_options = shlex.join(self.condition.measured[1:]) in found["command"]
                 return {"evaluation": _require(of_evaluation(found["runs"][0]), own_options)}
+            if self.condition.measured[0] == "advise":
+                return {"advice": found}
             means = (found["own"]["mean"], found["unrelated"]["mean"])
             return {"maps": _require(means, is_of(means, tuple[float, ...]))}
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -152,10 +154,7 @@ class Task(NamedTuple):
         return [command, str(self.folder), *options, f"--json={self._measurement}"]
 
     def _training(self, threads: int) -> list[str]:
-        flags = []
-        for name, value in self.options.items():
-            flag = f"--{name.replace('_', '-')}"
-            flags += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
+        flags = flags_of(self.options)
         if (self.folder / LAST).is_file():
             flags.append("--resume")
         if self.condition.measured:

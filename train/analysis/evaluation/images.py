@@ -57,6 +57,12 @@ class Sample:
         for first in range(0, len(self), BATCH):
             yield slice(first, min(first + BATCH, len(self)))
 
+    def some(self, places: np.ndarray) -> "Sample":
+        """Return a part of the sample, by the images' places in it."""
+        chosen = torch.from_numpy(places)
+        objects = None if self.objects is None else self.objects[chosen]
+        return Sample(self.pixels[chosen], self.labels[chosen], self.indices[places], objects)
+
 
 def load_subject(run: Path, data: Path | None) -> Subject:
     """Return the best network of a run.
