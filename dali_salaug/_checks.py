@@ -4,7 +4,7 @@ Each raises a ValueError that names the argument, the legal values and the value
 """
 
 from collections.abc import Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,24 +25,46 @@ def check_choice(name: str, value: object, legal: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}; got {value!r}")
 
 
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or is_whole(value)
+
+
 def check_number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
     """Require ``low <= value <= high``, or ``low < value <= high`` with ``open_low``."""
-    fits = isinstance(value, int | float) and low <= value <= high and not (open_low and value == low)
+    fits = _is_number(value) and low <= value <= high and not (open_low and value == low)  # type: ignore[operator]
     if not fits:
         raise ValueError(f"{name} must be a number in {'(' if open_low else '['}{low:g}, {high:g}]; got {value!r}")
 
 
 def check_range(name: str, ends: tuple[float, float], most: float) -> None:
     """Require a range (least, greatest) above 0 and below ``most``."""
-    pair = isinstance(ends, tuple | list) and len(ends) == 2
+    pair = isinstance(ends, tuple | list) and len(ends) == 2 and all(map(_is_number, ends))
     if not pair or not 0 < ends[0] <= ends[1] < most:
         raise ValueError(f"{name} must be (least, greatest) with 0 < least <= greatest < {most:g}; got {ends!r}")
 
 
 def check_whole_number(name: str, value: object, low: int, *, of: str = "") -> None:
     """Require a whole number of at least ``low``; ``of`` completes the message, as in " of classes"."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+    if not is_whole(value) or value < low:  # type: ignore[operator]
         raise ValueError(f"{name} must be a whole number{of}, {low} or more; got {value!r}")
+
+
+def check_device(name: str, value: Any) -> torch.device:
+    """Return a device that torch can use here."""
+    try:
+        device = torch.device(value)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:  # by the kind of device
+        reason = (str(error).splitlines() or [""])[0].split(". ")[0]
+        raise ValueError(
+            f"{name} must be a device that torch can use here, such as 'cpu' or 'cuda:0'; got {value!r} ({reason})"
+        ) from None
+    return device
 
 
 def check_images(name: str, images: object) -> Tensor:
@@ -192,7 +214,7 @@ def check_gradient(gradient: object, weights: object, indices: Tensor) -> None:
 def check_region(size: object) -> tuple[int, int]:
     """Return a region's size as (height, width), from a whole number of pixels or a pair of them."""
     pair = size if isinstance(size, tuple | list) else (size, size)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    if len(pair) != 2 or not all(is_whole(side) and side > 0 for side in pair):
         raise ValueError(f"size must be a positive whole number of pixels, or (height, width); got {size!r}")
     return pair[0], pair[1]
 

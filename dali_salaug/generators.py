@@ -5,7 +5,9 @@ import hashlib
 import torch
 from torch import Tensor
 
-_SIZES = {"cpu": 5056, "cuda": 16}  # of a state in bytes: the Mersenne Twister's, and a seed with an offset
+# Of a state in bytes: the Mersenne Twister's; a seed and an offset; MPS has a counter besides.
+_SIZES = {"cpu": 5056, "cuda": 16, "mps": 44}
+_WORD = 4  # random numbers that the algorithm of CUDA makes at a time: an offset is a multiple of them
 
 
 def check_generator_state(state: object) -> None:
@@ -13,6 +15,24 @@ def check_generator_state(state: object) -> None:
     if state is not None and not (isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1):
         got = (state.dtype, tuple(state.shape)) if isinstance(state, Tensor) else type(state).__name__
         raise ValueError(f"generator of the state must be None or a uint8 tensor; got {got}")
+    if state is not None:
+        _check_bytes(state.cpu())
+
+
+def _check_bytes(state: Tensor) -> None:
+    size = state.numel()
+    if size not in _SIZES.values():
+        sizes = " or ".join(map(str, sorted(_SIZES.values())))
+        raise ValueError(f"generator of the state must be that of a generator, of {sizes} bytes; got {size}")
+    try:
+        if size == _SIZES["cpu"]:
+            torch.Generator().set_state(state.contiguous())
+        elif size == _SIZES["cuda"] and int.from_bytes(state[8:].numpy().tobytes(), "little") % _WORD:
+            raise RuntimeError(f"Offset is not a multiple of {_WORD}")
+    except RuntimeError as error:
+        raise ValueError(
+            f"generator of the state must be that of a generator; got {size} bytes that are none ({error})"
+        ) from None
 
 
 def restore(generator: torch.Generator, state: Tensor) -> None:

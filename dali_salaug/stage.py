@@ -14,6 +14,7 @@ from ._checks import (
     check_like_images,
     check_number,
     check_whole_number,
+    is_whole,
 )
 from .cuda_graphs import CudaGraphs
 from .generators import check_generator_state, restore
@@ -116,7 +117,7 @@ class SaliencyStage:
         if warmup_epochs is None:
             warmup_epochs = method.default_warmup_epochs
         check_whole_number("warmup_epochs", warmup_epochs, 0, of=" of epochs")
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        if not is_whole(seed) or not 0 <= seed < 2**63:
             raise ValueError(f"seed must be a whole number in [0, 2**63); got {seed!r}")
         self._saliency_options = {"method": saliency, "target": target, "scale": scale, **options}
         check_choice("saliency", saliency, (*METHODS, MEMORY))

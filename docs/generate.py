@@ -18,7 +18,7 @@ from typing import Any
 from dali_salaug import KINDS, METHODS, Augmented, MethodEntry, SaliencyMemory
 from pipelines import find_policy
 from train.config.options import TASKS, of_name
-from train.experiments.comparison import Outcome, paired_difference
+from train.experiments.comparison import Condition, Difference, Outcome, paired_difference
 from train.experiments.conditions import EXPERIMENTS
 from train.experiments.prices import by_age, by_epoch
 
@@ -99,6 +99,7 @@ def facts(entry: MethodEntry) -> dict[str, str]:
         "options": ", ".join(f"`{flag}`" for flag in flags),
         "saliency": "; ".join(used),
         "warm-up": f"{epochs} epoch{'s' * (epochs > 1)} of clean images" if epochs else "",
+        "with a vision transformer": "; ".join(beyond_convolutions(entry)),
         "source": ", ".join(filter(None, (entry.source, entry.reference))),
     }
 
@@ -180,6 +181,25 @@ def effect(entry: MethodEntry) -> str:
     return NOT_MEASURED
 
 
+def beyond_convolutions(entry: MethodEntry) -> Iterator[str]:
+    """Yield the differences of top-1 that `experiment methods` has of vision transformers, those with an interval."""
+    results = [
+        result
+        for report in measured(EXPERIMENT)
+        if report.get("experiment") == "methods"
+        for result in report["results"]
+    ]
+    newest = {(result["settings"]["data"], result["settings"]["model"]): result for result in reversed(results)}
+    for (data, model), result in newest.items():
+        row = result["rows"].get(entry.name)
+        if row is None or not model.removeprefix("timm/").startswith("vit"):
+            continue
+        against = "none" if row["plain_form"] is None else "plain"
+        difference = row["metrics"]["top1"][f"minus_{against}"]
+        if difference and difference["interval"]:
+            yield f"`{model}`, {data}: {Difference(**difference)} points against `{row['plain_form'] or 'none'}`"
+
+
 def options(*names: str) -> Iterator[str]:
     """Yield a table of options of training."""
     # Where tasks have options of one name, that of the first.
@@ -198,7 +218,9 @@ PRICES = {
     "half": ("live, half resolution", "scaled"),
     "early-half": ("early head, half resolution", "early head"),
     "memory": ("remembered", "remembered"),
+    "memory-first": ("remembered, of a layer", "remembered"),
 }
+OWN_RUNS = ("early-half", "memory-first")  # whose maps are measured in runs that train with them
 
 
 def memory() -> Iterator[str]:
@@ -219,19 +241,40 @@ def memory() -> Iterator[str]:
 def prices(data: str) -> Iterator[str]:
     """Yield the table of the experiment "memory" on a data set: what each map brought, and what it chooses."""
     runs, rows = price_runs(data), []
+    planned = {condition.name: condition.seeds or EXPERIMENTS["memory"].seeds for condition in _conditions()}
     for keep, plain in (("keep_cutout", "cutout"), ("keep_randaugment", "randaugment")):
         for price, (title, kind) in PRICES.items():
             name = f"{keep}-{price}"
+            if name not in planned:
+                continue
             own, remembered = runs.get(name, {}), runs.get(f"{keep}-memory", {})
             against = "" if price == "memory" else _difference(remembered, own)
-            chosen = runs.get(f"{keep}-{'early-half' if price == 'early-half' else 'memory'}", {})
+            chosen = runs.get(name if price in OWN_RUNS else f"{keep}-memory", {})
             shown = (f"`{keep}`", title, str(len(own)), _difference(own, runs.get(plain, {})), against)
             rows.append((*shown, *_chosen(chosen, kind)))
-    finished, planned = sum(map(len, runs.values())), EXPERIMENTS["memory"]
-    all_runs = sum(condition.seeds or planned.seeds for condition in planned.conditions)
-    yield from (f"{finished} of {all_runs} runs are finished.", "")
+    yield from (f"{sum(map(len, runs.values()))} of {sum(planned.values())} runs are finished.", "")
     header = ("method", "map", "seeds", "minus its plain form, points", "remembered minus this, points")
     yield from table((*header, "regions: cut; pasted, %", "of the box: removed; kept, %"), rows)
+
+
+def grids(data: str) -> Iterator[str]:
+    """Yield the table of the remembered map with other grids and shares, each against the default in the same seeds."""
+    runs, rows, defaults = price_runs(data), [], {}
+    default = runs.get("keep_cutout-memory", {})
+    for condition in _conditions():
+        for option in ("memory_grid", "memory_share"):
+            if option in condition.options:
+                own = runs.get(condition.name, {})
+                same = {seed: run for seed, run in default.items() if seed in own}
+                setting = f"`--{option.replace('_', '-')} {condition.options[option]}`"
+                rows.append((setting, str(len(own)), _difference(own, default), *_chosen(own, "remembered")))
+                defaults[str(len(same))] = ("the default", str(len(same)), "", *_chosen(same, "remembered"))
+    header = ("setting", "seeds", "minus the default, points", "regions: cut; pasted, %")
+    yield from table((*header, "of the box: removed; kept, %"), [*rows, *defaults.values()])
+
+
+def _conditions() -> tuple[Condition, ...]:
+    return EXPERIMENTS["memory"].conditions
 
 
 def price_runs(data: str) -> dict[str, dict[int, Outcome]]:
@@ -281,6 +324,7 @@ PARTS: dict[str, Callable[..., Iterator[str]]] = {
     "memory": memory,
     "prices": prices,
     "course": course,
+    "grids": grids,
 }
 
 

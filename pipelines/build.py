@@ -22,6 +22,7 @@ from .arguments import (
 )
 from .datasets import Dataset
 from .decoding import MAX_PIXELS
+from .forks import check_process
 from .graph.crops import (
     CROP_RATIO,
     LEAST,
@@ -197,7 +198,9 @@ def image_loader(
         DataError: The data cannot be used; see `find_dataset`. While iterating: a file cannot be decoded, or too many.
         ValueError: An argument is out of its range.
         TypeError: There is no such argument. For those of other loaders, the error names ours.
+        RuntimeError: The process was forked while a loader was at work.
     """
+    check_process()
     train, drop_last = flag("train", train), flag("drop_last", drop_last)
     shuffle = None if shuffle is None else flag("shuffle", shuffle, "None, True or False")
     legal = "None or False with a sampler or weights, which make the order"

@@ -243,6 +243,21 @@ class Dataset:
         Raises:
             DataError: `count` is less than the number of classes, or more than there are images.
         """
+        return self.take(self._first_places(count))
+
+    def without_first(self, count: int) -> "Dataset":
+        """Return the images that are not among `first(count)`, in the order that they have here.
+
+        Raises:
+            DataError: As `first`; or a class has no other images.
+        """
+        rest = self.take(np.setdiff1d(np.arange(len(self)), self._first_places(count)))
+        if self.has_class_indices:
+            for label in np.setdiff1d(self.class_indices, rest.class_indices)[:1]:
+                raise DataError(f"'{self.root}': the first {count} images have all those of {self.classes[label]!r}")
+        return rest
+
+    def _first_places(self, count: int) -> np.ndarray:
         count = whole("count", count, 0, INT32_MAX)
         self.require_labels()
         if not self.has_class_indices:
@@ -251,7 +266,7 @@ class Dataset:
                     f"'{self.root}' has {len(self)} images: the number of images to use must be from 1 to {len(self)}, "
                     f"got {count}"
                 )
-            return self.take(np.arange(count))
+            return np.arange(count)
         labels = self.class_indices
         if not len(self.classes) <= count <= len(self):
             raise DataError(
@@ -262,7 +277,7 @@ class Dataset:
         counts = np.bincount(labels, minlength=len(self.classes))
         place = np.empty(len(self), dtype=np.int64)  # of each image among those of its class
         place[by_class] = np.arange(len(self)) - np.repeat(counts.cumsum() - counts, counts)
-        return self.take(np.sort(np.lexsort((labels, place))[:count]))
+        return np.sort(np.lexsort((labels, place))[:count])
 
     def take(self, chosen: np.ndarray | Sequence[int] | Sequence[bool]) -> "Dataset":
         """Return some of the images, as a data set with a digest of its own.

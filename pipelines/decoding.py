@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from .formats import JPEG, article, format_of, other_format_of
+from .formats import article, format_of, other_format_of
+from .orientations import jpeg_states_several, states_several
 
 MAX_PIXELS = 178_956_970  # of an image, unless the user sets another limit; Pillow's
 _PLUGINS = {"JPEG 2000": "JPEG2000", "WebP": "WEBP", "PBM": "PPM", "PGM": "PPM"}  # Pillow's names, where they differ
@@ -67,8 +68,6 @@ def for_dali(content: bytes, max_pixels: int) -> bytes:
     Raises:
         DecodingError: It is damaged, too large, or in a form that is not supported.
     """
-    if content.startswith(JPEG):
-        return content
     form = format_of(content)
     if form is None:
         error = _unknown(content)
@@ -104,7 +103,12 @@ def _is_for_dali(form: str, content: bytes) -> bool:
         return _is_plain_tiff(content)
     if form == "WebP":
         return _is_plain_webp(content)
-    return form in ("JPEG", "PNG") or _PLAIN_PNM.match(content) is not None
+    if form == "JPEG":
+        return not jpeg_states_several(io.BytesIO(content))
+    if form == "PNG":  # at most one, by the standard
+        blocks = [data for kind, data, _ in chunks(content) if kind == _EXIF] if content.count(_EXIF) > 1 else []
+        return not states_several(blocks)
+    return _PLAIN_PNM.match(content) is not None
 
 
 def _is_plain_bmp(content: bytes) -> bool:
@@ -282,7 +286,8 @@ def _refuse_tiff(content: bytes) -> None:
         raise _unsupported("TIFF", "signed integers")
 
 
-_CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_EXIF = b"eXIf"
+_CRITICAL = (b"IHDR", b"PLTE", b"tRNS", _EXIF, b"IDAT", b"IEND")
 
 
 def without_metadata(png: bytes) -> bytes:

@@ -162,6 +162,32 @@ def test_the_table_has_what_a_newer_report_measured(
     assert "| `cutout` | none | not measured | not measured |" in rows
 
 
+def test_a_card_has_what_is_measured_with_a_vision_transformer(
+    generate: ModuleType, newcomer: MethodEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing until there are runs; of each data set the newest, and none of a convolutional network or of one seed."""
+
+    def result(model: str, data: str, mean: float, plain: str | None, *, seeds: int = 3) -> dict[str, object]:
+        difference = {"mean": mean, "interval": [mean - 1, mean + 1] if seeds > 1 else None, "pairs": seeds}
+        top1 = {"minus_none": difference, "minus_plain": difference if plain else None}
+        rows = {"blank": {"plain_form": plain, "metrics": {"top1": top1}}}
+        return {"settings": {"model": model, "data": data}, "rows": rows}
+
+    reports: list[dict[str, object]] = [{"experiment": "keepaugment", "conditions": {}}]
+    monkeypatch.setattr(generate, "measured", lambda file: reports if file == "results.json" else [])
+    assert "transformer" not in "\n".join(generate.card("blank"))
+    newest = [result("vit_small", "a", 2.0, "none_of_it"), result("small", "a", 9.0, None)]
+    older = [result("vit_small", "a", 5.0, None), result("vit_small", "b", -3.0, None)]
+    one_seed = [result("vit_b_16", "c", 4.0, None, seeds=1)]
+    reports += [{"experiment": "methods", "results": results} for results in (newest, older, one_seed)]
+    row = re.search(r"^\| with a vision transformer \| (.*) \|$", "\n".join(generate.card("blank")), flags=re.M)
+    assert row is not None
+    assert set(row[1].split("; ")) == {
+        "`vit_small`, a: +2.00 [+1.00, +3.00] points against `none_of_it`",
+        "`vit_small`, b: −3.00 [−4.00, −2.00] points against `none`",
+    }
+
+
 def test_the_stage_takes_a_registered_method(newcomer: MethodEntry) -> None:
     net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 5))
     images, labels = torch.ones(2, 3, 8, 8), torch.tensor([0, 1])

@@ -27,6 +27,7 @@ class AttentiveCutMixDraw(MaskDraw, PairDraw):
         reference='arXiv:2003.13048, "Proposed Approach"',
         saliency="grad_cam",
         scale=1.0,
+        plain="cutmix",
     )
 )
 class AttentiveCutMix(MixingMethod[AttentiveCutMixDraw]):

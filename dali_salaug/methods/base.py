@@ -183,6 +183,7 @@ class MethodEntry:
         reference: where in the source the method is described: arXiv number, sections, equations.
         policy: the image-level policy that makes the augmented images, unless the user names another.
         saliency, target, scale: the default map, as :func:`saliency_map` names it; only of methods that use one.
+        plain: the name of the method that this one is without saliency, where there is one.
         options: the constructor's arguments under this name, where one class has several names.
         method: the class; :func:`register` fills it in.
     """
@@ -196,6 +197,7 @@ class MethodEntry:
     saliency: str = "gradient"
     target: str = "label"
     scale: float = 0.5
+    plain: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     method: type[Method[Any]] = field(init=False)
 

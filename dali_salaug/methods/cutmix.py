@@ -45,6 +45,7 @@ class CutMix(BoxMixingMethod[BoxPairDraw], CuttingMethod[BoxPairDraw]):
         description="CutMix that spares what is salient",
         source=KEEPAUGMENT,
         reference="§4.2",
+        plain="cutmix",
     )
 )
 class KeepCutMix(CutMix):

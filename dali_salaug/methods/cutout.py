@@ -99,6 +99,7 @@ class Cutout(CuttingMethod[BoxDraw]):
         description="Cutout that spares what is salient",
         source=KEEPAUGMENT,
         reference="Algorithm 1(a), eq. 2, §4.1",
+        plain="cutout",
     )
 )
 class KeepCutout(Cutout):

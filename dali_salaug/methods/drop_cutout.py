@@ -17,7 +17,7 @@ from .base import ONE_IMAGE, BoxDraw, Method, MethodEntry, register
         ONE_IMAGE,
         description="the most salient square set to zero",
         source="Hu et al. 2019 (WS-DAN)",
-        reference="attention dropping, arXiv:1901.09891, §3.3, on a saliency map; squares and scores of KeepAugment",
+        reference="attention dropping, arXiv:1901.09891, on a saliency map; squares and scores of KeepAugment",
     )
 )
 class DropCutout(Method[BoxDraw]):
@@ -25,7 +25,7 @@ class DropCutout(Method[BoxDraw]):
 
     What a network relies on most is hidden, so that it must learn from the rest of the image. That breaks a shortcut: a
     mark, a frame or a background that gives the class away in training alone. Attention dropping of Hu et al. (2019,
-    arXiv:1901.09891, §3.3) blanks what exceeds a threshold of an attention map. Here, it is the square whose mean
+    arXiv:1901.09891) blanks what exceeds a threshold of an attention map. Here, it is the square whose mean
     saliency is greatest among all those wholly in the image; of several such, one is drawn uniformly.
 
     Args:

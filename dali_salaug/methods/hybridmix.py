@@ -42,6 +42,7 @@ def _entry(name: str, second: str, title: str) -> MethodEntry:
         source=SALFMIX,
         reference="§4.4, Algorithm 2, table 2",
         target="loss",
+        plain=second,
         options={"second": second},
     )
 

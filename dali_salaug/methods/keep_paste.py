@@ -89,7 +89,7 @@ def _register_policy(name: str, title: str, source: str, reference: str, *, keep
     """Register the two methods of a policy: its images as they are, and with a salient square kept clean."""
     kept = f"{title}, a salient square kept clean"
     register(MethodEntry(name, POLICY, title, source, reference, policy=name))(Augmented)
-    register(MethodEntry(f"keep_{name}", POLICY, kept, KEEPAUGMENT, keep_reference, policy=name))(KeepPaste)
+    register(MethodEntry(f"keep_{name}", POLICY, kept, KEEPAUGMENT, keep_reference, policy=name, plain=name))(KeepPaste)
 
 
 _register_policy(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._checks import check_number
+from .._checks import check_number, is_whole
 from ..compositing import replace
 from .base import MaskDraw, Method
 
@@ -56,5 +56,5 @@ def phases(images: Tensor, periods: Tensor, offsets: Tensor, angle: Tensor) -> t
 
 def check_rotate(rotate: object) -> None:
     """Require a whole number of degrees from 1 to 360."""
-    if not isinstance(rotate, int) or not 1 <= rotate <= 360:
+    if not is_whole(rotate) or not 1 <= rotate <= 360:  # type: ignore[operator]
         raise ValueError(f"rotate must be a whole number of degrees from 1 to 360; got {rotate!r}")

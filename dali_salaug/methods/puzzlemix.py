@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_given, check_number
+from .._checks import check_given, check_number, is_whole
 from .._tensors import finite_or_zero
 from ..compositing import blend_blocks
 from ..cuda_graphs import CudaGraphs, may_capture
@@ -50,6 +50,7 @@ class PuzzleMixDraw(PairDraw):
         source="Kim et al. 2020",
         reference="arXiv:2009.06962, §4",
         target="loss",
+        plain="cutmix",
     )
 )
 class PuzzleMix(MixingMethod[PuzzleMixDraw]):
@@ -261,7 +262,7 @@ class PuzzleMix(MixingMethod[PuzzleMixDraw]):
 
 
 def _are_blocks(blocks: object) -> bool:
-    numbers = isinstance(blocks, tuple | list) and len(blocks) > 0 and all(isinstance(n, int) for n in blocks)
+    numbers = isinstance(blocks, tuple | list) and len(blocks) > 0 and all(map(is_whole, blocks))
     return numbers and all(n >= 2 and max(blocks) % n == 0 for n in blocks)  # type: ignore[attr-defined, call-overload]
 
 

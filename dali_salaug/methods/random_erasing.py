@@ -100,6 +100,7 @@ class RandomErasing(CuttingMethod[ErasingDraw]):
         description="Random Erasing that spares what is salient",
         source=KEEPAUGMENT,
         reference="§4.4, eq. 2",
+        plain="random_erasing",
     )
 )
 class KeepRandomErasing(RandomErasing):

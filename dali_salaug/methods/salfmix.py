@@ -56,6 +56,7 @@ def salfmix(
         source=SALFMIX,
         reference="§4.3, Algorithm 1, table 4",
         target="loss",
+        plain="salfmix_random",
     ),
     MethodEntry(
         "salfmix_random",

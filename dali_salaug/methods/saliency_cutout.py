@@ -19,6 +19,7 @@ from .patches import PatchMethod
         source=f"{SALFMIX} §6.2",
         reference="table 9; cells and patches of §4.3",
         target="loss",
+        plain="cutout",
     )
 )
 class SaliencyCutout(PatchMethod[BoxDraw]):

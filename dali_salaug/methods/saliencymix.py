@@ -16,6 +16,7 @@ from .mixing import BoxMixingMethod, BoxPairDraw
         description="a box around a partner's most salient point",
         source="Uddin et al. 2021",
         reference="arXiv:2006.01791, §3.1 and §3.2",
+        plain="cutmix",
     )
 )
 class SaliencyMix(BoxMixingMethod[BoxPairDraw]):

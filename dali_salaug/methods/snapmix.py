@@ -34,6 +34,7 @@ class SnapMixDraw(MoveDraw, BoxPairDraw):
         reference="arXiv:2012.04846",
         saliency="grad_cam",
         scale=1.0,
+        plain="cutmix",
     )
 )
 class SnapMix(MixingMethod[SnapMixDraw]):

@@ -12,7 +12,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import check_choice, check_gradient, check_number, check_places, check_views, check_whole_number
+from .._checks import (
+    check_choice,
+    check_device,
+    check_gradient,
+    check_number,
+    check_places,
+    check_views,
+    check_whole_number,
+)
 from .._tensors import at_least_float32
 
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16}
@@ -39,7 +47,7 @@ class SaliencyMemory:
         dtype: "uint8" (255 levels, finer towards 0) or "float16".
         share: weight of a new gradient in the running mean, in (0, 1]; 1 keeps the last one alone.
         max_age: the number of epochs after which a map counts as never seen; None: it does not age.
-        device: of the store. :class:`SaliencyStage` moves it to the device of its images.
+        device: of the store, one that torch can use here. :class:`SaliencyStage` moves it to the device of its images.
 
     Raises:
         ValueError: for an argument outside the ranges above.
@@ -65,6 +73,7 @@ class SaliencyMemory:
         check_number("share", share, 0, 1, open_low=True)
         if max_age is not None:
             check_whole_number("max_age", max_age, 1, of=" of epochs, or None")
+        device = check_device("device", device)
         self.samples = samples
         self.grid = (int(sides[0]), int(sides[1]))
         self.share = share
@@ -84,7 +93,12 @@ class SaliencyMemory:
         return self._store.device
 
     def to(self, device: torch.device | str) -> "SaliencyMemory":
-        """Move the store to a device, and return the memory itself."""
+        """Move the store to a device, and return the memory itself.
+
+        Raises:
+            ValueError: for a device that torch cannot use here.
+        """
+        device = check_device("device", device)
         self._store, self._written, self._own = (part.to(device) for part in (self._store, self._written, self._own))
         return self
 

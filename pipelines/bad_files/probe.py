@@ -45,10 +45,15 @@ def unreadable(error: OSError) -> DecodingError:
 
 
 def misnamed(content: bytes) -> DecodingError:
-    """Return the error for a file that Pillow has to decode, and that goes to DALI because of its name."""
-    form = article(format_of(content) or "unknown")
+    """Return the error for a file that Pillow has to decode, and that goes to DALI because it has a JPEG's name."""
+    form = format_of(content) or "unknown"
+    if form == "JPEG":
+        return DecodingError(
+            "its metadata states different orientations, and it is not decoded correctly: keep one", unsupported=True
+        )
     return DecodingError(
-        f"it is {form} file under the name of a JPEG file, and is not decoded correctly: rename it", unsupported=True
+        f"it is {article(form)} file under the name of a JPEG file, and is not decoded correctly: rename it",
+        unsupported=True,
     )
 
 

@@ -12,6 +12,9 @@ _EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before mark
 _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]", re.DOTALL)  # in entropy-coded data; not a restart
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _TABLES_AND_FRAMES = (*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD)
+_PROGRESSIVE_FRAMES = (0xC2, 0xCA)  # Huffman and arithmetic coding
+_FRAMES = (0xC0, 0xC1, 0xC9, *_PROGRESSIVE_FRAMES)
+_WARNINGS_OF_LOSS = ("Corrupt JPEG data", "Inconsistent progression")
 _PIECE = 2**24  # bytes decompressed at a time
 
 
@@ -54,10 +57,15 @@ def _of_png(content: bytes) -> str | None:
 
 
 def _of_jpeg(content: bytes) -> str | None:
-    """Decode with libjpeg-turbo's warnings as errors."""
+    parts = _parts(content)
+    found = _warning(content, b"".join(parts))
+    return "Incomplete JPEG data: a scan is missing" if found is None and _scan_is_missing(parts) else found
+
+
+def _warning(content: bytes, pixels: bytes) -> str | None:
+    """Decode `pixels`, the parts of `content` that decide them, with libjpeg-turbo's warnings as errors."""
     import simplejpeg
 
-    pixels = without_metadata(content)
     try:
         space = simplejpeg.decode_jpeg_header(pixels)[2]
         # All of the data is read, but at an eighth of the size and in grey: the pixels are not needed.
@@ -65,7 +73,7 @@ def _of_jpeg(content: bytes) -> str | None:
         simplejpeg.decode_jpeg(pixels, "CMYK" if space in ("CMYK", "YCCK") else "GRAY", **options)
     except ValueError as error:
         message = str(error)
-        if not message.startswith("Corrupt JPEG data"):
+        if not message.startswith(_WARNINGS_OF_LOSS):
             return _of_pillow(content)  # of a form that the strict decoder does not decode
         extraneous = _EXTRANEOUS.match(message)
         return None if extraneous and _is_padding(pixels, int(extraneous[1])) else message
@@ -81,8 +89,30 @@ def _is_padding(jpeg: bytes, count: int) -> bool:
     return count <= _PADDING or len(set(rest)) == 1 or (rest.isascii() and rest.decode().isprintable())
 
 
-def without_metadata(jpeg: bytes) -> bytes:
-    """Return the first image of a JPEG file without what does not change its pixels, with an end marker."""
+def _scan_is_missing(parts: list[bytes]) -> bool:
+    """Return whether a coefficient of a component is in no scan, or not with all its bits.
+
+    The standard allows a progression to end early, and decoders return a coarse picture without a warning.
+    """
+    missing: set[tuple[int, int]] = set()  # of a component and the place of a coefficient
+    progressive = False
+    for part in parts:
+        if part[1] in _FRAMES and len(part) >= 10:
+            missing = {(component, place) for component in part[10::3] for place in range(64)}
+            progressive = part[1] in _PROGRESSIVE_FRAMES
+        elif part[1] == _SOS and len(part) >= 8 + 2 * part[4]:
+            first, last, bits = part[5 + 2 * part[4] :][:3] if progressive else (0, 63, 0)
+            if bits & 15 == 0:  # the least bit is not left to a later scan
+                components, coefficients = part[5 : 5 + 2 * part[4] : 2], range(first, last + 1)
+                missing -= {(component, place) for component in components for place in coefficients}
+    return bool(missing)
+
+
+def _parts(jpeg: bytes) -> list[bytes]:
+    """Return the first image of a JPEG file without what does not change its pixels, with an end marker.
+
+    It is cut at its markers: each part begins with one.
+    """
     parts, place = [b"\xff\xd8"], 2
     while True:
         start = jpeg.find(b"\xff", place)
@@ -109,5 +139,5 @@ def without_metadata(jpeg: bytes) -> bytes:
             parts.append(b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0")
         elif marker < 0xC0:  # no marker: the data is damaged, and the decoder says so
             parts.append(jpeg[start:])
-            return b"".join(parts)
-    return b"".join((*parts, b"\xff\xd9"))
+            return parts
+    return [*parts, b"\xff\xd9"]

@@ -57,21 +57,41 @@ class Batch(NamedTuple):
     sizes: tuple[tuple[int, int], ...] = ()
 
 
-def batch_of(
-    outputs: tuple, recipe: Recipe, dataset: Dataset, labels: LabelTable | ObjectTable, made: Made, device: torch.device
-) -> Batch:
-    """Return what the pipeline of `recipe` has returned as a batch, on the pipeline's device."""
+def batches_of(
+    outputs: tuple,
+    recipe: Recipe,
+    dataset: Dataset,
+    labels: LabelTable | ObjectTable,
+    run: tuple[Made, ...],
+    device: torch.device,
+) -> list[Batch]:
+    """Return what a run of the pipeline of `recipe` has returned, as its batches, on the pipeline's device."""
     sizes = np.empty((0, 2), dtype=np.int64)
-    if recipe.fit is not None:
+    if recipe.fit is not None:  # of one batch
         decoded, sizes = np.asarray(outputs[-1].as_tensor()).transpose(1, 0, 2)
         outputs = outputs[:-1]
         if isinstance(dataset.labels, Objects):
-            _check_sizes(dataset, dataset.labels, made.indices, decoded)
-    views = recipe.views if recipe.augments else 0
+            _check_sizes(dataset, dataset.labels, run[0].indices, decoded)
     if recipe.transforms:
+        views = recipe.views if recipe.augments else 0
         for output in (outputs[0], *outputs[2 : 2 + views]):
             check_sizes(recipe.transforms, output, recipe.image_size)
-    images, indices, *others = (_in_torch(output.as_tensor(), device) for output in outputs)
+    counts = [len(made.indices) for made in run]
+    tensors = (_in_torch(output.as_tensor(), device).split(counts) for output in outputs)
+    parts = zip(run, zip(*tensors, strict=True), strict=True)
+    return [_batch(part, recipe, labels, made, sizes) for made, part in parts]
+
+
+def _batch(
+    tensors: tuple[torch.Tensor, ...],
+    recipe: Recipe,
+    labels: LabelTable | ObjectTable,
+    made: Made,
+    sizes: np.ndarray,
+) -> Batch:
+    """Return a batch of what the pipeline has returned of it."""
+    images, indices, *others = tensors
+    views = recipe.views if recipe.augments else 0
     crops: Any = others.pop() if recipe.with_views else None
     return Batch(
         images=_images(images, recipe),

@@ -1,6 +1,7 @@
 """Batches for training and validation, with the interface of a torch DataLoader."""
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from ..arguments import refuse, require, shown, whole
 from ..bad_files.probe import Probe
 from ..bad_files.substitutes import Substitutes
 from ..datasets import Dataset
-from ..forks import abandoned_in_children
+from ..forks import abandoned_in_children, check_process
 from ..graph.crops import Size, check_fits, image_size_of, in_short
 from ..graph.pipeline import image_pipeline
 from ..graph.recipe import Recipe
@@ -22,12 +23,12 @@ from ..labels import LabelTable
 from ..labels.objects import Objects, ObjectTable
 from ..options import LoaderOptions
 from ..order.schedule import Schedule
-from .batch import Batch, Views, batch_of
-from .feed import Source, weakly
+from .batch import Batch, Views, batches_of
+from .feed import Made, Source, batches_together, weakly
 from .inputs import Inputs
 
 _LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
-PREFETCH = 2  # batches made ahead
+PREFETCH = 2  # runs of the pipeline made ahead, of a batch each or of several small ones
 
 
 def _decodes(probe: Probe, inputs: Inputs, epoch: int, position: int, index: int) -> bool:
@@ -92,10 +93,12 @@ class ImageLoader:
     def _use(self, recipe: Recipe) -> None:
         """Make all further batches by a recipe."""
         self._pipeline: Any = None
+        self._ready: deque[tuple[Made, Batch]] = deque()  # that came out of the pipeline with an earlier one
         self.recipe = recipe
         self._inputs = Inputs(self.dataset, recipe, self.options)
         self._substitutes.probe = partial(_decodes, Probe(recipe, self.device.index), self._inputs)
-        self._source = Source(self._schedule, self._inputs, self._substitutes)
+        self._together = batches_together(recipe, self.batch_size)
+        self._source = Source(self._schedule, self._inputs, self._substitutes, self._together)
 
     def __len__(self) -> int:
         return self._schedule.batches(self._epoch)
@@ -307,7 +310,11 @@ class ImageLoader:
                 "loader in the process that uses it, or start processes by multiprocessing's method 'spawn'."
             )
         source, wanted = self._source, (epoch, batch)
-        if all(made.place != wanted for made in source.made):
+        while self._ready:
+            made, ready = self._ready.popleft()
+            if made.place == wanted:
+                return ready
+        if all(made.place != wanted for run in source.made for made in run):
             source.next = wanted
         while True:
             if self._pipeline is None:
@@ -321,14 +328,18 @@ class ImageLoader:
                 failure = error
             else:
                 # After a break or a jump, what had been made ahead comes out first.
-                made = source.made.popleft()
-                if made.place == wanted:
-                    return batch_of(outputs, self.recipe, self.dataset, self._labels, made, self.device)
-                continue
+                run = source.made.popleft()
+                if all(made.place != wanted for made in run):
+                    continue
+                batches = batches_of(outputs, self.recipe, self.dataset, self._labels, run, self.device)
+                self._ready.extend(zip(run, batches, strict=True))
+                return self._take(epoch, batch)
             try:
                 if not source.made:
                     raise explained(failure, self.recipe.transforms)
-                made = source.made[0]
+                if source.split(source.made[0]):
+                    continue
+                made = source.made[0][0]
                 # The failure of a batch that nobody requests any more does not matter.
                 if made.place == wanted and not self._substitutes.find(epoch, made.positions, made.indices):
                     raise explained(failure, self.recipe.transforms)
@@ -342,14 +353,17 @@ class ImageLoader:
             return self._pipeline.run(torch.cuda.current_stream())  # which waits for DALI's; the host does not
 
     def _start(self, place: tuple[int, int]) -> None:
+        check_process()
         self._source.made.clear()
         self._source.next = place
         self._process = os.getpid()
+        most = self._together * self.batch_size
+        if self._together == 1 and not self.options.order.is_given:  # an epoch of a sampler has any number of samples
+            most = min(most, len(self.dataset))
         pipeline = image_pipeline(
             self.recipe,
             weakly(self._source),
-            # The most that there are in a batch. An epoch of a sampler has any number of samples.
-            batch_size=self.batch_size if self.options.order.is_given else min(self.batch_size, len(self.dataset)),
+            batch_size=most,
             num_threads=self.options.num_threads,
             device_id=self.device.index,
             prefetch_queue_depth=PREFETCH,

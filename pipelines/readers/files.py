@@ -9,6 +9,7 @@ import numpy as np
 
 from ..decoding import DecodingError, for_dali
 from ..formats import JPEG, is_jpeg_name
+from ..orientations import WINDOW, jpeg_states_several
 from . import s3
 from .base import Reader
 from .untrusted import open_regular, read_bytes
@@ -61,11 +62,12 @@ _ADDRESS = "://"
 
 
 def _is_for_dali(path: str, max_pixels: int) -> bool:
-    """Return whether DALI may open a file with a JPEG's name: it decodes some forms of other formats incorrectly."""
+    """Return whether DALI may open a file with a JPEG's name: it decodes some forms incorrectly."""
     try:
         with open_regular(path) as file:  # of a FIFO, the opening in DALI would wait for a writer
-            if file.read(len(JPEG)) == JPEG:
-                return True
+            beginning = file.read(WINDOW)
+            if beginning.startswith(JPEG):
+                return not jpeg_states_several(file, beginning)
         content = read_bytes(path)
         return for_dali(content, max_pixels) is content
     except (OSError, DecodingError):

@@ -1,5 +1,7 @@
 """The state of a generator on its own type of device, and on another."""
 
+import re
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from dali_salaug import KeepCutout, Mixup, SaliencyStage
 from dali_salaug.generators import restore, seed_of
 
 FOREIGN = {"cpu": 16, "cuda": 5056}  # bytes of a state from the other type of device
+CPU = torch.Generator().get_state()
 
 
 def numbers(generator):
@@ -14,7 +17,9 @@ def numbers(generator):
 
 
 def foreign(device, value):
-    return torch.full((FOREIGN[device],), value, dtype=torch.uint8)
+    if device == "cuda":
+        return torch.Generator().manual_seed(value).get_state()
+    return torch.tensor([value] * 8 + [0] * 8, dtype=torch.uint8)  # seed and offset
 
 
 def test_on_its_own_device_the_numbers_go_on(device):
@@ -60,6 +65,22 @@ def test_a_stage_resumes_from_another_device(small_net, device):
         assert stage.state_dict()["generator"].numel() != FOREIGN[device]
     for one, other in zip(*runs, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (CPU[:5000], "generator of the state must be that of a generator, of 16 or 44 or 5056 bytes; got 5000"),
+        (CPU[:0], "of 16 or 44 or 5056 bytes; got 0"),
+        (torch.zeros(5056, dtype=torch.uint8), "got 5056 bytes that are none (Invalid mt19937 state)"),
+        (torch.full((16,), 7, dtype=torch.uint8), "got 16 bytes that are none (Offset is not a multiple of 4)"),
+    ],
+)
+def test_bytes_that_are_no_generators_state_are_refused_when_loaded(state, message):
+    stage = SaliencyStage(KeepCutout(4))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stage.load_state_dict({"epoch": 2, "generator": state})
+    assert stage.state_dict() == {"epoch": None, "generator": None}
 
 
 @pytest.mark.gpu

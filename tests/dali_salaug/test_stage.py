@@ -155,6 +155,8 @@ def test_warm_up_is_by_default_the_methods_own(small_net, batch):
         ({"warmup_epochs": -1}, "warmup_epochs must be"),
         ({"warmup_epochs": 0.5}, "warmup_epochs must be"),
         ({"seed": -1}, "seed must be"),
+        ({"seed": True}, r"seed must be a whole number in \[0, 2\*\*63\); got True"),
+        ({"scale": True}, "scale must be a number in .*; got True"),
     ],
 )
 def test_bad_options_are_refused_when_constructed(options, message):

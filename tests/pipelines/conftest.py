@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,24 @@ def resized_bytes() -> None:
 def warned(recwarn: pytest.WarningsRecorder) -> Callable[[], list[str]]:
     """The warnings so far, but for DALI's own on Python 3.13, by which it notes the lines of conditions."""
     return lambda: [text for text in (str(entry.message) for entry in recwarn) if "___pyct_anno" not in text]
+
+
+def _refused(call: Callable[[], object], name: str, value: object) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
+        call()
+    said = str(caught.value)
+    assert re.search(rf"\b{name}\b", said), (said, name)
+    assert len(said) < 500
+    assert "\n" not in said
+    assert "0x" not in said or "object" in said  # no address without its type
+    if isinstance(value, str | int | float) and len(str(value)) < 20 and "\0" not in str(value):
+        assert str(value) in said or repr(value) in said, said
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[[Callable[[], object], str, object], None]:
+    """What checks that a call raises a short ValueError that names an argument, and shows the value if it is given."""
+    return _refused
 
 
 @pytest.fixture(scope="session")

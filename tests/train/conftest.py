@@ -19,8 +19,8 @@ from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.data.scenes import write_scenes
 from train.data.shapes import write_shapes
-from train.engine import classification
 from train.engine.run import Run
+from train.tasks.classification import task as classification
 from train.tasks.detection import pictures
 from train.tasks.semi.config import OWN, SemiConfig
 

@@ -23,8 +23,8 @@ from train.cli.checks import check_traceable, is_traceable
 from train.cli.parser import SEED
 from train.config import Config
 from train.data.loaders import validation_images
-from train.engine.objective import transform
-from train.engine.stage import make_stage
+from train.tasks.classification.objective import transform
+from train.tasks.classification.stage import make_stage
 
 BATCH = 64
 ANY_POLICY = "randaugment"  # the method for any --policy: the network receives the policy's images

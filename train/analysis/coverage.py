@@ -8,18 +8,20 @@ import argparse
 import csv
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
-from scipy.stats import norm
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from dali_salaug import Cutout, KeepCutout, KeepPaste, SaliencyStage
 from dali_salaug.methods.base import Method
 from pipelines import Dataset
+from pipelines.decoding import DecodingError, decode, open_image
+from train.analysis.intervals import half_normal_interval
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import Trained, check_classes, load_best, spread_evenly
 from train.cli.parser import at_least
@@ -27,6 +29,7 @@ from train.data.loaders import validation_folder, validation_images
 from train.errors import UserError
 
 BATCH = 64
+_ON_ITS_SIDE = (5, 6, 7, 8)  # orientations by EXIF that exchange width and height
 
 
 class Share(NamedTuple):
@@ -51,7 +54,7 @@ def box_shares(regions: Tensor, objects: Tensor) -> Tensor:
 
 
 def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Read boxes.tsv: path, x0, y0, x1, y1 in pixels, inclusive.
+    """Read boxes.tsv: path, x0, y0, x1, y1 in pixels, inclusive, of the image with its orientation applied.
 
     Returns:
         By the path of each image: top, left, bottom, right in pixels, half-open.
@@ -65,25 +68,53 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
         rows = csv.DictReader(file, delimiter="\t")
         try:
             return {r["path"]: (int(r["y0"]), int(r["x0"]), int(r["y1"]) + 1, int(r["x1"]) + 1) for r in rows}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise UserError(f"{path}: needs the tab-separated columns path, x0, y0, x1, y1 ({error!r})") from error
 
 
+@contextmanager
+def readable(path: str) -> Iterator[bytes]:
+    """Return the content of an image's file; its errors, and those of decoding it, name the file."""
+    try:
+        yield Path(path).read_bytes()
+    except (OSError, DecodingError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot decode the image: {reason}") from error
+
+
+def upright_size(path: str) -> tuple[int, int]:
+    """Return the width and height of an image with the orientation in its metadata applied, by its header.
+
+    Raises:
+        UserError: the header cannot be read.
+    """
+    with readable(path) as content, open_image(content) as image:
+        width, height = image.size
+        turned = False
+        with suppress(Exception):  # broken metadata, which a decoder ignores
+            turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+    return (height, width) if turned else (width, height)
+
+
 def view(path: str, box: tuple[int, int, int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image and its box as the network sees them: shorter side resized to `size`, central square.
+    """Return an image and its box as the network sees them: upright, shorter side resized to `size`, central square.
 
     The box is clipped to the square and may be empty.
 
     Returns:
         (size, size, 3) uint8, and the box's top, left, bottom, right in its pixels, float64.
+
+    Raises:
+        UserError: the image cannot be decoded.
     """
-    with Image.open(path) as image:
-        width, height = image.size
-        ratio = size / min(width, height)
-        new_width, new_height = max(size, round(width * ratio)), max(size, round(height * ratio))
-        left, top = (new_width - size) // 2, (new_height - size) // 2
-        resized = image.convert("RGB").resize((new_width, new_height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
+    with readable(path) as content:
+        image = Image.fromarray(decode(content))
+    width, height = image.size
+    ratio = size / min(width, height)
+    new_width, new_height = max(size, round(width * ratio)), max(size, round(height * ratio))
+    left, top = (new_width - size) // 2, (new_height - size) // 2
+    resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
     scaled = np.array(box) * np.tile((new_height / height, new_width / width), 2) - np.tile((top, left), 2)
     return pixels, scaled.clip(0, size)
 
@@ -165,7 +196,7 @@ def measure(
     for what in ("cut", "paste"):
         random, salient = per_image[what, "random"], per_image[what, "salient"]
         difference = _share(salient - random)
-        half = float(norm.ppf(0.975)) * difference.error
+        half = half_normal_interval(difference.error)
         interval = [difference.mean - half, difference.mean + half]
         result[what] = {
             "random": _share(random)._asdict(),

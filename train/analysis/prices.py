@@ -15,21 +15,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, are_candidates, candidate_axis, in_image, region_scores
 from dali_salaug.saliency.maps import reduced_size
 from pipelines import Batch, Dataset
-from train.analysis.coverage import read_boxes
+from train.analysis.coverage import read_boxes, upright_size
 from train.analysis.history import History, Snapshot, load_history, whole_images
 from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import spread_evenly
 from train.cli.parser import check_writable
-from train.engine.pictures import Column, draw_sheet
 from train.errors import UserError
+from train.tasks.classification.pictures import Column, draw_sheet
 
 SHARES = ("cut", "paste", "cut_box", "paste_box")  # the keys of a row; the first two in the order of RULES
 
@@ -114,8 +113,7 @@ def objects_of(dataset: Dataset, boxes: Path | None, batch: Batch, side: int) ->
         if box is None:
             objects.append(torch.zeros(4, dtype=torch.float64))
             continue
-        with Image.open(path) as image:
-            size = torch.tensor(image.size, dtype=torch.float64)
+        size = torch.tensor(upright_size(path), dtype=torch.float64)
         corners = torch.tensor(box, dtype=torch.float64).view(2, 2).flip(1) / size  # (x, y), from 0 to 1
         corners = (side * (corners * view.diagonal() + view[:, 2])).clamp(0, side)
         objects.append(corners.flip(1).flatten())

@@ -1,6 +1,6 @@
 """Whole training steps with the map at each price: what a price costs in its place, not alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,11 +80,28 @@ def whole_steps(
 
         return seconds_of(together, images.device) / at_once
 
+    return beside_plain_steps(step, names, turns=turns, warm_up=warm_up)
+
+
+def beside_plain_steps(
+    step: Callable[[str | None], float], names: Sequence[str], *, turns: int, warm_up: int
+) -> dict[str, Any]:
+    """Measure steps against the plain steps before and after each. Their order changes from turn to turn.
+
+    Args:
+        step: takes the step of a name, or a plain one for None, and returns its seconds.
+        names: of the steps.
+        turns: that count; `warm_up` further ones come first.
+
+    Returns:
+        "plain", "steps" and "ratios", see `whole_steps`.
+    """
+    names = list(names)
     plain: list[float] = []
     steps: dict[str, list[float]] = {name: [] for name in names}
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for turn in tqdm(range(-warm_up, turns), desc="whole steps", leave=False, disable=None):
-        first = turn % len(names)
+        first = turn % len(names) if names else 0
         around = [step(None)]
         for name in names[first:] + names[:first]:
             elapsed = step(name)

@@ -11,10 +11,10 @@ from pipelines import POLICIES, find_policy
 from train.cli.parser import in_words
 from train.config import Config
 from train.config.run import RunConfig
-from train.engine.objective import make_consistency
 from train.errors import UserError, did_you_mean
 from train.models.published import check_published
 from train.models.registry import check_model
+from train.tasks.classification.objective import make_consistency
 
 
 def check(config: RunConfig) -> None:
@@ -61,6 +61,8 @@ def check_classification(config: Config) -> None:
             find_policy(config.policy)
         except ValueError as error:
             raise UserError(f"--{error}{did_you_mean(config.policy, POLICIES)}") from error
+    if config.held_out is not None and config.val_data is not None:
+        raise UserError(f"--held-out takes the place of --val-data; got {config.held_out} and {config.val_data}")
     check_model(config.model)
     check_fine_tuning(config)
     if config.layer_decay == 0:

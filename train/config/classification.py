@@ -25,7 +25,9 @@ class Config(RunConfig):
     task: ClassVar[str] = "train"
 
     model: str = option(
-        "small", "small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or timm's"
+        "small",
+        "small, vit_small, a CIFAR form such as resnet18_cifar or wrn28_10, a torchvision classification model, or"
+        " timm's",
     )
     method: str = option("keep_randaugment", "augmentation method, see below")
     pretrained: bool = option(
@@ -46,6 +48,13 @@ class Config(RunConfig):
     )
     train_images: int | None = option(
         None, "use only this many training images, the first of each class, in equal shares", low=1, by_data="all"
+    )
+    held_out: int | None = option(
+        None,
+        "validate on this many training images, the first of each class, in equal shares, in place of the validation"
+        " images; they are not trained on",
+        low=1,
+        by_data="none",
     )
     image_size: int | None = option(
         None,

@@ -18,7 +18,7 @@ T = TypeVar("T", bound="Options")
 # By the command that starts them: the configuration of each task's runs once the data is known, and the task itself.
 # They are imported where they are needed, for neither this room nor the engine knows the tasks.
 TASKS = {
-    "train": ("train.config.classification:ResolvedConfig", "train.engine.classification:Classification"),
+    "train": ("train.config.classification:ResolvedConfig", "train.tasks.classification.task:Classification"),
     "reid": ("train.tasks.reid.config:ResolvedReidConfig", "train.tasks.reid.task:Reidentification"),
     "semi": ("train.tasks.semi.config:ResolvedSemiConfig", "train.tasks.semi.task:SemiSupervised"),
     "detect": ("train.tasks.detection.config:ResolvedDetectionConfig", "train.tasks.detection.task:Detection"),
@@ -51,6 +51,16 @@ def option(
     metadata = {"text": text, "choices": choices, "low": low, "high": high, "by_data": by_data, "names": names}
     metadata |= {"free": free, "path": path}
     return field(default=default, metadata=metadata)
+
+
+def restated(of: type["Options"], name: str, **changes: Any) -> Any:
+    """Return the same option of another configuration as a field, with these arguments of :func:`option` changed.
+
+    Raises:
+        TypeError: `changes` names no argument of :func:`option`.
+    """
+    inherited = of.options()[name]
+    return option(**{"default": inherited.default, **inherited.metadata, **changes})
 
 
 def required(of: type["Options"], name: str) -> Any:

@@ -40,8 +40,13 @@ def training_images(config: Config, data: Path | None = None) -> Dataset:
     Raises:
         DataError: there are none.
     """
-    dataset = find_dataset(data or data_folder(config))
+    dataset = _trained_on(config, find_dataset(data or data_folder(config)))
     return dataset if config.train_images is None else dataset.first(config.train_images)
+
+
+def _trained_on(config: Config, dataset: Dataset) -> Dataset:
+    """Return the training images without those that are held out."""
+    return dataset if config.held_out is None else dataset.without_first(config.held_out)
 
 
 def validation_images(config: Config, classes: list[str] | None = None, data: Path | None = None) -> Dataset:
@@ -54,6 +59,8 @@ def validation_images(config: Config, classes: list[str] | None = None, data: Pa
     Raises:
         DataError: there are none, or they have a class that the training images lack.
     """
+    if data is None and config.held_out is not None:
+        return find_dataset(data_folder(config)).first(config.held_out)
     if data is not None or config.val_data is None:
         return find_dataset(data or data_folder(config), train=False)
     return find_validation(config.val_data, classes or find_dataset(data_folder(config)).classes)
@@ -73,7 +80,7 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None, facts: Fact
     dataset = dataset or find_dataset(data_folder(config))
     _check_numbers(config, dataset)
     side = _first_side(dataset, replace=config.on_bad_file == "replace")
-    images = min(len(dataset), config.train_images or len(dataset))
+    images = min(len(dataset) - (config.held_out or 0), config.train_images or len(dataset))
     model_side = config.image_size or facts.image_size or only_side(config.model)
     cifar = dataset.reader.kind == "pixels"
     resolved = config.resolved(
@@ -87,9 +94,16 @@ def resolve_for_data(config: Config, dataset: Dataset | None = None, facts: Fact
 def _check_numbers(config: Config, dataset: Dataset) -> None:
     """Raise UserError where the numbers of images and classes make an option impossible."""
     count, classes = len(dataset), len(dataset.classes)
-    if config.train_images is not None and not classes <= config.train_images <= count:
+    if config.held_out is not None and not classes <= config.held_out <= count - classes:
         raise UserError(
-            f"--train-images must be from {classes}, one of each class, to {count}, all that {dataset.root} has; got"
+            f"--held-out must be from {classes}, one of each class, to {count - classes}, as {dataset.root} has"
+            f" {count} training images; got {config.held_out}"
+        )
+    count -= config.held_out or 0
+    if config.train_images is not None and not classes <= config.train_images <= count:
+        which = "all that" if config.held_out is None else "those that --held-out leaves of what"
+        raise UserError(
+            f"--train-images must be from {classes}, one of each class, to {count}, {which} {dataset.root} has; got"
             f" {config.train_images}"
         )
     images = config.train_images or count
@@ -132,7 +146,9 @@ def make_loader(
         DataError: the data cannot be found or used, or its labels are not class indices.
     """
     root: Path | Dataset = data_folder(config) if dataset is None else dataset
-    if not train and dataset is None and config.val_data is not None:
+    if dataset is None and config.held_out is not None:
+        root = _trained_on(config, find_dataset(data_folder(config))) if train else validation_images(config)
+    elif dataset is None and not train and config.val_data is not None:
         root = validation_images(config)
     options: dict[str, Any] = {
         "batch_size": (config.step_images if train else config.batch_size) // world.size // config.accumulate,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dali_salaug.generators import seed_of
 from train.config import ResolvedConfig
+from train.config.options import is_of
 from train.config.run import ResolvedRun
 from train.engine.files import atomic_write
 from train.engine.memory import is_out_of_memory
@@ -107,9 +108,9 @@ def _load_run(path: Path, of: type[R]) -> tuple[dict[str, Any], R]:
         classes, model, means = state["classes"], state["model"], (*state["mean"], *state["std"])
         _require(isinstance(classes, list) and all(isinstance(name, str) for name in classes), "'classes'")
         _require(isinstance(model, dict) and all(isinstance(value, Tensor) for value in model.values()), "'model'")
-        _require(len(means) == 6 and all(isinstance(value, float | int) for value in means), "'mean' and 'std'")
+        _require(len(means) == 6 and all(is_of(value, float) for value in means), "'mean' and 'std'")
         if isinstance(config, ResolvedConfig) and config.is_classifier:
-            _require(isinstance(state["resize_to"], int), "'resize_to'")
+            _require(is_of(state["resize_to"], int), "'resize_to'")
     return state, config
 
 

@@ -19,8 +19,7 @@ from train.engine.elastic import share_of
 from train.engine.loader_wait import LoaderWait
 from train.engine.metrics import Meter
 from train.engine.nonfinite import NonFiniteGuard
-from train.engine.probe import steps_of_epoch
-from train.engine.schedule import doubtful_options, make_scheduler
+from train.engine.schedule import doubtful_options, make_scheduler, steps_of_epoch
 from train.engine.task import task_of
 from train.errors import UserError
 

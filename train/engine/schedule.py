@@ -12,6 +12,23 @@ from torch.optim.lr_scheduler import LambdaLR
 from train.config import ResolvedConfig
 from train.config.run import ResolvedRun
 from train.engine.network import Network
+from train.errors import UserError
+
+
+def steps_of_epoch(config: ResolvedRun, images: int) -> int:
+    """Return the number of steps in an epoch of that many images.
+
+    Raises:
+        UserError: `drop_last` leaves no step.
+    """
+    if not config.drop_last:
+        return math.ceil(images / config.step_images)
+    if images < config.step_images:
+        raise UserError(
+            f"--drop-last leaves no step: there are {images} training images, fewer than the {config.step_images} of a"
+            f" step at --batch-size {config.batch_size}; lower --batch-size"
+        )
+    return images // config.step_images
 
 
 def layer_groups(config: ResolvedConfig, network: Network) -> list[dict[str, Any]]:

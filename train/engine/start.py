@@ -133,7 +133,7 @@ def _facts(image_size: Any, mean: Any, std: Any) -> Facts:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _known(model: str) -> str:

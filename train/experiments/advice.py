@@ -21,7 +21,6 @@ from train.config import Config
 from train.data.loaders import resolve_for_data
 from train.data.settings import SETTINGS, embedded_setting
 from train.engine.files import write_json
-from train.errors import UserError
 from train.experiments.comparison import Condition, Difference, Outcome, paired_difference
 from train.experiments.tasks import Task, run_all, threads_of
 
@@ -132,12 +131,6 @@ def _each(runs: dict[int, Outcome]) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Run the experiment as the command line states. Returns the exit status, as that of other experiments."""
-    for flag in ("data", "epochs", "train_images"):
-        if getattr(options, flag) is not None:
-            name = f"--{flag.replace('_', '-')}"
-            raise UserError(
-                f"{name} is not for experiment advise, whose settings state it; got {getattr(options, flag)}"
-            )
     options.seeds = options.seeds or SEEDS
     options.out = options.out or Path("runs/advise")
     options.out.mkdir(parents=True, exist_ok=True)

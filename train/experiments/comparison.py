@@ -4,9 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from scipy.stats import sem, t
-
-LEVEL = 0.95  # of every interval
+from train.analysis.intervals import LEVEL, half_interval
 
 
 class Condition(NamedTuple):
@@ -30,6 +28,7 @@ class Outcome(NamedTuple):
     region_area: float | None = None  # of the image, per cent, mean over the training; None without a saliency map
     prices: list[dict[str, Any]] | None = None  # the rows of `train.analysis.prices`
     rank1: float | None = None  # of re-identification, per cent
+    evaluation: dict[str, float | None] | None = None  # see `train.experiments.tasks.of_evaluation`
 
 
 Outcomes = Mapping[str, Mapping[int, Outcome]]  # by condition and seed, without the missing runs
@@ -55,13 +54,18 @@ def paired_difference(values: Mapping[int, Outcome], baseline: Mapping[int, Outc
     Returns:
         The mean and its t interval at `LEVEL`; None where they have no seed in common.
     """
-    differences = [values[seed].value - baseline[seed].value for seed in sorted(values.keys() & baseline.keys())]
+    return paired(*({seed: run.value for seed, run in runs.items()} for runs in (values, baseline)))
+
+
+def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """Return `paired_difference` of values by seed."""
+    differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
     if not differences:
         return None
     mean, pairs = statistics.fmean(differences), len(differences)
     if pairs == 1:
         return Difference(mean, None, 1)
-    half = float(t.ppf((1 + LEVEL) / 2, pairs - 1) * sem(differences))
+    half = half_interval(differences)
     return Difference(mean, (mean - half, mean + half), pairs)
 
 

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from train.config.options import is_of
 from train.experiments.comparison import Condition, Outcomes
 
 Rows = list[dict[str, Any]]  # of one run
@@ -45,6 +46,15 @@ def price_tables(conditions: Sequence[Condition], outcomes: Outcomes) -> Iterato
         if len({row["epoch"] for row in runs[0]}) > 1:
             yield f"The same after each epoch, of {name}:\n\n{by_epoch(runs)}"
             yield f"After the last epoch, by the age of the remembered map:\n\n{by_age(runs)}"
+
+
+def is_row(row: Any) -> bool:
+    """Return whether a value, from a file, is a row of `train.analysis.prices`."""
+    return (
+        isinstance(row, dict)
+        and is_of(tuple(row.get(key) for key in ("map", "epoch", "age")), tuple[str, int, int])
+        and all(key in row and is_of(row[key], float | None) for key in COLUMNS)
+    )
 
 
 def by_epoch(runs: list[Rows]) -> str:

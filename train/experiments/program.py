@@ -8,15 +8,16 @@ import fnmatch
 import itertools
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from pipelines import Dataset, find_dataset
 from train.benchmarks.measuring import environment
 from train.cli.checks import check
-from train.cli.parser import at_least
+from train.cli.parser import HelpFormatter, at_least
 from train.data.loaders import absolute, resolve_for_data, shares_images
 from train.data.settings import SETTINGS
 from train.engine.files import write_json
@@ -25,14 +26,14 @@ from train.errors import UserError, did_you_mean
 from train.experiments import advice, detection
 from train.experiments.comparison import Condition, Outcome, differences, sentences, table
 from train.experiments.conditions import EXPERIMENTS, Experiment
+from train.experiments.methods import program as methods
 from train.experiments.prices import price_tables
-from train.experiments.tasks import Task, run_all, threads_of
+from train.experiments.tasks import Task, add_jobs, run_all, threads_of
 from train.tasks.reid.config import ReidConfig
 from train.tasks.reid.data import find_reid
 from train.tasks.reid.figures import embedded_figures
 
-# Experiments of several stages, by name; each module has a DESCRIPTION, and runs itself.
-DETECT, ADVISE = "detect", "advise"
+DETECT, ADVISE, METHODS = "detect", "advise", "methods"  # which have programs of their own
 MEASURED = (
     "Disagreement: the saliency loss in eval mode after training, on 1000 of those images and their transformed copies,"
     " the same for all rows with one transformation (`python -m train agreement`). Of unrelated maps: of a copy and"
@@ -150,46 +151,57 @@ def _selected(condition: Condition, patterns: list[str]) -> bool:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=[*EXPERIMENTS, DETECT, ADVISE], help="which experiment")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="the images, as for training (required, but for reid: the embedded figures); of detect, photographs with"
-        " boxes in Pascal VOC's layout (default: the embedded scenes alone)",
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the experiment (default: runs/NAME)")
+    commands = parser.add_subparsers(title="experiments", required=True, dest="name", metavar="EXPERIMENT")
+    for name, each in (EXPERIMENTS | {DETECT: detection.EXPERIMENT}).items():
+        command = commands.add_parser(name, **_described(each.description, f"{each.description}.\n\n{__doc__}"))
+        _add_own(command, name, each)
+        if name == DETECT:
+            command.add_argument(
+                "--detection-epochs",
+                type=at_least(1),
+                help="of each run of detection (default: {scenes} for scenes, {data} otherwise)".format(
+                    **detection.DETECTION_EPOCHS
+                ),
+            )
+    command = commands.add_parser(ADVISE, **_described(advice.DESCRIPTION, str(advice.__doc__)))
+    _add_common(command, ADVISE, seeds=advice.SEEDS)
+    command.epilog = _epilog(advice.DURATION, "settings", SETTINGS)
+    methods.add_options(commands.add_parser(METHODS, **_described(methods.DESCRIPTION, str(methods.__doc__))))
+
+
+def _described(summary: str, description: str) -> dict[str, Any]:
+    return {"help": summary, "description": description, "formatter_class": HelpFormatter}
+
+
+def _epilog(duration: str, rows: str, names: Iterable[str]) -> str:
+    return f"By default about {duration}.\n\n{rows}:\n" + "\n".join(f"  {name}" for name in names)
+
+
+def _add_own(parser: argparse.ArgumentParser, name: str, experiment: Experiment) -> None:
+    """Add the options of an experiment on one data set, with its conditions at the end of the help."""
+    data = {
+        DETECT: "photographs with boxes in Pascal VOC's layout (default: the embedded scenes alone)",
+        "reid": "the images, as for training (default: the embedded figures)",
+    }
+    parser.add_argument("--data", metavar="DIR", help=data.get(name, "the images, as for training (required)"))
+    parser.add_argument("--epochs", type=at_least(1), help=f"of each run (default: {experiment.epochs})")
+    images = experiment.train_images or "all"
+    parser.add_argument("--train-images", type=at_least(0), help=f"of each run; 0: all (default: {images})")
+    _add_common(parser, name, seeds=experiment.seeds)
+    parser.epilog = _epilog(experiment.duration, "conditions", (condition.name for condition in experiment.conditions))
+
+
+def _add_common(parser: argparse.ArgumentParser, name: str, *, seeds: int) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the experiment (default: runs/{name})")
     parser.add_argument("--model", default="small", help="as for training (default: %(default)s)")
-    parser.add_argument("--epochs", type=at_least(1), help="of each run (default: the experiment's, see below)")
-    parser.add_argument("--train-images", type=at_least(0), help="of each run; 0: all (default: the experiment's)")
-    parser.add_argument("--seeds", type=at_least(1), help="runs of each condition (default: the experiment's)")
-    parser.add_argument(
-        "--jobs",
-        type=at_least(1),
-        default=1 if torch.cuda.is_available() else 2,
-        help="runs in parallel, which share the CPU cores, or have as many threads each as OMP_NUM_THREADS states"
-        " (default: 2; 1 with a GPU)",
-    )
+    parser.add_argument("--seeds", type=at_least(1), help=f"runs of each condition (default: {seeds})")
+    add_jobs(parser)
     parser.add_argument(
         "--only",
         nargs="+",
         default=["*"],
         metavar="PATTERN",
         help="run these conditions alone, such as 'cutout*' (default: all)",
-    )
-    parser.add_argument(
-        "--detection-epochs", type=at_least(1), help="of each run of detection (default: 9 for scenes, 20 otherwise)"
-    )
-    sizes = f"{detection.EPOCHS} epochs of the backbones, {detection.SEEDS} seeds: about {detection.DURATION}"
-    parser.epilog = "\n\n".join(
-        f"{name}: {e.description}.\n  By default {e.epochs} epochs of {e.train_images or 'all'} images, {e.seeds}"
-        f" seeds: about {e.duration}.\n" + "\n".join(f"    {c.name}" for c in e.conditions)
-        for name, e in EXPERIMENTS.items()
-    )
-    rows = "\n".join(f"    {c.name}" for c in detection.CONDITIONS)
-    parser.epilog += f"\n\n{DETECT}: {detection.DESCRIPTION}.\n  By default {sizes}.\n{rows}"
-    rows = "\n".join(f"    {name}" for name in SETTINGS)
-    parser.epilog += (
-        f"\n\n{ADVISE}: {advice.DESCRIPTION}.\n  By default {advice.SEEDS} seeds: about {advice.DURATION}.\n{rows}"
     )
 
 
@@ -202,6 +214,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UserError, DataError: the data or an option cannot be used, or the folder holds other runs.
     """
+    if options.name == METHODS:
+        return methods.run(options)
     if options.name == ADVISE:
         known = list(SETTINGS)
     else:
@@ -213,8 +227,6 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"--only {pattern}: no such condition; there are {', '.join(known)}{hint}")
     if options.name == DETECT:
         return detection.run(options)
-    if options.detection_epochs is not None:
-        raise UserError(f"--detection-epochs is for experiment {DETECT}; got {options.name}")
     if options.name == ADVISE:
         return advice.run(options)
     experiment = EXPERIMENTS[options.name]

@@ -1,8 +1,10 @@
 """Runs as tasks: started or resumed in a process each, several in parallel, and stopped together."""
 
+import argparse
 import fcntl
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -11,12 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from tqdm import tqdm
 
 import train
-from train.cli.parser import flags_of
+from train.cli.parser import at_least, flags_of
+from train.config.options import is_of
 from train.config.run import ResolvedRun
 from train.engine.checkpoint import LAST
 from train.engine.log import LOG, read_log
@@ -24,10 +28,12 @@ from train.engine.stopping import StopSignal
 from train.engine.task import task_of
 from train.errors import UserError
 from train.experiments.comparison import Condition, Outcome
+from train.experiments.prices import is_row
 
 OUTPUT = "output.txt"  # in a run's folder: its output
 # As `python -m train`, which would run a train.py in the user's folder.
 _PROGRAM = "import sys; sys.path[0] = sys.argv.pop(1); from train.__main__ import main; sys.exit(main())"
+T = TypeVar("T")
 MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
 
 
@@ -67,18 +73,39 @@ class Task(NamedTuple):
         return records if records and records[-1]["epoch"] == self.config.epochs else None
 
     def unmeasured(self) -> bool:
-        """Return whether the run is finished, but not yet measured."""
-        return bool(self.condition.measured) and not self._measurement.is_file() and self.log() is not None
+        """Return whether the run is finished, but not yet measured, or an evaluation was with other options."""
+        return self._measured() is None and self.log() is not None
 
     def measurement(self) -> dict[str, Any] | None:
         """Return what was measured on the run in the folder; None where it is not, or is not to be."""
-        if not self.condition.measured or not self._measurement.is_file():
+        if not self.condition.measured or self._measured() is None:
             return None
-        return json.loads(self._measurement.read_text())
+        return json.loads(self._measurement.read_bytes())
 
     @property
     def _measurement(self) -> Path:
         return self.folder / f"{self.condition.measured[0]}.json"
+
+    def _measured(self) -> dict[str, Any] | None:
+        """Return the fields of the outcome that are measured after the training; None where that is still to be done.
+
+        A file that is damaged is measured again: that takes minutes, and the run that it is of is there.
+        """
+        if not self.condition.measured:
+            return {}
+        try:
+            found = json.loads(self._measurement.read_bytes())
+            if self.condition.measured[0] == "prices":
+                return {"prices": _require(found["rows"], bool(found["rows"]) and all(map(is_row, found["rows"])))}
+            if self.condition.measured[0] == "evaluate":
+                own_options = shlex.join(self.condition.measured[1:]) in found["command"]
+                return {"evaluation": _require(of_evaluation(found["runs"][0]), own_options)}
+            if self.condition.measured[0] == "advise":
+                return _require({}, bool(found["advice"]))
+            means = (found["own"]["mean"], found["unrelated"]["mean"])
+            return {"maps": _require(means, is_of(means, tuple[float, ...]))}
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
 
     def outcome(self) -> Outcome | None:
         """Return the outcome of the run in the folder; None where it is not finished, or not measured.
@@ -86,21 +113,18 @@ class Task(NamedTuple):
         Raises:
             UserError: the folder holds a run with other settings.
         """
-        records = self.log()
-        if records is None or self.unmeasured():
+        records, measured = self.log(), self._measured()
+        if records is None or measured is None:
             return None
         seconds = [record["seconds"] for record in records]
-        outcome = Outcome(records[-1][task_of(self.config).metric], sum(seconds), statistics.median(seconds))
+        outcome = Outcome(
+            records[-1][task_of(self.config).metric], sum(seconds), statistics.median(seconds), **measured
+        )
         outcome = outcome._replace(rank1=records[-1].get("val_rank1"))
         if "region_area" in records[0]:
             area = statistics.fmean(record["region_area"] for record in records)
             outcome = outcome._replace(region_area=100 * area)
-        found = self.measurement()
-        if found is None or self.condition.measured[0] == "advise":
-            return outcome
-        if self.condition.measured[0] == "prices":
-            return outcome._replace(prices=found["rows"])
-        return outcome._replace(maps=(found["own"]["mean"], found["unrelated"]["mean"]))
+        return outcome
 
     def start(self, threads: int) -> subprocess.Popen:
         """Start the run, resume it where it has a checkpoint, or measure it where it is finished.
@@ -112,12 +136,16 @@ class Task(NamedTuple):
             UserError: another process is still training it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        unmeasured = self.unmeasured()
+        if unmeasured and self._measurement.exists():
+            reason = "is damaged, or was made with other options"
+            tqdm.write(f"warning: {self._measurement} {reason}: it is measured again", file=sys.stderr)
         with open(self.folder / OUTPUT, "ab") as output:
             try:  # the run has the lock by its stdout, until it ends
                 fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.folder}: this run is still under way in another process") from None
-            command = self._measuring() if self.unmeasured() else self._training(threads)
+            command = self._measuring() if unmeasured else self._training(threads)
             return subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(Path(train.__file__).parent.parent), *command],
                 stdin=subprocess.DEVNULL,
@@ -140,6 +168,38 @@ class Task(NamedTuple):
         return [self.config.task, *flags, f"--workers={threads}", f"--out={self.folder}"]
 
 
+def _require(value: T, holds: bool) -> T:
+    if not holds:
+        raise ValueError
+    return value
+
+
+def of_evaluation(found: dict[str, Any]) -> dict[str, float | None]:
+    """Return what experiments compare of the evaluation of a run, in per cent; None: not measured.
+
+    "top1"; "calibration", the error in 15 bins; "corruption", the mean accuracy over the corruptions.
+    """
+    parts = {
+        "top1": ("accuracy", "top1"),
+        "calibration": ("calibration", "error"),
+        "corruption": ("corruptions", "mean"),
+    }
+    return {
+        name: 100 * found[part][key] if found.get(part) is not None else None for name, (part, key) in parts.items()
+    }
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the option that states how many runs are under way at once."""
+    parser.add_argument(
+        "--jobs",
+        type=at_least(1),
+        default=1 if torch.cuda.is_available() else 2,
+        help="runs in parallel, which share the CPU cores, or have as many threads each as OMP_NUM_THREADS states"
+        " (default: 2; 1 with a GPU)",
+    )
+
+
 def threads_of(jobs: int) -> int:
     """Return the threads of each run: those that OMP_NUM_THREADS states, or its share of the CPU cores."""
     stated = os.environ.get("OMP_NUM_THREADS", "")
@@ -159,6 +219,7 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
     """
     waiting, status = deque(tasks), 0
     running: dict[subprocess.Popen, Task] = {}
+    measured: set[Path] = set()  # the folders of runs that are not to be measured once more
     bar = tqdm(total=total, initial=total - len(tasks), unit="run", disable=None)
     with StopSignal() as stop, bar:
         passed_on = False
@@ -174,7 +235,8 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
                         process.send_signal(signal.SIGINT)
                 for process in [p for p in running if p.poll() is not None]:
                     task = running.pop(process)
-                    if process.returncode == 0 and task.unmeasured():
+                    if process.returncode == 0 and task.unmeasured() and task.folder not in measured:
+                        measured.add(task.folder)
                         waiting.appendleft(task)
                     elif process.returncode == 0 and (outcome := task.outcome()):
                         bar.update()

@@ -10,8 +10,10 @@ from torch import nn
 from train.errors import UserError
 from train.models.cifar import CIFAR_MODELS
 from train.models.small import small
+from train.models.vit import vit_small
 
-OWN: dict[str, Callable[..., nn.Module]] = {"small": small, **CIFAR_MODELS}
+OWN: dict[str, Callable[..., nn.Module]] = {"small": small, "vit_small": vit_small, **CIFAR_MODELS}
+FOR_A_SIZE = ("vit_small",)  # of OWN: built for the images' size, whatever it is
 FIRST_BLOCK = {"small": "3"}  # ends of the first blocks that dali_salaug does not find by itself
 
 
@@ -78,7 +80,7 @@ def origin(name: str, num_classes: int, image_size: int | None) -> Origin:
     check_model(name)
     options: dict[str, Any] = {"num_classes": num_classes}
     if name in OWN:
-        return Origin("dali_salaug", name, options)
+        return Origin("dali_salaug", name, options | ({"image_size": image_size} if name in FOR_A_SIZE else {}))
     if name not in _torchvision_names():
         return Origin("timm", name.removeprefix("timm/"), options)
     if name.startswith("vit_") and image_size is not None:
@@ -92,14 +94,16 @@ def build_model(name: str, num_classes: int, image_size: int | None) -> nn.Modul
     """Build an untrained classifier, from images (B, 3, H, W), floating point, to logits (B, num_classes).
 
     Args:
-        name: "small", a name of CIFAR_MODELS, a torchvision classification model, or one of timm's ("timm/NAME", or
-            NAME where torchvision has no model of that name), which may have the tag of its weights ("NAME.TAG").
+        name: "small", "vit_small", a name of CIFAR_MODELS, a torchvision classification model, or one of timm's
+            ("timm/NAME", or NAME where torchvision has no model of that name), which may have the tag of its weights
+            ("NAME.TAG").
         num_classes: number of logits.
-        image_size: H = W in pixels, for torchvision's vision transformers; None: the one that they are made for.
-            Others take any size, or have one of their own.
+        image_size: H = W in pixels, for vision transformers, "vit_small" and torchvision's; None: the one that they are
+            made for. Others take any size, or have one of their own.
 
     Raises:
         UserError: the name is unknown. The message has the closest ones.
+        ValueError: the model cannot be built for the size.
     """
     library, name, options = origin(name, num_classes, image_size)
     if library == "dali_salaug":

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from train.config import Config, ResolvedConfig
-from train.models.registry import build_model
+from train.models.registry import FOR_A_SIZE, build_model
 
 # Sides in pixels that networks are made for.
 SIDES = (32, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 288, 299, 320, 336, 384, 392, 448, 512, 518)
@@ -28,10 +28,12 @@ def takes(model: nn.Module, size: tuple[int, int]) -> bool:
 def only_side(name: str) -> int | None:
     """Return the side of the images that a model is made for, where it takes no other; None where it takes several.
 
+    Or where it can be built for several, and thus for the data's.
+
     Args:
         name: see `build_model`.
     """
-    model = _on_meta(name, None)
+    model = None if name in FOR_A_SIZE else _on_meta(name, None)
     if model is None:
         return None
     taken = list(islice((side for side in SIDES if takes(model, (side, side))), 2))  # a second one decides

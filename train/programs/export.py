@@ -3,8 +3,8 @@
 The file loads into torchvision's or timm's own constructor, without this project; the early head is left out. Its
 header has the classes, the normalisation, the image size and the code that loads it, which is printed too. Models that
 are in neither library (small, and the CIFAR forms except resnet18_cifar, which is torchvision's with another stem) load
-into train.models.registry.OWN[NAME](num_classes=N). The card is a README.md as model hubs read it: figures, data,
-method, configuration, and how to load the weights.
+into train.models.registry.OWN[NAME](num_classes=N); vit_small is torchvision's VisionTransformer. The card is a
+README.md as model hubs read it: figures, data, method, configuration, and how to load the weights.
 """
 
 import argparse
@@ -21,10 +21,12 @@ from torch import nn
 from dali_salaug import __version__
 from train.analysis.trained import Trained, load_best
 from train.cli.parser import add_run, check_writable
+from train.config.options import is_of
 from train.engine import checkpoint
 from train.engine.files import atomic_write
 from train.errors import UserError, first_line
 from train.models.registry import Origin, origin
+from train.models.vit import arguments
 from train.programs.model_card import card_path, model_card
 
 SUFFIX = ".safetensors"
@@ -50,6 +52,10 @@ def loading_code(made: Origin, file_name: str) -> str:
     options = ", ".join(f"{name}={value!r}" for name, value in made.options.items())
     if made.name == "resnet18_cifar":
         code = _RESNET18_CIFAR.format_map(made.options)
+    elif made.name == "vit_small":
+        sizes = ", ".join(f"{name}={value}" for name, value in arguments(**made.options).items())
+        code = "from safetensors.torch import load_file\nfrom torchvision.models import VisionTransformer\n\n"
+        code += f"model = VisionTransformer({sizes})\n"
     elif made.library == "dali_salaug":
         code = "from safetensors.torch import load_file\n"
         code += "from train.models.registry import OWN  # of the project dali_salaug, installed from its repository\n\n"
@@ -80,7 +86,7 @@ def facts_of(trained: Trained, best: Path) -> dict[str, Any]:
         UserError: the file is not the best network of a run.
     """
     state = checkpoint.load(best)
-    if not isinstance(state.get("epoch"), int) or not isinstance(state.get("val_top1"), float | int):
+    if not is_of(state.get("epoch"), int) or not is_of(state.get("val_top1"), float):
         raise UserError(f"{best}: not the best network of a run; pass the run's folder, or its best.pt")
     made = origin(trained.config.model, len(trained.classes), trained.config.image_size)
     return {

@@ -10,6 +10,7 @@ import yaml
 from dali_salaug import METHODS
 from dali_salaug.methods import MethodEntry
 from train.config import ResolvedConfig
+from train.config.options import is_of
 from train.engine.log import LOG, read_log
 from train.errors import UserError
 
@@ -97,7 +98,7 @@ def _figures(facts: Mapping[str, Any], run: Path) -> str:
     except (OSError, UserError):  # best.pt alone was copied; it has the accuracy
         lines = []
     logged: dict[str, Any] = next((line for line in reversed(lines) if line["epoch"] == facts["epoch"]), {})
-    values = {name: logged[name] for name in _FIGURES if isinstance(logged.get(name), int | float)}
+    values = {name: logged[name] for name in _FIGURES if is_of(logged.get(name), float)}
     values["val_top1"] = facts["val_top1"]
     rows = [f"| {words} | {values[name]:.4g} |" for name, words in _FIGURES.items() if name in values]
     return "\n".join(["| on the validation images | |", "| --- | --- |", *rows]) + "\n"

@@ -29,9 +29,9 @@ from train.cli.checks import check
 from train.cli.parser import SEED, add_option, add_run, at_least, check_writable, stated
 from train.config import Config
 from train.data.loaders import validation_folder, validation_images
-from train.engine.pictures import REGION, of_different_classes
-from train.engine.stage import make_stage
 from train.errors import UserError
+from train.tasks.classification.pictures import REGION, of_different_classes
+from train.tasks.classification.stage import make_stage
 
 SIDE = 192  # of an image on the page, in pixels, as are all lengths below
 GAP, PAIR_GAP, MARGIN = 6, 22, 10  # between the images of a pair, between pairs, around all

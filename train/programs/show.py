@@ -27,9 +27,9 @@ from train.cli.checks import check_effect
 from train.cli.parser import SEED, add_option, at_least, check_writable, names_of_methods, stated
 from train.config import ResolvedConfig
 from train.data.loaders import validation_folder
-from train.engine.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
-from train.engine.stage import make_stage
 from train.errors import UserError
+from train.tasks.classification.pictures import Column, contact_sheet, draw_sheet, mixed_labels, of_different_classes
+from train.tasks.classification.stage import make_stage
 
 OPTIONS = (  # of Config
     "method",

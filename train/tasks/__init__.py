@@ -1,1 +1,1 @@
-"""The tasks beyond classification: each with its options, loaders, objective and metrics."""
+"""The tasks: each with its loaders, objective and metrics, on the engine."""

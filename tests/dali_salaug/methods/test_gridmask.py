@@ -42,6 +42,7 @@ def test_it_hides_one_square_in_each_unit(draw_masks):
         ({"unit": (0.5, 0.2)}, r"unit must be \(least, greatest\) with 0 < least <= greatest"),
         ({"ratio": 1.5}, r"ratio must be a number in \[0, 1\]; got 1.5"),
         ({"rotate": 0}, "rotate must be a whole number of degrees from 1 to 360; got 0"),
+        ({"rotate": True}, "rotate must be .*; got True"),
         ({"fill": "mean"}, "fill must be a number"),
     ],
 )

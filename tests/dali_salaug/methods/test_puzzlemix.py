@@ -217,7 +217,7 @@ def test_an_image_alone_may_only_be_itself():
     torch.testing.assert_close(targets, torch.tensor([[0.0, 0, 1, 0]]))
 
 
-@pytest.mark.parametrize("blocks", [(), (1, 2), (4, 6), (2.0, 4), 4])
+@pytest.mark.parametrize("blocks", [(), (1, 2), (4, 6), (2.0, 4), 4, (True, 2)])
 def test_bad_blocks_are_named(blocks):
     with pytest.raises(ValueError, match="blocks must be whole numbers from 2, each dividing the largest; got"):
         PuzzleMix(3, blocks=blocks)

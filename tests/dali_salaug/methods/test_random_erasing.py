@@ -113,6 +113,8 @@ def test_keep_random_erasing_spares_what_is_salient_and_keeps_the_sizes():
         ({"area": (0.5, 1.0)}, "area must be"),
         ({"area": 0.2}, r"area must be \(least, greatest\) .*; got 0.2"),
         ({"aspect": (0.0, 2.0)}, "aspect must be"),
+        ({"aspect": (0.5, True)}, r"aspect must be .*; got \(0.5, True\)"),
+        ({"aspect": ("0.5", 2.0)}, r"aspect must be .*; got \('0.5', 2.0\)"),
         ({"tau": -1}, "tau must be"),
     ],
 )

@@ -136,6 +136,7 @@ def test_default_size_follows_the_image():
         (lambda i, a, s: selective_cut(i, s, 17), "at most 16×16 pixels here; got a region of 17×17"),
         (lambda i, a, s: selective_paste(i, a, s, (4, 20)), "got a region of 4×20"),
         (lambda i, a, s: selective_cut(i, s, 0), "size must be a positive whole number"),
+        (lambda i, a, s: selective_cut(i, s, (4, True)), "size must be .* got \\(4, True\\)"),
         (lambda i, a, s: selective_cut(i, s, 2.5), "size must be .* got 2.5"),
         (lambda i, a, s: selective_cut(i, s, 4, border="wrap"), "border must be one of 'inside', 'clip'; got 'wrap'"),
         (lambda i, a, s: selective_cut(i, s[:1], 4), "saliency must be .* B = 2 .* got float32"),

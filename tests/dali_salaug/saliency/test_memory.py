@@ -218,6 +218,9 @@ def test_imagenet_takes_at_most_350_megabytes():
         ({"grid": (3, 4, 5)}, "grid must be a whole number of cells, or"),
         ({"dtype": "int8"}, "dtype must be one of 'uint8', 'float16'; got 'int8'"),
         ({"share": 0}, r"share must be a number in \(0, 1\]; got 0"),
+        ({"share": True}, r"share must be a number in \(0, 1\]; got True"),
+        ({"device": "gpu"}, "device must be a device that torch can use here, .*; got 'gpu' \\(Expected one of cpu, "),
+        ({"device": None}, "device must be a device that torch can use here, .*; got None"),
         ({"max_age": 0}, "max_age must be a whole number of epochs, or None, 1 or more; got 0"),
     ],
 )
@@ -234,6 +237,8 @@ def test_what_is_passed_is_checked():
         memory.read(torch.rand(2), VIEWS[:2])
     with pytest.raises(ValueError, match="state must have the keys"):
         memory.load_state_dict({"maps": 1})
+    with pytest.raises(ValueError, match=r"device must be a device that torch can use here, .*; got 'gpu'"):
+        memory.to("gpu")
     with pytest.raises(ValueError, match="maps of the state must be"):
         memory.load_state_dict(SaliencyMemory(5).state_dict())
 

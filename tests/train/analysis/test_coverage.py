@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from train.__main__ import main as program
-from train.analysis.coverage import box_shares, read_boxes, view
+from train.analysis.coverage import box_shares, read_boxes, upright_size, view
 from train.errors import UserError
 
 
@@ -38,13 +38,18 @@ def test_shares_against_counting_pixels() -> None:
     assert shares.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (90, 60), (60, 90), (48, 200)])
-def test_the_box_goes_with_its_object_through_the_resize(width: int, height: int, tmp_path: Path) -> None:
-    """Oracle: paint the box white on black, resize, and look where it is."""
+@pytest.mark.parametrize(
+    ("width", "height", "turns"), [(64, 64, 0), (90, 60, 0), (60, 90, 0), (48, 200, 0), (90, 60, 1), (60, 90, 2)]
+)
+def test_the_box_goes_with_its_object_through_the_resize(width: int, height: int, turns: int, tmp_path: Path) -> None:
+    """Oracle: paint the box white on black, resize, and look where it is. Files may be on their side or head."""
     y0, x0, y1, x1 = height // 2 - 9, width // 2 - 13, height // 2 + 12, width // 2 + 10
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[y0:y1, x0:x1] = 255
-    Image.fromarray(pixels).save(tmp_path / "x.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = (1, 6, 3)[turns]  # to be turned by a quarter, clockwise, so many times
+    Image.fromarray(np.rot90(pixels, turns)).save(tmp_path / "x.png", exif=exif)
+    assert upright_size(str(tmp_path / "x.png")) == (width, height)
     seen, box = view(str(tmp_path / "x.png"), (y0, x0, y1, x1), 96)
     assert seen.shape == (96, 96, 3)
     rows, columns = np.nonzero(seen[:, :, 0] > 127)
@@ -55,6 +60,15 @@ def test_a_box_outside_of_the_central_crop_is_empty(tmp_path: Path) -> None:
     Image.new("RGB", (200, 50)).save(tmp_path / "x.png")
     _, (top, left, bottom, right) = view(str(tmp_path / "x.png"), (0, 0, 50, 20), 50)
     assert (bottom - top) * (right - left) == 0
+
+
+def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"<html>")
+    for read in (upright_size, lambda path: view(path, (0, 0, 50, 20), 50)):
+        with pytest.raises(UserError, match=r"x\.png: cannot decode the image: it is no image of a known format"):
+            read(str(tmp_path / "x.png"))
+        with pytest.raises(UserError, match=r"y\.png: cannot decode the image: No such file"):
+            read(str(tmp_path / "y.png"))
 
 
 def test_boxes_are_inclusive_in_the_file(tmp_path: Path) -> None:

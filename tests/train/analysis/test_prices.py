@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from train.__main__ import main as program
 from train.analysis.precision import RULES, Rule
@@ -76,28 +76,32 @@ def test_regions_against_loops(rule: Rule, cells: int) -> None:
 
 
 def test_boxes_are_where_the_loader_puts_the_object(tmp_path: Path) -> None:
-    """Oracle: paint the box white on black, and look where it is in the loader's image."""
+    """Oracle: paint the box white on black, and look where it is in the loader's image. The last file is turned."""
     table = ["path\tx0\ty0\tx1\ty1"]
-    for number, (width, height) in enumerate([(64, 64), (90, 60), (60, 90)]):
+    for number, (width, height) in enumerate([(64, 64), (90, 60), (60, 90), (90, 60)]):
         path = tmp_path / "data" / "train" / "a" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         y0, x0, y1, x1 = height // 2 - 9, width // 2 - 13, height // 2 + 12, width // 2 + 10
         pixels = np.zeros((height, width, 3), np.uint8)
         pixels[y0:y1, x0:x1] = 255
-        Image.fromarray(pixels).save(path)
+        exif = Image.Exif()
+        if number == 3:
+            exif[ExifTags.Base.Orientation] = 8  # to be turned by a quarter, anticlockwise
+            pixels = np.rot90(pixels, -1)
+        Image.fromarray(pixels).save(path, exif=exif)
         table.append(f"train/a/{number}.png\t{x0}\t{y0}\t{x1 - 1}\t{y1 - 1}")
     Image.new("RGB", (20, 20)).save(path.parent / "without.png")
     (tmp_path / "data" / "boxes.tsv").write_text("\n".join(table) + "\n")
-    config = resolve_for_data(Config(data=str(tmp_path / "data"), image_size=48, device="cpu", batch_size=4))
+    config = resolve_for_data(Config(data=str(tmp_path / "data"), image_size=48, device="cpu", batch_size=5))
     training = make_loader(config, train=True).dataset
     loader = make_loader(config, train=False, dataset=training, with_views=True, mean=(0.0,) * 3, std=(1.0,) * 3)
     (batch,) = loader
     objects = objects_of(training, None, batch, 48)
     assert objects is not None
-    for image, box in zip(batch.images[:3], objects[:3], strict=True):
+    for image, box in zip(batch.images[:4], objects[:4], strict=True):
         rows, columns = np.nonzero(image[0].numpy() > 0.5)
         assert box.tolist() == pytest.approx([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1], abs=1)
-    assert objects[3].tolist() == [0, 0, 0, 0]
+    assert objects[4].tolist() == [0, 0, 0, 0]
     (tmp_path / "data" / "boxes.tsv").unlink()
     assert objects_of(training, None, batch, 48) is None
 

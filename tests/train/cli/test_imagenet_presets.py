@@ -10,9 +10,9 @@ import yaml
 from dali_salaug import METHODS
 from train.cli import presets
 from train.config import Config, ResolvedConfig
-from train.engine.stage import make_stage
 from train.models.registry import build_model
 from train.programs.train import main
+from train.tasks.classification.stage import make_stage
 
 PRESETS: dict[str, dict[str, Any]] = {
     name.removeprefix("imagenet-"): yaml.safe_load(path.read_text())

@@ -15,7 +15,9 @@ from torch import nn
 
 from pipelines import Batch
 from train.__main__ import main
-from train.engine import classification, network, objective, run
+from train.engine import network, run
+from train.tasks.classification import objective
+from train.tasks.classification import task as classification
 
 
 def without_batch_norm(name: str, classes: int, image_size: int) -> nn.Module:

@@ -162,6 +162,7 @@ def test_what_is_no_file_of_weights(kind: str, says: str, tmp_path: Path) -> Non
         ({"mean": "[0.5, 0.5]"}, r"its normalisation is \[0.5, 0.5\]"),
         ({"std": "[0, 1, 1]"}, "its normalisation divides by almost 0"),
         ({"std": "[1e-300, 1, 1]"}, "its normalisation divides by almost 0"),
+        ({"std": "[true, 0.5, 0.5]"}, r"its normalisation is \[True, 0.5, 0.5\]"),
         ({"mean": "[NaN, 0, 0]"}, r"its normalisation is \[nan, 0, 0\]"),
         ({"model": "resnt18"}, "its model is 'resnt18', which is unknown here"),
         ({"classes": None}, "'classes' is missing"),

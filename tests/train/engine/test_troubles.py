@@ -23,10 +23,10 @@ from train.engine import checkpoint
 from train.engine.files import lock_folder
 from train.engine.loader_wait import LoaderWait
 from train.engine.memory import is_out_of_memory, out_of_memory
-from train.engine.objective import PlainObjective
 from train.engine.run import Run
 from train.errors import UserError
 from train.programs.train import main
+from train.tasks.classification.objective import PlainObjective
 
 Given = dict[str, Any]
 

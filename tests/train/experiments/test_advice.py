@@ -10,6 +10,7 @@ import yaml
 
 import train.data.settings
 from train.__main__ import main as program
+from train.cli.commands import run as command
 from train.data.settings import SETTINGS
 from train.errors import UserError
 from train.experiments import advice
@@ -97,18 +98,6 @@ def test_probes_advice_and_the_runs_that_follow(
     assert run("--seeds", "2") == (0, [])
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--only", "shade"], "--only shade: no such condition; there are corner, mark, short, tone, covered"),
-        (["--epochs", "2"], "--epochs is not for experiment advise, whose settings state it; got 2"),
-        (["--train-images", "0"], "--train-images is not for experiment advise, whose settings state it; got 0"),
-        (["--data", "x"], "--data is not for experiment advise, whose settings state it; got x"),
-        (["--detection-epochs", "2"], "--detection-epochs is for experiment detect; got advise"),
-    ],
-)
-def test_what_is_refused(words: list[str], message: str) -> None:
-    from train.cli.commands import run
-
-    with pytest.raises(UserError, match=message):
-        run(["experiment", "advise", *words])
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(UserError, match="--only shade: no such condition; there are corner, mark, short, tone, cover"):
+        command(["experiment", "advise", "--only", "shade"])

@@ -65,7 +65,6 @@ def test_the_table(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["keepaugment"], "--data is required: this experiment has no embedded images"),
-        (["semi", "--data", "x", "--detection-epochs", "2"], "--detection-epochs is for experiment detect; got semi"),
         (["detect", "--only", "mixup"], "--only mixup: no such condition; there are none, cutout"),
     ],
 )

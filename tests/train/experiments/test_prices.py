@@ -1,9 +1,14 @@
 """The tables of what the maps choose, from rows that are written by hand."""
 
+import json
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from train.experiments.comparison import Condition, Outcome
 from train.experiments.prices import price_tables
+from train.experiments.tasks import Task
 
 CONDITIONS = [Condition("plain", {}), Condition("kept", {}, measured=("prices",))]
 
@@ -52,3 +57,19 @@ def test_without_boxes_other_epochs_or_rows() -> None:
     assert tables[0].splitlines()[2] == "| kept | scaled | 80.0 | 60.0 |"
     assert not list(price_tables(CONDITIONS, outcomes()))
     assert not list(price_tables(CONDITIONS[:1], outcomes(rows(0, 0.1))))
+
+
+WHOLE = json.dumps({"rows": rows(0, None)})
+
+
+@pytest.mark.parametrize("content", [
+    "", "{", "[]", "null", "9" * 5000, "[" * 10**5, WHOLE[:-9], '{"rows": []}', '{"rows": [{}]}', '{"rows": 5}',
+    WHOLE.replace("0.9", '"0.9"'), WHOLE.replace('"epoch": 1', '"epoch": true'), WHOLE.replace('"cut"', '"cat"'),
+])  # fmt: skip
+def test_a_damaged_measurement_counts_as_none(content: str, tmp_path: Path) -> None:
+    task = Task(CONDITIONS[1], 0, tmp_path, {}, None)  # type: ignore[arg-type]  # the configuration is not read
+    assert task._measured() is None
+    (tmp_path / "prices.json").write_text(content)
+    assert task._measured() is None
+    (tmp_path / "prices.json").write_text(WHOLE)
+    assert task._measured() == {"prices": rows(0, None)}

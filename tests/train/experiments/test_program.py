@@ -69,6 +69,7 @@ def test_a_table_and_what_stands_under_it(
             assert condition["runs"][str(seed)] == {
                 "value": last["val_top1"],
                 "rank1": None,
+                "evaluation": None,
                 "seconds": pytest.approx(first["seconds"] + last["seconds"]),
                 "seconds_per_epoch": pytest.approx((first["seconds"] + last["seconds"]) / 2),
                 "maps": None,
@@ -155,7 +156,7 @@ def test_stopped_and_resumed(options: list[str], tmp_path: Path) -> None:
 
 
 def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A run that is finished and was not measured is measured alone, one that is begun anew is measured again."""
+    """A finished run whose measurement is damaged is measured alone, one that is begun anew is measured again."""
     options = ["consistency", "--data", str(shapes), "--out", str(tmp_path), *TINY, "--seeds", "1"]
     assert program(["experiment", *options, "--only", "cutout-*"]) == 0
     folders = [tmp_path / name / "seed0" for name in ("cutout-class", "cutout-saliency")]
@@ -174,11 +175,13 @@ def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, 
     assert "Disagreement: the saliency loss" in text
 
     log = (folders[0] / "log.jsonl").read_text()
-    (folders[0] / "agreement.json").unlink()
+    (folders[0] / "agreement.json").write_text(json.dumps(measured[0] | {"own": {"mean": "0"}}))
+    capsys.readouterr()
     shutil.rmtree(folders[1])
     (folders[1]).mkdir()
     (folders[1] / "agreement.json").write_text("{}")
     assert program(["experiment", *options, "--only", "cutout-*"]) == 0
+    assert f"warning: {folders[0]}/agreement.json is damaged, or" in capsys.readouterr().err
     assert (folders[0] / "log.jsonl").read_text() == log
     assert [json.loads((folder / "agreement.json").read_text()) for folder in folders] == measured
 

@@ -26,6 +26,7 @@ MODELS = {
     "resnet18": ("--method=cutout",),
     "timm/test_resnet": ("--method=cutout",),
     "resnet18_cifar": ("--method=cutout", "--early-head=auto"),
+    "vit_small": ("--method=cutout",),
     "small": ("--method=cutout", "--early-head=auto"),
 }
 INPUTS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

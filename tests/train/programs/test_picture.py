@@ -14,10 +14,10 @@ from train.analysis.trained import Trained, load_best
 from train.config import Config
 from train.data.shapes import SHAPES, SIDE
 from train.engine import checkpoint
-from train.engine.stage import make_stage
 from train.models.registry import build_model
 from train.programs import picture
 from train.programs.picture import Examples, make_examples
+from train.tasks.classification.stage import make_stage
 
 COUNT, DRAWS = 3, 3
 

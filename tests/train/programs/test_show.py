@@ -19,11 +19,11 @@ from train.cli.parser import names_of_methods
 from train.config import Config
 from train.data.shapes import SHAPES
 from train.engine import checkpoint
-from train.engine.pictures import Column, draw_sheet, mixed_labels, of_different_classes
-from train.engine.stage import make_stage
 from train.errors import UserError
 from train.models.registry import build_model
 from train.programs.show import Sheet, find_images, make_sheet
+from train.tasks.classification.pictures import Column, draw_sheet, mixed_labels, of_different_classes
+from train.tasks.classification.stage import make_stage
 
 SIDE = 32
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

@@ -8,7 +8,7 @@ from train.analysis.advice.signs import AUGMENTATIONS, Measured, augment
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.occlusion import live_map
 from train.analysis.trained import spread_evenly
-from train.engine.pictures import Column, draw_sheet
+from train.tasks.classification.pictures import Column, draw_sheet
 
 IMAGES = 4
 

@@ -17,7 +17,7 @@ from train.analysis.evaluation.images import BATCH, Sample, Subject
 from train.analysis.evaluation.occlusion import corners_around, live_map, occlude, peaks
 from train.analysis.prices import objects_of
 from train.analysis.trained import configure, loader_of
-from train.engine.stage import make_stage
+from train.tasks.classification.stage import make_stage
 
 SQUARE = 4  # the covering square's side is the image's divided by this
 AUGMENTATIONS = ("cutout", "keep_cutout", "randaugment", "keep_randaugment")

@@ -34,8 +34,9 @@ def check_library() -> None:
 
 
 def measure(
-    subjects: Sequence[Subject], sample: Sample, seed: int, processes: int | None = None
-) -> list[dict[str, Any]]:
+    subjects: Sequence[Subject], sample: Sample, seed: int, processes: int | None = None, *,
+    names: Sequence[str] = CORRUPTIONS, severities: Sequence[int] = SEVERITIES,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return the accuracy of networks that see the same images, each image corrupted once for all of them.
 
     Args:
@@ -43,17 +44,19 @@ def measure(
         sample: the images.
         seed: of the corruptions' random numbers.
         processes: that corrupt images; 0: this one; None: one for each CPU, and with one CPU this one.
+        names: of the corruptions.
+        severities: of each.
 
     Returns:
-        For each run: "images"; "clean", the accuracy on the images themselves; "mean" over all corruptions and
-        severities; "groups" and "corruptions", means by name; and "accuracy", by the corruption's name a list, one for
-        each severity. All from 0 to 1.
+        For each run: "images"; "severities"; "clean", the accuracy on the images themselves; "mean" over these
+        corruptions and severities; "groups", of those that have a corruption, and "corruptions", means by name; and
+        "accuracy", by the corruption's name a list, one for each severity. All from 0 to 1.
     """
     if processes is None:
         cores = len(os.sched_getaffinity(0))
         processes = 0 if cores == 1 else cores
     device, count = sample.pixels.device, len(sample)
-    plan = list(itertools.product(CORRUPTIONS, SEVERITIES))
+    plan = list(itertools.product(names, severities))
     hits = torch.zeros(len(subjects), 1 + len(plan), dtype=torch.int64, device=device)
     work = f"{subjects[0].run}{f' and {len(subjects) - 1} more' if len(subjects) > 1 else ''}: corruptions"
     parts = list(sample.batches())
@@ -74,7 +77,7 @@ def measure(
         for place, part, made in _corrupted(plan, sample, seed, processes):
             images = torch.from_numpy(made).permute(0, 3, 1, 2).to(device, non_blocking=True)
             count_hits(1 + place, images, part)
-    return [_summary(row, count) for row in hits.tolist()]
+    return [_summary(row, count, names, severities) for row in hits.tolist()]
 
 
 def _corrupted(
@@ -110,15 +113,17 @@ def _corrupted(
         pool.shutdown(cancel_futures=True)
 
 
-def _summary(hits: list[int], count: int) -> dict[str, Any]:
+def _summary(hits: list[int], count: int, names: Sequence[str], severities: Sequence[int]) -> dict[str, Any]:
     clean, *rest = (number / count for number in hits)
-    each = {name: rest[i * len(SEVERITIES) : (i + 1) * len(SEVERITIES)] for i, name in enumerate(CORRUPTIONS)}
+    each = {name: rest[i * len(severities) : (i + 1) * len(severities)] for i, name in enumerate(names)}
     means = {name: sum(values) / len(values) for name, values in each.items()}
+    groups = {group: [means[name] for name in members if name in means] for group, members in GROUPS.items()}
     return {
         "images": count,
+        "severities": list(severities),
         "clean": clean,
         "mean": sum(means.values()) / len(means),
-        "groups": {group: sum(means[name] for name in names) / len(names) for group, names in GROUPS.items()},
+        "groups": {group: sum(values) / len(values) for group, values in groups.items() if values},
         "corruptions": means,
         "accuracy": each,
     }
@@ -130,28 +135,32 @@ def refusal(subject: Subject) -> str | None:
 
 
 def rows(result: Mapping[str, Any]) -> list[Row]:
+    names, severities = result["corruptions"], result["severities"]
+    counts = [f"{len(values)} {word}" for values, word in ((names, "corruptions"), (severities, "severities"))]
     return [
         Row(PART, "the same images, not corrupted", result["clean"]),
-        Row(PART, "mean of 15 corruptions, 5 severities", result["mean"]),
-        *(Row(PART, f"mean of {group}", result["groups"][group]) for group in GROUPS),
-        *(Row(PART, name.replace("_", " "), result["corruptions"][name]) for name in CORRUPTIONS),
+        Row(PART, f"mean of {', '.join(counts)}", result["mean"]),
+        *(Row(PART, f"mean of {group}", value) for group, value in result["groups"].items()),
+        *(Row(PART, name.replace("_", " "), value) for name, value in names.items()),
     ]
 
 
 def pictures(results: Mapping[str, Mapping[str, Any]]) -> list[Picture]:
     """Return the accuracy of runs, by their titles, at each severity of each corruption."""
+    names = list(next(iter(results.values()))["accuracy"])
     figure, (ax,) = new_figure(1, width=11, height=4)
     for number, (title, result) in enumerate(results.items()):
-        for place, name in enumerate(CORRUPTIONS):
-            at = [place + 0.15 * (severity - 3) for severity in SEVERITIES]
+        for place, name in enumerate(names):
+            at = [place + 0.15 * (severity - 3) for severity in result["severities"]]
             values = [100 * value for value in result["accuracy"][name]]
             label = title if place == 0 else None
             ax.plot(at, values, marker="o", markersize=3, color=colour(number), label=label)
         ax.axhline(100 * result["clean"], color=colour(number), linestyle=":", linewidth=1)
-    ax.set_xticks(range(len(CORRUPTIONS)), [name.replace("_", "\n") for name in CORRUPTIONS], fontsize=8)
-    ax.set(ylabel="accuracy, %", ylim=(0, 100), xlim=(-0.7, len(CORRUPTIONS) - 0.3))
+    ax.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=8)
+    ax.set(ylabel="accuracy, %", ylim=(0, 100), xlim=(-0.7, len(names) - 0.3))
     ax.grid(axis="y", alpha=0.3)
     for text in ax.legend(fontsize=8, ncols=3).get_texts():
         text.set_parse_math(False)
-    caption = "Accuracy under each corruption, from severity 1 (left) to 5 (right); dotted: the images themselves"
+    severities = ", ".join(map(str, next(iter(results.values()))["severities"]))
+    caption = f"Accuracy under each corruption at severities {severities}, from left to right; dotted: no corruption"
     return [picture(caption, figure)]

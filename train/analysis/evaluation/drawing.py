@@ -16,12 +16,20 @@ class Picture(NamedTuple):
     png: bytes
 
 
-def new_figure(count: int, *, width: float, height: float) -> tuple[Figure, list[Any]]:
-    """Return a figure of `count` plots side by side, in inches, and the plots."""
+def new_figure(count: int, *, width: float, height: float, columns: int | None = None) -> tuple[Figure, list[Any]]:
+    """Return a figure of `count` plots, in inches, and the plots.
+
+    Args:
+        columns: plots side by side; None: all of them.
+    """
+    columns = count if columns is None else min(columns, count)
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    plots = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)
+    for unused in plots[count:]:
+        unused.remove()
+    return figure, plots[:count]
 
 
 def colour(number: int) -> str:

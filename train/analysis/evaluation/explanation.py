@@ -14,9 +14,9 @@ from train.analysis.evaluation.drawing import Picture, colour, new_figure, pictu
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
 from train.analysis.trained import spread_evenly
-from train.engine.pictures import Column, draw_sheet
 from train.engine.progress import Progress
 from train.errors import first_line
+from train.tasks.classification.pictures import Column, draw_sheet
 
 PART = "explanation"
 STEPS = 16  # of a curve, each of 1/16 of the pixels

@@ -13,7 +13,7 @@ from pipelines import Dataset
 from train.analysis.prices import objects_of
 from train.analysis.trained import Trained, check_classes, load_best, loader_of
 from train.data.loaders import validation_images
-from train.engine.pictures import of_different_classes
+from train.tasks.classification.pictures import of_different_classes
 
 BATCH = 64
 

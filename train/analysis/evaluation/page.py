@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from train.analysis.evaluation.drawing import Picture
-from train.analysis.evaluation.rows import LEVEL, Group, Row
+from train.analysis.evaluation.rows import Group, Row
+from train.analysis.intervals import LEVEL
 from train.engine.files import atomic_write
 
 _STYLE = """

@@ -22,6 +22,7 @@ import torch
 
 from dali_salaug import __version__
 from train.analysis.evaluation import accuracy, attacks, calibration, corruptions, explanation, occlusion, page
+from train.analysis.evaluation.corrupting import CORRUPTIONS, SEVERITIES
 from train.analysis.evaluation.drawing import Picture
 from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject
 from train.analysis.evaluation.rows import Group, Row, mean_over_seeds
@@ -38,7 +39,7 @@ PAGE, NUMBERS = "evaluation.html", "evaluation.json"  # in the folder of the eva
 
 def evaluate(
     subjects: Mapping[str, Subject], parts: Sequence[str], *, images: int, corruption_images: int, seed: int,
-    boxes: Path | None,
+    boxes: Path | None, names: Sequence[str] = CORRUPTIONS, severities: Sequence[int] = SEVERITIES,
 ) -> tuple[list[dict[str, Any]], list[Picture]]:  # fmt: skip
     """Return the results of each run, by the part's name, None where its images do not allow it; and maps of each.
 
@@ -49,6 +50,8 @@ def evaluate(
         corruption_images: for the corruptions, at most.
         seed: of all random numbers.
         boxes: see `draw_sample`.
+        names: of the corruptions.
+        severities: of each.
     """
     results: list[dict[str, Any]] = [dict.fromkeys(parts) for _ in subjects]
     examples = []
@@ -72,7 +75,7 @@ def evaluate(
         samples = {place: draw_sample(every[place], corruption_images, boxes) for place in able}
         for places in _seeing_the_same(samples):
             runs = [every[place] for place in places]
-            found = corruptions.measure(runs, samples[places[0]], seed)
+            found = corruptions.measure(runs, samples[places[0]], seed, names=names, severities=severities)
             for place, values in zip(places, found, strict=True):
                 results[place]["corruptions"] = values
     return results, examples
@@ -177,6 +180,8 @@ def make_report(
         "parts": parts,
         "images": options.images,
         "corruption_images": options.corruption_images,
+        "corruptions": list(options.corruptions),
+        "severities": list(options.severities),
         "seed": options.seed,
         "notes": notes_of(subjects, results, options.seed),
         "runs": runs,
@@ -216,7 +221,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--corruption-images", type=at_least(1), default=400,
-        help="images at most for the corruptions, each in 75 forms (default: %(default)s)",
+        help="images at most for the corruptions, each in 75 forms unless some are chosen (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--corruptions", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS), metavar="NAME",
+        help=f"of {', '.join(CORRUPTIONS)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--severities", type=int, nargs="+", choices=SEVERITIES, default=list(SEVERITIES), metavar="N",
+        help="of each corruption, from 1 to 5 (default: all)",
     )  # fmt: skip
     parser.add_argument("--seed", type=SEED, default=0, help="of all random numbers (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
@@ -232,6 +245,8 @@ def run(options: argparse.Namespace) -> int:
         UserError, DataError: a run, the images or an option cannot be used.
     """
     check_writable(options.json)
+    options.corruptions = [name for name in CORRUPTIONS if name in options.corruptions]  # each once, in one order
+    options.severities = sorted(set(options.severities))
     if "corruptions" in options.parts:
         corruptions.check_library()
     if "calibration" in options.parts and importlib.util.find_spec("torchmetrics") is None:
@@ -250,7 +265,7 @@ def run(options: argparse.Namespace) -> int:
     parts = [part for part in PARTS if part in options.parts]
     results, examples = evaluate(
         subjects, parts, images=options.images, corruption_images=options.corruption_images, seed=options.seed,
-        boxes=options.boxes,
+        boxes=options.boxes, names=options.corruptions, severities=options.severities,
     )  # fmt: skip
     tables = rows_of(results, parts)
     groups = mean_over_seeds(tables, [subject.trained.config for subject in runs])

@@ -4,11 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from scipy.stats import sem, t
-
+from train.analysis.intervals import half_interval
 from train.config import ResolvedConfig
-
-LEVEL = 0.95  # of every interval
 
 
 class Row(NamedTuple):
@@ -26,15 +23,6 @@ class Group(NamedTuple):
     runs: list[int]  # their places among all runs
     seeds: list[int]
     means: list[tuple[float, float] | None]  # of each row: mean and half of the t interval; None: a value is missing
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Return half the width of the t interval of the mean at `LEVEL`.
-
-    Args:
-        values: two or more, independent of each other.
-    """
-    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))
 
 
 def group_by_seed(configs: Sequence[ResolvedConfig]) -> list[tuple[list[int], list[int]]]:

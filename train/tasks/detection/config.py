@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipelines.detection import LONG_SIDE, SHORT_SIDES
-from train.config.options import option, required
+from train.config.options import option, required, restated
 from train.config.run import ResolvedRun, RunConfig
 from train.errors import UserError
 from train.models.registry import check_model
@@ -33,26 +33,18 @@ class DetectionConfig(RunConfig):
 
     task: ClassVar[str] = "detect"
 
-    data: str | None = option(
-        None,
-        "the images and their boxes: a folder in Pascal VOC's or COCO's layout, or one with several of VOC's; see"
+    data: str | None = restated(
+        RunConfig,
+        "data",
+        text="the images and their boxes: a folder in Pascal VOC's or COCO's layout, or one with several of VOC's; see"
         " docs/detection.md",
         by_data="the embedded scenes, generated on first use",
-        free=True,
-        path=True,
     )
     more_data: tuple[str, ...] | None = option(
         None,
         "further folders, whose images are added to those of --data, such as another year of Pascal VOC",
         by_data="none",
         names=("DIR",),
-        free=True,
-        path=True,
-    )
-    val_data: str | None = option(
-        None,
-        "validation images of another folder, in any layout of --data; classes agree by name",
-        by_data="those of --data",
         free=True,
         path=True,
     )
@@ -72,9 +64,7 @@ class DetectionConfig(RunConfig):
         free=True,
         path=True,
     )
-    out: str | None = option(
-        None, "run folder, new unless --resume is used", by_data="runs/<time>-<model>-<detector>", free=True
-    )
+    out: str | None = restated(RunConfig, "out", by_data="runs/<time>-<model>-<detector>")
     backbone: str | None = option(
         None,
         "weights of the backbone: a run of classification (its folder or best.pt), an export (.safetensors), or a"
@@ -129,47 +119,23 @@ class DetectionConfig(RunConfig):
         by_data="those of --epochs passes",
     )
     train_images: int | None = option(None, "use only the first training images, this many", low=1, by_data="all")
-    epochs: int | None = option(
-        None,
-        "passes over the training images; with --iterations, parts of the run, each with a validation",
-        low=1,
+    epochs: int | None = restated(
+        RunConfig,
+        "epochs",
+        text="passes over the training images; with --iterations, parts of the run, each with a validation",
         by_data="9 embedded, 26 otherwise",
-        free=True,
     )
-    batch_size: int | None = option(
-        None, "images in a step, over all processes", low=1, high=2**31 - 1, by_data="8 embedded, 16 otherwise"
-    )
-    lr: float | None = option(
-        None,
-        "peak learning rate",
-        low=0,
+    batch_size: int | None = restated(RunConfig, "batch_size", by_data="8 embedded, 16 otherwise")
+    lr: float | None = restated(
+        RunConfig,
+        "lr",
         by_data="0.02 embedded; otherwise 0.02 for 16 images in a step, of RetinaNet 0.01, in proportion",
     )
-    mean: tuple[float, float, float] | None = option(
-        None,
-        "mean of the channels in the normalisation, for pixels in [0, 1]",
-        low=0,
-        high=1,
-        by_data="that of --backbone, else ImageNet's",
-        names=("RED", "GREEN", "BLUE"),
-    )
-    std: tuple[float, float, float] | None = option(
-        None,
-        "standard deviation of the channels in the normalisation, likewise",
-        low=1e-6,
-        high=1,
-        by_data="that of --backbone, else ImageNet's",
-        names=("RED", "GREEN", "BLUE"),
-    )
-    weight_decay: float | None = option(
-        None, "weight decay, on weights, not on biases and normalisation", low=0, by_data="5e-4 embedded, else 1e-4"
-    )
-    vertical_flip: float | None = option(  # type: ignore[assignment] # None until the data is known
-        None,
-        "probability that a training image is mirrored top to bottom",
-        low=0,
-        high=1,
-        by_data="0.5 embedded, 0.0 otherwise",
+    mean: tuple[float, float, float] | None = restated(RunConfig, "mean", by_data="that of --backbone, else ImageNet's")
+    std: tuple[float, float, float] | None = restated(RunConfig, "std", by_data="that of --backbone, else ImageNet's")
+    weight_decay: float | None = restated(RunConfig, "weight_decay", by_data="5e-4 embedded, else 1e-4")
+    vertical_flip: float | None = restated(  # type: ignore[assignment] # None until the data is known
+        RunConfig, "vertical_flip", default=None, by_data="0.5 embedded, 0.0 otherwise"
     )
 
     @property

@@ -7,14 +7,14 @@ from dali_salaug import METHODS
 from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.regions import default_length
 from train.config import Config, ResolvedConfig
-from train.config.options import option, required
+from train.config.options import option, required, restated
 from train.errors import UserError
 from train.tasks.reid.evaluation import DISTANCES
 
 # Options of classification that these runs do not have, whatever the value that stands for that.
 WITHOUT = (
-    "val_data", "drop_last", "train_images", "freeze_trunk", "consistency", "consistency_scale", "consistency_layers",
-    "accept_changed_data",
+    "val_data", "drop_last", "train_images", "held_out", "freeze_trunk", "consistency", "consistency_scale",
+    "consistency_layers", "accept_changed_data",
 )  # fmt: skip
 EMBEDDED_SIZE, USUAL_SIZE = (64, 32), (256, 128)
 # Learning rate for 64 images in a step, and weight decay: of Adam as Luo et al. 2019; of SGD as Zheng et al. 2016.
@@ -27,54 +27,44 @@ class ReidConfig(Config):
 
     task: ClassVar[str] = "reid"
 
-    data: str | None = option(
-        None,
-        "the images: Market-1501's layout, or folders train/<identity>, query/<identity> and gallery/<identity>; see"
-        " docs/re-identification.md",
+    data: str | None = restated(
+        Config,
+        "data",
+        text="the images: Market-1501's layout, or folders train/<identity>, query/<identity> and gallery/<identity>;"
+        " see docs/re-identification.md",
         by_data="embedded figures, generated on first use",
-        free=True,
-        path=True,
     )
-    epochs: int | None = option(
-        None, "passes over the identities' images", low=1, by_data="20 embedded, 120 otherwise", free=True
+    epochs: int | None = restated(
+        Config, "epochs", text="passes over the identities' images", by_data="20 embedded, 120 otherwise"
     )
-    batch_size: int | None = option(
-        None, "images in a step, P × K", low=1, high=2**31 - 1, by_data="identities times images"
+    batch_size: int | None = restated(
+        Config, "batch_size", text="images in a step, P × K", by_data="identities times images"
     )
     batch_identities: int = option(16, "P, different identities in a step, over all processes", low=2, high=2**16)
     batch_images: int = option(
         4, "K, images of each identity in a step; one with fewer repeats its own", low=1, high=2**16
     )
-    method: str = option("keep_random_erasing", "augmentation method, see below")
-    image_size: tuple[int, int] | None = option(  # type: ignore[assignment]
-        None,
-        "height and width of the network's input in pixels",
-        low=8,
-        high=16384,
+    method: str = restated(Config, "method", default="keep_random_erasing")
+    image_size: tuple[int, int] | None = restated(  # type: ignore[assignment]
+        Config,
+        "image_size",
+        text="height and width of the network's input in pixels",
         by_data="64 32 embedded, 256 128 otherwise",
         names=("HEIGHT", "WIDTH"),
     )
-    optimizer: str = option(
-        "adam",
-        "optimizer: SGD with Nesterov momentum, Adam, AdamW, or timm's LAMB",
-        choices=("sgd", "adam", "adamw", "lamb"),
-    )
-    lr: float | None = option(
-        None,
-        "peak learning rate",
-        low=0,
+    optimizer: str = restated(Config, "optimizer", default="adam")
+    lr: float | None = restated(
+        Config,
+        "lr",
         by_data="0.001 embedded; otherwise 0.00035 for 64 images in a step, of sgd 0.02, of lamb 0.001",
     )
-    weight_decay: float | None = option(
-        None,
-        "weight decay, on weights, not on biases and normalisation",
-        low=0,
-        by_data="5e-4; of adamw and lamb 0.01",
-    )
-    lr_warmup_epochs: float = option(10.0, "epochs of linear warm-up at the start", low=0)
-    crop: str = option(
-        "pad",
-        "random crop of the training images: of the whole image, padded, or of a part that is resized",
+    weight_decay: float | None = restated(Config, "weight_decay", by_data="5e-4; of adamw and lamb 0.01")
+    lr_warmup_epochs: float = restated(Config, "lr_warmup_epochs", default=10.0)
+    crop: str = restated(
+        Config,
+        "crop",
+        default="pad",
+        text="random crop of the training images: of the whole image, padded, or of a part that is resized",
         choices=("pad", "random_resized"),
     )
     padding: int | None = option(

@@ -10,7 +10,8 @@ from torch import Tensor
 from dali_salaug import SaliencyStage
 from pipelines import Batch
 from train.distributed import World
-from train.engine.objective import BatchOutcome, StageObjective
+from train.engine.objective import BatchOutcome
+from train.tasks.classification.objective import StageObjective
 from train.tasks.reid.config import ResolvedReidConfig
 from train.tasks.reid.losses import Centres, triplet_loss
 from train.tasks.reid.network import ReidNetwork

@@ -12,15 +12,15 @@ from pipelines import Batch, ImageLoader
 from train.data.loaders import empty_batch, make_loader
 from train.distributed import ALONE, World
 from train.engine.bad_files import count_replaced
-from train.engine.pictures import write_figure
-from train.engine.probe import check_network
 from train.engine.schedule import layer_groups, make_optimizer
-from train.engine.stage import training_stage
 from train.engine.start import source_of
 from train.engine.task import Task, Validation
 from train.errors import UserError
 from train.models.published import Source
 from train.models.sizes import map_scale
+from train.tasks.classification.pictures import write_figure
+from train.tasks.classification.probe import check_network
+from train.tasks.classification.stage import check_cuda_graph, training_stage
 from train.tasks.reid.config import ReidConfig, ResolvedReidConfig
 from train.tasks.reid.data import find_reid
 from train.tasks.reid.evaluation import Gallery, comparable, ranking, sums_of, values_of
@@ -67,9 +67,7 @@ class Reidentification(Task):
         own = {"images": None, "sampler": self.sampler}
         self.train_loader = make_loader(config, train=True, dataset=data.train, world=world, **own)
         self.val_loader = make_loader(config, train=False, dataset=data.test, world=world)
-        if config.cuda_graph and self.train_loader.device.type != "cuda":
-            device = self.train_loader.device.type
-            raise UserError(f"--cuda-graph needs a GPU; the run is on the {device}. Use --no-cuda-graph")
+        check_cuda_graph(config, self.train_loader.device)
         self.datasets = {"training": data.train, "test": data.test}
         self._last: Gallery | None = None  # of the last validation
 

@@ -15,7 +15,8 @@ from torch.profiler import record_function
 from dali_salaug import SaliencyStage
 from pipelines import Batch, ImageLoader
 from train.engine.network import Network
-from train.engine.objective import BatchOutcome, StageObjective
+from train.engine.objective import BatchOutcome
+from train.tasks.classification.objective import StageObjective
 from train.tasks.semi.config import ResolvedSemiConfig
 
 _STEEPNESS = 5  # of the annealing's exponentials, UDA §3.1

@@ -2,9 +2,9 @@
 
 from pipelines import ImageLoader
 from train.data.loaders import make_loader
-from train.engine.classification import Classification
 from train.engine.network import Network
-from train.engine.stage import training_stage
+from train.tasks.classification.stage import training_stage
+from train.tasks.classification.task import Classification
 from train.tasks.semi.config import ResolvedSemiConfig
 from train.tasks.semi.loaders import labelled_images, labelled_loader, unlabelled_images
 from train.tasks.semi.objective import SemiObjective

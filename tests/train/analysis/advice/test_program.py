@@ -26,7 +26,7 @@ TRAINING += ["--label-smoothing", "0", "--crop-scale", "0.5", "1", "--no-fused",
 def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        draw = "train.engine.classification.write_figure"
+        draw = "train.tasks.classification.task.write_figure"
         patch.setattr(draw, lambda *given, **_: Image.new("RGB", (1, 1)).save(given[-1]))
         assert program(["--data", str(shapes), "--out", str(folder), *TRAINING, "--seed", "3"]) == 0
     return folder

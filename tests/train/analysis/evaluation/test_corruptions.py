@@ -135,6 +135,19 @@ def test_the_accuracy_against_a_loop(sample: Sample) -> None:
     assert (found[0]["clean"], found[1]["clean"]) == pytest.approx((2 / 3, 2 / 3))
     assert [len(names) for names in GROUPS.values()] == [3, 4, 4, 4]
     assert found[0] != found[1]
+    assert corruptions.rows(found[0])[1].name == "mean of 15 corruptions, 5 severities"
+
+    # some of them: the same numbers, and means of these alone
+    names, severities = ("fog", "shot_noise"), (2, 5)
+    some = corruptions.measure(subjects, sample, 2, 0, names=names, severities=severities)  # type: ignore[arg-type]
+    for part, whole in zip(some, found, strict=True):
+        assert part["accuracy"] == {name: [whole["accuracy"][name][k - 1] for k in severities] for name in names}
+        assert part["mean"] == pytest.approx(sum(map(sum, part["accuracy"].values())) / 4)
+        assert part["groups"] == {"noise": part["corruptions"]["shot_noise"], "weather": part["corruptions"]["fog"]}
+        assert [row.name for row in corruptions.rows(part)][1:4:2] == [
+            "mean of 2 corruptions, 2 severities",
+            "mean of weather",
+        ]
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from scipy.integrate import quad
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from train.analysis.evaluation import accuracy, calibration
-from train.analysis.evaluation.rows import Row, half_interval, mean_over_seeds
+from train.analysis.evaluation.rows import Row, mean_over_seeds
+from train.analysis.intervals import half_interval
 from train.config import Config, ResolvedConfig
 
 CLASSES = ["a", "b", "c", "d", "e", "f", "never seen"]

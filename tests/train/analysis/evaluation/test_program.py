@@ -26,7 +26,10 @@ def runs(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs with seeds 0 and 1; the second is the first with other weights and another seed in its checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.engine.pictures.write_figure", lambda run, path: Image.new("RGB", (1, 1)).save(path))
+        patch.setattr(
+            "train.tasks.classification.task.write_figure",
+            lambda *given, **_: Image.new("RGB", (1, 1)).save(given[-1]),
+        )
         assert program(["--data", str(shapes), "--out", str(folder / "a"), *TRAINING]) == 0
     (folder / "b").mkdir()
     state = checkpoint.load(folder / "a" / "best.pt")

@@ -8,7 +8,8 @@ from train.cli.checks import check
 from train.cli.commands import build_parser
 from train.cli.presets import presets_of, read_preset
 from train.config import Config
-from train.config.run import ResolvedRun
+from train.config.options import restated
+from train.config.run import ResolvedRun, RunConfig
 from train.errors import UserError
 from train.tasks.detection.config import DetectionConfig, ResolvedDetectionConfig
 
@@ -52,6 +53,15 @@ def test_a_configuration_comes_back() -> None:
         assert of.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="of a run of the command detect, which this command does not take"):
         Config.from_dict(config.to_dict())
+
+
+def test_an_option_stated_again_inherits_the_rest() -> None:
+    inherited, own = RunConfig.options()["std"], DetectionConfig.options()["std"]
+    assert own.metadata == {**inherited.metadata, "by_data": "that of --backbone, else ImageNet's"}
+    assert (own.default, own.type) == (inherited.default, inherited.type)
+    assert DetectionConfig.options()["vertical_flip"].default is None
+    with pytest.raises(TypeError, match="unexpected keyword argument 'help'"):
+        restated(RunConfig, "std", help="none")
 
 
 def test_iterations_are_shared_out_among_the_epochs() -> None:

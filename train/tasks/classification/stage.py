@@ -12,6 +12,12 @@ from train.engine.network import Network
 from train.errors import UserError
 
 
+def check_cuda_graph(config: ResolvedConfig, device: torch.device) -> None:
+    """Raise UserError where a CUDA graph is asked for on a device without."""
+    if config.cuda_graph and device.type != "cuda":
+        raise UserError(f"--cuda-graph needs a GPU; the run is on the {device.type}. Use --no-cuda-graph")
+
+
 def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: Any) -> SaliencyStage:
     """Build the stage of a configuration; `options` as of :class:`SaliencyStage`.
 

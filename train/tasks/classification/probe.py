@@ -12,34 +12,17 @@ from torch import Tensor, nn
 from dali_salaug import SaliencyConsistency, WithEarlyHead
 from pipelines.loading.loader import PREFETCH
 from train.config import ResolvedConfig
-from train.config.run import ResolvedRun
 from train.distributed import World
 from train.engine import checkpoint
 from train.engine.memory import free_memory, is_out_of_memory, out_of_memory
 from train.engine.network import Network
-from train.engine.objective import make_consistency
-from train.engine.stage import make_stage
 from train.errors import UserError, first_line
 from train.models.layers import set_training
 from train.models.sizes import SIDES, takes
+from train.tasks.classification.objective import make_consistency
+from train.tasks.classification.stage import make_stage
 
 MARGIN = 0.9  # share of the free memory that a step may need without a warning
-
-
-def steps_of_epoch(config: ResolvedRun, images: int) -> int:
-    """Return the number of steps in an epoch of that many images.
-
-    Raises:
-        UserError: `drop_last` leaves no step.
-    """
-    if not config.drop_last:
-        return math.ceil(images / config.step_images)
-    if images < config.step_images:
-        raise UserError(
-            f"--drop-last leaves no step: there are {images} training images, fewer than the {config.step_images} of a"
-            f" step at --batch-size {config.batch_size}; lower --batch-size"
-        )
-    return images // config.step_images
 
 
 def sizes_of_parts(config: ResolvedConfig, images: int, world: World) -> tuple[int, int]:
@@ -231,7 +214,10 @@ def _single_image(error: Exception, config: ResolvedConfig, images: int, world: 
 
 
 def _loaded(config: ResolvedConfig, images: int, world: World) -> int:
-    """Return the bytes of the batches that the loader makes ahead, and of the one in use; not those of decoding."""
+    """Return the bytes of the batches that the loader makes ahead, and of the one in use; not those of decoding.
+
+    Of small images it makes more, of a hundred megabytes at most.
+    """
     part = math.ceil(images / world.size / config.accumulate)
     of_each = 2 if config.policy is not None else 1
     return (PREFETCH + 1) * part * of_each * 3 * 4 * math.prod(config.size)

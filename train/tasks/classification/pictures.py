@@ -31,7 +31,7 @@ from pipelines.names import printable
 from train.config import ResolvedConfig
 from train.data.loaders import make_loader
 from train.engine.network import Network
-from train.engine.stage import training_stage
+from train.tasks.classification.stage import training_stage
 
 IMAGES = 6
 LONGEST = 26  # characters of a file name, in the width of a picture

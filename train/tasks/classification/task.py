@@ -21,14 +21,14 @@ from train.distributed import ALONE, World
 from train.engine.bad_files import count_replaced
 from train.engine.metrics import Meter, validation_sums
 from train.engine.network import Network
-from train.engine.objective import StageObjective, make_objective
-from train.engine.pictures import write_figure
-from train.engine.probe import check_network
 from train.engine.schedule import layer_groups, make_optimizer
 from train.engine.start import source_of
 from train.engine.task import Task, Validation
-from train.errors import UserError
 from train.models.published import UNKNOWN, Source
+from train.tasks.classification.objective import StageObjective, make_objective
+from train.tasks.classification.pictures import write_figure
+from train.tasks.classification.probe import check_network
+from train.tasks.classification.stage import check_cuda_graph
 
 
 class Classification(Task):
@@ -52,8 +52,7 @@ class Classification(Task):
         self.world = world
         self.train_loader = self._training_loader()
         device = self.train_loader.device
-        if config.cuda_graph and device.type != "cuda":
-            raise UserError(f"--cuda-graph needs a GPU; the run is on the {device.type}. Use --no-cuda-graph")
+        check_cuda_graph(config, device)
         self.classes = self.train_loader.dataset.classes
         validation = validation_images(config, self.classes)
         self.val_loader = make_loader(config, train=False, dataset=validation, world=world)
@@ -95,7 +94,7 @@ class Classification(Task):
     def check(self, network: Network) -> list[str]:
         images = len(self.train_loader.dataset)
         warnings = check_network(self.config, network, len(self.classes), images, self.world)
-        if self.config.data and shares_images(self.labelled, self.val_loader.dataset):
+        if self.config.data and self.config.held_out is None and shares_images(self.labelled, self.val_loader.dataset):
             own = self.config.val_data is None
             cause = f"{self.config.data} has no train/ and val/" if own else "--val-data has training images"
             warnings.append(f"{cause}: accuracies are on the training images")

@@ -10,7 +10,7 @@ from pipelines import Batch
 from train.cli.checks import check
 from train.config import Config
 from train.engine.network import Network
-from train.engine.objective import make_objective
+from train.tasks.classification.objective import make_objective
 
 CLASSES, SIDE = 5, 16
 

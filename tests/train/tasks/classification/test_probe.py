@@ -13,12 +13,14 @@ from dali_salaug.consistency import second_order
 from train.__main__ import main as program
 from train.config import Config
 from train.distributed import World
-from train.engine import checkpoint, network, probe
+from train.engine import checkpoint, network
 from train.engine.memory import free_memory
-from train.engine.probe import sizes_of_parts, steps_of_epoch
 from train.engine.run import Run
+from train.engine.schedule import steps_of_epoch
 from train.errors import UserError
 from train.programs.train import main
+from train.tasks.classification import probe
+from train.tasks.classification.probe import sizes_of_parts
 
 CPU = {"device": "cpu", "method": "none", "image_size": 16, "epochs": 1}
 
@@ -169,7 +171,7 @@ def test_the_trial_changes_nothing(run_of: Callable[..., Run], same: Any, monkey
     """Dropout draws, BatchNorm counts and gradients are a copy's."""
     options = {"model": "mobilenet_v2", "image_size": 32, "method": "keep_cutout", "device": "cpu"}
     tried = run_of(**options)
-    monkeypatch.setattr("train.engine.classification.check_network", lambda *_: [])
+    monkeypatch.setattr("train.tasks.classification.task.check_network", lambda *_: [])
     untried = run_of(**options)
     assert all(p.grad is None for p in tried.model.parameters())
     a, b = tried.state_dict(), untried.state_dict()

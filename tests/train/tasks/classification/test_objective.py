@@ -14,9 +14,9 @@ from train.cli.commands import build_parser
 from train.cli.presets import PRESETS, read_preset
 from train.config import Config
 from train.engine import checkpoint, loop
-from train.engine.objective import PlainObjective
 from train.errors import UserError
 from train.programs.train import main, stated_options
+from train.tasks.classification.objective import PlainObjective
 
 TINY = {"image_size": 16, "batch_size": 8, "region_size": 6, "device": "cpu", "epochs": 1}
 FLIPS: dict[str, Any] = {"method": "randaugment", "policy": "flips_rotation", "interpolation": "linear"}
