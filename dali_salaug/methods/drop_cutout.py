@@ -15,6 +15,7 @@ from .base import ONE_IMAGE, BoxDraw, Method, MethodEntry, register
     MethodEntry(
         "drop_cutout",
         ONE_IMAGE,
+        plain="cutout",
         description="the most salient square set to zero",
         source="Hu et al. 2019 (WS-DAN)",
         reference="attention dropping, arXiv:1901.09891, on a saliency map; squares and scores of KeepAugment",

@@ -310,10 +310,8 @@ class ImageLoader:
                 "loader in the process that uses it, or start processes by multiprocessing's method 'spawn'."
             )
         source, wanted = self._source, (epoch, batch)
-        while self._ready:
-            made, ready = self._ready.popleft()
-            if made.place == wanted:
-                return ready
+        if (ready := self._from_ready(wanted)) is not None:
+            return ready
         if all(made.place != wanted for run in source.made for made in run):
             source.next = wanted
         while True:
@@ -333,7 +331,7 @@ class ImageLoader:
                     continue
                 batches = batches_of(outputs, self.recipe, self.dataset, self._labels, run, self.device)
                 self._ready.extend(zip(run, batches, strict=True))
-                return self._take(epoch, batch)
+                return self._from_ready(wanted)
             try:
                 if not source.made:
                     raise explained(failure, self.recipe.transforms)
@@ -345,6 +343,14 @@ class ImageLoader:
                     raise explained(failure, self.recipe.transforms)
             finally:
                 del failure  # its traceback holds this frame, and so the loader: a circle
+
+    def _from_ready(self, wanted: tuple[int, int]) -> Any:
+        """Return the requested batch if it is ready, else None; forget those before it."""
+        while self._ready:
+            made, ready = self._ready.popleft()
+            if made.place == wanted:
+                return ready
+        return None
 
     def _run(self) -> tuple[Any, ...]:
         if self.device.type == "cpu":
