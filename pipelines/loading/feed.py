@@ -16,7 +16,7 @@ from ..order.schedule import Schedule
 from .inputs import Inputs
 
 # Of the batches that go through the pipeline in one run, together. DALI's operators cost about as much for a batch as
-# for 200 images of 32×32 pixels, most of all those of a policy: each is a branch, with a few images in it.
+# for 100 images of 32×32 pixels, most of all those of a policy: each is a branch, with a few images in it.
 _IMAGES, _PIXELS = 512, 2**20
 
 
