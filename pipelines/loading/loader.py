@@ -108,6 +108,11 @@ class ImageLoader:
         return Pairs(self)
 
     @property
+    def ahead(self) -> int:
+        """The most batches that may be made before they are asked for: a benchmark starts its clock after them."""
+        return (PREFETCH + 1) * self._together
+
+    @property
     def bad_files(self) -> dict[int, str]:
         return self._substitutes.known
 

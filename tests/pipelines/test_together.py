@@ -125,3 +125,15 @@ def test_bad_files_are_replaced_as_in_a_run_each(
             _assert_equal(batch, alone)
     assert 1 in runs
     assert max(runs) > 1
+
+
+@pytest.mark.parametrize(("images", "ahead"), [(1, 3), (32, 12)])
+def test_no_more_is_made_ahead_than_it_says(
+    cifar: Path, monkeypatch: pytest.MonkeyPatch, images: int, ahead: int
+) -> None:
+    monkeypatch.setattr(feed, "_IMAGES", images)
+    together = _loader(cifar)
+    assert together.ahead == ahead
+    next(iter(together))
+    made = 1 + len(together._ready) + sum(map(len, together._source.made))
+    assert ahead * 2 / 3 <= made <= ahead

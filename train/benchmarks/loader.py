@@ -17,7 +17,7 @@ from train.cli.parser import at_least
 from train.data.shapes import embedded_data
 
 HELP = "images/s of pipelines.image_loader against torchvision's transforms in a DataLoader"
-SKIP = 5  # batches before the clock starts: more than either loader prefetches
+SKIP = 5  # batches before the clock starts, at least: more than a DataLoader prefetches
 QUICK = ("--policies", "randaugment", "--image-size", "32", "--batch-size", "16", "--repeats", "2",
          "--batches", "3", "--workers", "1")  # fmt: skip
 
@@ -90,12 +90,12 @@ def compare_loaders(
     loaders: dict[str, Any] = {"dali": DropLast(ours, batch_size)}
     for form in FORMS:
         images = TorchvisionImages(ours, size, policy, form)
-        epoch = (SKIP + batches) * batch_size  # no end of an epoch within a run
+        epoch = (max(SKIP, ours.ahead) + batches) * batch_size  # no end of an epoch within a run
         loaders[form] = torchvision_loader(images, batch_size=batch_size, workers=workers, epoch=epoch)
     runs: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(repeats + 1):
         for name, loader in loaders.items():
-            speed = images_per_second(endless(loader), batches, batch_size)
+            speed = images_per_second(endless(loader), batches, batch_size, skip=max(SKIP, ours.ahead))
             if turn:
                 runs[name].append(speed)
     reference = max(FORMS, key=lambda form: statistics.median(runs[form]))
@@ -109,9 +109,9 @@ def endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def images_per_second(batches: Iterator[Any], count: int, batch_size: int) -> float:
-    """Return the steady speed: the clock starts after SKIP batches, when no prefetched one is left."""
-    for _ in itertools.islice(batches, SKIP):
+def images_per_second(batches: Iterator[Any], count: int, batch_size: int, *, skip: int = SKIP) -> float:
+    """Return the steady speed: the clock starts after `skip` batches, when no prefetched one is left."""
+    for _ in itertools.islice(batches, skip):
         pass
     start = time.perf_counter()
     for _ in itertools.islice(batches, count):

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines import Batch, Dataset
-from train.benchmarks.loader import DropLast, endless, images_per_second
+from train.benchmarks.loader import SKIP, DropLast, endless, images_per_second
 from train.benchmarks.measuring import as_in_training, place_of, seconds_of
 from train.benchmarks.whole_steps import AT_ONCE, beside_plain_steps
 from train.config import ResolvedConfig
@@ -20,7 +20,7 @@ from train.engine.schedule import layer_groups, make_optimizer
 from train.tasks.classification.objective import make_objective
 
 TURNS, WARM_UP = 5, 2
-BATCHES = 8  # of a loader in a turn
+BATCHES = 8  # of a loader in a turn, at least
 Kind = tuple[str | None, bool]  # of a loader: its policy, and whether it returns the crops' place in the images
 
 
@@ -96,7 +96,9 @@ def _seconds_of_batches(loaders: Mapping[Kind, DropLast], turns: int) -> dict[Ki
     seconds: dict[Kind, list[float]] = {kind: [] for kind in loaders}
     for turn in tqdm(range(turns + 1), desc="batches", leave=False, disable=None):
         for kind, loader in loaders.items():
-            speed = images_per_second(endless(loader), BATCHES, loader.batch_size)
+            ahead = loader.loader.ahead
+            count, skip = max(BATCHES, ahead), max(SKIP, ahead)
+            speed = images_per_second(endless(loader), count, loader.batch_size, skip=skip)
             if turn:
                 seconds[kind].append(loader.batch_size / speed)
     return seconds
