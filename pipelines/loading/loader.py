@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..arguments import refuse, require, shown, whole
+from ..arguments import require, shown, whole
 from ..bad_files.probe import Probe
 from ..bad_files.substitutes import Substitutes
 from ..datasets import Dataset
@@ -26,6 +26,7 @@ from ..order.schedule import Schedule
 from .batch import Batch, Views, batches_of
 from .feed import Made, Source, batches_together, weakly
 from .inputs import Inputs
+from .states import check_form, check_same_loader
 
 _LAST_EPOCH = 2**61  # the generator's key holds 4 · epoch + 3
 PREFETCH = 2  # runs of the pipeline made ahead, of a batch each or of several small ones
@@ -263,19 +264,13 @@ class ImageLoader:
             ValueError: `state` is from a loader with another data set, seed, batch size or the like, or with a sampler
                 that returned other indices for this epoch; or is no state.
         """
-        self._check_form(state)
+        check_form(state)
         given = state["configuration"]
         size = image_size_of(given["image_size"], "image_size of the state's configuration")
         next_size = image_size_of(state["image_size"], "image_size of the state")
         recipe, next_recipe = self._sized(size), self._sized(next_size)
         own = Inputs(self.dataset, recipe, self.options).configuration()
-        differing = [
-            f"{key}: {shown(given.get(key))} in the state, {shown(own.get(key))} here"
-            for key in sorted(own.keys() | given.keys())
-            if own.get(key) != given.get(key)
-        ]
-        if differing:
-            raise ValueError("the state is of another loader. " + "; ".join(differing))
+        check_same_loader(given, own)
         epoch = whole("epoch of the state", state["epoch"], 0, _LAST_EPOCH, "an integer from 0 to 2**61")
         batch = whole("batch of the state", state["batch"], 0)
         if batch:
@@ -295,17 +290,6 @@ class ImageLoader:
         self._substitutes.load_state_dict(state["bad_files"])
         self._restored, self._end_meant = True, False
         self._iteration += 1
-
-    def _check_form(self, state: object) -> None:
-        legal = "what state_dict() of a loader returned"
-        if not isinstance(state, dict):
-            refuse("state", state, legal)
-        for key in ("epoch", "batch", "image_size", "indices", "bad_files", "configuration"):
-            require("state", state, f"{legal}, with '{key}'", key in state)
-        configuration = state["configuration"]
-        is_mapping = isinstance(configuration, dict) and all(isinstance(key, str) for key in configuration)
-        require("configuration of the state", configuration, "a dictionary", is_mapping)
-        require("configuration of the state", configuration, "one with 'image_size'", "image_size" in configuration)
 
     def _take(self, epoch: int, batch: int) -> Batch:
         """Run the pipeline until it returns the requested batch."""
