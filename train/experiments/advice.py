@@ -8,11 +8,8 @@ answer.
 import argparse
 import fnmatch
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from train.analysis.advice.rules import FAMILIES
 from train.benchmarks.measuring import environment
@@ -22,7 +19,7 @@ from train.data.loaders import resolve_for_data
 from train.data.settings import SETTINGS, embedded_setting
 from train.engine.files import write_json
 from train.experiments.comparison import Condition, Difference, Outcome, paired_difference
-from train.experiments.tasks import Task, run_all, threads_of
+from train.experiments.tasks import INTERRUPTED, Task, run_left, tell_interruption
 
 DESCRIPTION = "`advise` on five generated data sets with a known answer: the advised method against the default"
 SEEDS, FIRST_SEED = 3, 1  # of the data and of the runs; the thresholds were chosen on seed 0
@@ -134,32 +131,22 @@ def run(options: argparse.Namespace) -> int:
     options.seeds = options.seeds or SEEDS
     options.out = options.out or Path("runs/advise")
     options.out.mkdir(parents=True, exist_ok=True)
-    threads, surroundings = threads_of(options.jobs), environment()
-
-    def run_stage(tasks: list[Task], name: str) -> int:
-        unfinished = [each for each in tasks if each.outcome() is None]
-
-        def finished(each: Task, outcome: Outcome) -> None:
-            tqdm.write(f"{name}, {each}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
-
-        return run_all(unfinished, len(tasks), options.jobs, threads, finished)
-
+    surroundings = environment()
     probes: dict[tuple[str, int], Task] = {}
     others: dict[tuple[str, int, str], Task] = {}
     status = 0
     for seed in seeds_of(options):  # seed by seed, so that a table of one seed is complete early
         own = {(name, seed): task(options, name, seed, PROBE, advise=True) for name in selected(options)}
         probes |= own
-        if status != 130:
-            status = run_stage(list(own.values()), "probe") or status
+        if status != INTERRUPTED:
+            status = run_left(list(own.values()), options.jobs, "probe, ") or status
         further = followers(options, own)
         others |= further
         apart = {each.folder: each for each in further.values() if each not in own.values()}
-        if status != 130:
-            status = run_stage(list(apart.values()), "run") or status
+        if status != INTERRUPTED:
+            status = run_left(list(apart.values()), options.jobs, "run, ") or status
     write(options, gather(probes, others), surroundings)
-    if status == 130:
-        print("Interrupted. To resume, run the same command again.", file=sys.stderr)
+    tell_interruption(status)
     return status
 
 

@@ -107,16 +107,16 @@ def table(conditions: Sequence[Condition], outcomes: Outcomes, seeds: int, metri
             text += f", {difference.pairs} of {seeds} seeds"
         speed = f"{statistics.median(run.seconds_per_epoch for run in runs.values()):.1f}" if runs else ""
         published = "" if condition.published is None else f"{condition.published:.1f}"
-        cells = [condition.name, _mean([run.value for run in runs.values()]), each, condition.baseline or "", text]
+        cells = [condition.name, mean_of([run.value for run in runs.values()]), each, condition.baseline or "", text]
         cells += [speed, published]
         if ranks:
-            cells += [_mean([run.rank1 for run in runs.values() if run.rank1 is not None])]
+            cells += [mean_of([run.rank1 for run in runs.values() if run.rank1 is not None])]
         if areas:
             found = [run.region_area for run in runs.values() if run.region_area is not None]
-            cells += [_mean(found) if found else ""]
+            cells += [mean_of(found) if found else ""]
         if measured:
             pairs = [run.maps for run in runs.values() if run.maps]
-            cells += [_mean([1e3 * pair[place] for pair in pairs]) for place in (0, 1)] if pairs else ["", ""]
+            cells += [mean_of([1e3 * pair[place] for pair in pairs]) for place in (0, 1)] if pairs else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -153,7 +153,8 @@ def sentences(conditions: Sequence[Condition], outcomes: Outcomes, further: Sequ
     return "\n\n".join(parts)
 
 
-def _mean(values: Sequence[float]) -> str:
+def mean_of(values: Sequence[float]) -> str:
+    """Return the mean and the sample standard deviation as a cell of a table."""
     if not values:
         return "missing"
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""

@@ -7,12 +7,8 @@ import argparse
 import fnmatch
 import itertools
 import shlex
-import statistics
-import sys
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from train.benchmarks.measuring import environment
 from train.cli.checks import check
@@ -20,9 +16,9 @@ from train.config import Config
 from train.data.loaders import absolute, data_folder, resolve_for_data
 from train.engine.checkpoint import BEST
 from train.engine.files import write_json
-from train.experiments.comparison import Condition, Outcome, differences, sentences
+from train.experiments.comparison import Condition, Outcome, differences, mean_of, sentences
 from train.experiments.conditions import Experiment
-from train.experiments.tasks import Task, run_all, threads_of
+from train.experiments.tasks import INTERRUPTED, Task, run_left, tell_interruption
 from train.tasks.detection.config import DetectionConfig
 from train.tasks.detection.task import Detection
 
@@ -127,10 +123,10 @@ def table(name: str, tasks: list[Task], accuracies: dict[tuple[str, int], float]
     for condition in conditions:
         runs, logs = outcomes.get(condition.name, {}), records.get(condition.name, {})
         top1 = [value for (own, _), value in accuracies.items() if own == condition.name]
-        cells = [condition.name, _mean(top1), _mean([run.value for run in runs.values()])]
+        cells = [condition.name, mean_of(top1), mean_of([run.value for run in runs.values()])]
         cells.append(", ".join(f"{runs[seed].value:.2f}" if seed in runs else "missing" for seed in range(seeds)))
         cells += [condition.baseline or "", str(compared.get(condition.name) or "")]
-        cells += [_mean([log[key] for log in logs.values()]) for key in ("val_map50", "val_map75")]
+        cells += [mean_of([log[key] for log in logs.values()]) for key in ("val_map50", "val_map75")]
         cells.append("" if condition.published is None else f"{condition.published:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return f"## {name}\n\n" + "\n".join(lines) + "\n\n" + sentences(conditions, outcomes)
@@ -148,34 +144,19 @@ def _outcomes(tasks: list[Task]) -> tuple[dict[str, dict[int, Outcome]], dict[st
     return outcomes, records
 
 
-def _mean(values: list[float]) -> str:
-    if not values:
-        return "missing"
-    return f"{statistics.fmean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
 def run(options: argparse.Namespace) -> int:
     """Run the experiment as the command line states. Returns the exit status, as that of other experiments."""
     options.epochs, options.seeds = options.epochs or EPOCHS, options.seeds or SEEDS
     options.out = options.out or Path("runs/detect")
     options.out.mkdir(parents=True, exist_ok=True)
-    threads, surroundings = threads_of(options.jobs), environment()
-
-    def run_stage(tasks: list[Task], name: str) -> int:
-        unfinished = [task for task in tasks if task.outcome() is None]
-
-        def finished(task: Task, outcome: Outcome) -> None:
-            tqdm.write(f"{name}, {task}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
-
-        return run_all(unfinished, len(tasks), options.jobs, threads, finished)
-
+    surroundings = environment()
     trained = backbones(options)
-    status = run_stage(trained, "backbone")
+    status = run_left(trained, options.jobs, "backbone, ")
     done = [task for task in trained if task.outcome() is not None]
     found = detectors(options, done)
     for name, tasks in found.items():
-        if status != 130:
-            status = run_stage(tasks, name) or status
+        if status != INTERRUPTED:
+            status = run_left(tasks, options.jobs, f"{name}, ") or status
     accuracies = {(t.condition.name, t.seed): o.value for t in done if (o := t.outcome())}
     settings = {"model": options.model, "epochs": options.epochs, "seeds": options.seeds, "jobs": options.jobs}
     settings |= {"train_images": options.train_images or None, "detection_epochs": options.detection_epochs}
@@ -202,6 +183,5 @@ def run(options: argparse.Namespace) -> int:
     write_json(options.out / "results.json", report | {"backbones": top1, "detection": results})
     (options.out / "table.md").write_text(text + "\n")
     print(f"\n{text}\n\nin {options.out}: table.md, results.json")
-    if status == 130:
-        print("Interrupted. To resume, run the same command again.", file=sys.stderr)
+    tell_interruption(status)
     return status

@@ -7,12 +7,9 @@ import argparse
 import fnmatch
 import itertools
 import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from pipelines import Dataset, find_dataset
 from train.benchmarks.measuring import environment
@@ -24,11 +21,11 @@ from train.engine.files import write_json
 from train.engine.task import task_of
 from train.errors import UserError, did_you_mean
 from train.experiments import advice, detection
-from train.experiments.comparison import Condition, Outcome, differences, sentences, table
+from train.experiments.comparison import Condition, differences, sentences, table
 from train.experiments.conditions import EXPERIMENTS, Experiment
 from train.experiments.methods import program as methods
 from train.experiments.prices import price_tables
-from train.experiments.tasks import Task, add_jobs, run_all, threads_of
+from train.experiments.tasks import Task, add_jobs, outcomes_of, run_left, tell_interruption, threads_of
 from train.tasks.reid.config import ReidConfig
 from train.tasks.reid.data import find_reid
 from train.tasks.reid.figures import embedded_figures
@@ -81,11 +78,7 @@ def write_results(
     """
     experiment = EXPERIMENTS[options.name]
     metric = METRICS[task_of(tasks[0].config).metric]
-    outcomes: dict[str, dict[int, Outcome]] = {}
-    for task in tasks:
-        outcome = task.outcome()
-        if outcome is not None:
-            outcomes.setdefault(task.condition.name, {})[task.seed] = outcome
+    outcomes = outcomes_of(tasks)
     rows = [c for c in experiment.conditions if c.name in outcomes or _selected(c, options.only)]
     compared, threads = differences(rows, outcomes), threads_of(options.jobs)
     # The name of the data alone: its place says nothing to others.
@@ -238,16 +231,13 @@ def run(options: argparse.Namespace) -> int:
     train, validated = _images(experiment, options.data)
     tasks = plan(experiment, options, train)
     selected = [task for task in tasks if _selected(task.condition, options.only)]
-    unfinished = [task for task in selected if task.outcome() is None]
     options.out.mkdir(parents=True, exist_ok=True)
 
-    def finished(task: Task, outcome: Outcome) -> None:
-        write_results(options, tasks, validated, surroundings)
-        tqdm.write(f"{task}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
+    def write() -> str:
+        return write_results(options, tasks, validated, surroundings)
 
-    status = run_all(unfinished, len(selected), options.jobs, threads_of(options.jobs), finished)
-    text = write_results(options, tasks, validated, surroundings)
+    status = run_left(selected, options.jobs, after=write)
+    text = write()
     print(f"\n{text}\n\nin {options.out}: table.md, results.json")
-    if status == 130:
-        print("Interrupted. To resume, run the same command again.", file=sys.stderr)
+    tell_interruption(status)
     return status

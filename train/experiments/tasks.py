@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +34,7 @@ OUTPUT = "output.txt"  # in a run's folder: its output
 # As `python -m train`, which would run a train.py in the user's folder.
 _PROGRAM = "import sys; sys.path[0] = sys.argv.pop(1); from train.__main__ import main; sys.exit(main())"
 T = TypeVar("T")
+INTERRUPTED = 130  # exit status
 MAY_DIFFER = ("out", "workers")  # between the run in a folder and the one to run
 
 
@@ -206,6 +207,43 @@ def threads_of(jobs: int) -> int:
     return int(stated) if stated.isdecimal() and int(stated) else max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
+def outcomes_of(tasks: Iterable[Task]) -> dict[str, dict[int, Outcome]]:
+    """Return the outcomes of the finished runs, by condition and seed."""
+    outcomes: dict[str, dict[int, Outcome]] = {}
+    for task in tasks:
+        outcome = task.outcome()
+        if outcome is not None:
+            outcomes.setdefault(task.condition.name, {})[task.seed] = outcome
+    return outcomes
+
+
+def run_left(tasks: list[Task], jobs: int, label: str = "", after: Callable[[], object] | None = None) -> int:
+    """Run those of the tasks that are not finished, and print the outcome of each.
+
+    Args:
+        jobs: at a time.
+        label: in front of each outcome.
+        after: called after each run that succeeds, before its outcome is printed.
+
+    Returns:
+        Exit status, as of `run_all`.
+    """
+
+    def finished(task: Task, outcome: Outcome) -> None:
+        if after is not None:
+            after()
+        tqdm.write(f"{label}{task}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
+
+    unfinished = [task for task in tasks if task.outcome() is None]
+    return run_all(unfinished, len(tasks), jobs, threads_of(jobs), finished)
+
+
+def tell_interruption(status: int) -> None:
+    """Say how to go on, where the exit status is that of an interruption."""
+    if status == INTERRUPTED:
+        print("Interrupted. To resume, run the same command again.", file=sys.stderr)
+
+
 def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Callable[[Task, Outcome], None]) -> int:
     """Run the tasks, `jobs` at a time.
 
@@ -252,4 +290,4 @@ def run_all(tasks: list[Task], total: int, jobs: int, threads: int, finished: Ca
                 process.send_signal(signal.SIGINT)
             for process in running:
                 process.wait()
-    return 130 if stop.requested else status
+    return INTERRUPTED if stop.requested else status

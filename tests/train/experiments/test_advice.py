@@ -13,7 +13,6 @@ from train.__main__ import main as program
 from train.cli.commands import run as command
 from train.data.settings import SETTINGS
 from train.errors import UserError
-from train.experiments import advice
 from train.experiments.tasks import Task
 
 # Of the two settings, by method: the top-1 with seed 1; with seed 2 it is 1 higher, and the default's 2.
@@ -63,7 +62,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
                 finish(each)
             return status
 
-        monkeypatch.setattr(advice, "run_all", run_all)
+        monkeypatch.setattr("train.experiments.tasks.run_all", run_all)
         words = ("experiment", "advise", "--only", "corner", "tone", "--out", str(tmp_path / "out"), *words)
         return program(list(words)), started
 
