@@ -24,7 +24,7 @@ from pipelines.decoding import DecodingError, decode, open_image
 from train.analysis.intervals import half_normal_interval
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import Trained, check_classes, load_best, spread_evenly
-from train.cli.parser import at_least
+from train.cli.parser import add_boxes, at_least
 from train.data.loaders import validation_folder, validation_images
 from train.errors import UserError
 
@@ -229,9 +229,7 @@ def _print(result: dict) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measuring_options(parser)
-    parser.add_argument(
-        "--boxes", type=Path, metavar="FILE", help="table of the objects' boxes (default: boxes.tsv in the data folder)"
-    )
+    add_boxes(parser, "boxes.tsv in the data folder")
     parser.add_argument("--repeats", type=at_least(1), default=8, help="draws for each image (default: %(default)s)")
 
 

@@ -26,7 +26,7 @@ from train.analysis.history import History, Snapshot, load_history, whole_images
 from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import spread_evenly
-from train.cli.parser import check_writable
+from train.cli.parser import add_boxes, check_writable
 from train.errors import UserError
 from train.tasks.classification.pictures import Column, draw_sheet
 
@@ -225,12 +225,7 @@ def _print(result: dict[str, Any]) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_measuring_options(parser)
-    parser.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="FILE",
-        help="table of the objects' boxes (default: boxes.tsv in the data folder, if there)",
-    )
+    add_boxes(parser)
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="also draw the maps of some images into this PNG (default: none)"
     )

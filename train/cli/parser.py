@@ -130,6 +130,11 @@ def flags_of(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def add_boxes(parser: argparse.ArgumentParser, default: str = "boxes.tsv in the data folder, if there") -> None:
+    """Add the table of the objects' boxes; `default` says which one is read where none is stated."""
+    parser.add_argument("--boxes", type=Path, metavar="FILE", help=f"table of the objects' boxes (default: {default})")
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the finished run that a command works on."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, or its best.pt")

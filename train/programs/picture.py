@@ -26,7 +26,7 @@ from pipelines import Dataset
 from train.analysis.coverage import box_shares, measure, read_boxes, view
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
-from train.cli.parser import SEED, add_option, add_run, at_least, check_writable, stated
+from train.cli.parser import SEED, add_boxes, add_option, add_run, at_least, check_writable, stated
 from train.config import Config
 from train.data.loaders import validation_folder, validation_images
 from train.errors import UserError
@@ -213,12 +213,7 @@ def _share(on: ImageDraw.ImageDraw, left: int, top: int, share: float, verb: str
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="FILE",
-        help="table of the objects' boxes (default: boxes.tsv in the run's data)",
-    )
+    add_boxes(parser, "boxes.tsv in the run's data")
     parser.add_argument("--count", type=at_least(1), default=4, help="images at most (default: %(default)s)")
     parser.add_argument("--draws", type=at_least(1), default=9, help="of each square (default: %(default)s)")
     for name in MAP_OPTIONS:

@@ -22,7 +22,7 @@ from train.analysis.advice import picture, rules
 from train.analysis.advice.signs import Measured, measure
 from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject
 from train.analysis.trained import OF_THE_METHOD, Trained, check_classes
-from train.cli.parser import SEED, add_run, at_least, check_writable, flags_of
+from train.cli.parser import SEED, add_boxes, add_run, at_least, check_writable, flags_of
 from train.config import Config
 from train.data.loaders import absolute, resolve_for_data, shares_images, training_images
 from train.engine.files import write_json
@@ -147,12 +147,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--val-data", type=Path, metavar="DIR", help="validation images of another folder (default: those of --data)"
     )
-    parser.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="FILE",
-        help="table of the objects' boxes (default: boxes.tsv in the data folder, if there)",
-    )
+    add_boxes(parser)
     parser.add_argument(
         "--images", type=at_least(2), default=400, help="training and validation images, each at most (default: 400)"
     )

@@ -1,6 +1,5 @@
 """What advice is based on: how a run fits, where it looks, what hangs on a place, and what augmentations destroy."""
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -194,7 +193,7 @@ def measure(
             energy = energy_inside(looks[0].maps[seen], masks[seen]).mean().item()
             area = masks[seen].double().mean().item()
     error = None
-    if importlib.util.find_spec("torchmetrics") is not None:
+    if calibration.has_library():
         error = calibration.measure(looks[1].logits, samples[1].labels)["error"]
     destroyed = destruction(validation, augment(validation, samples[1], boxes, seed))
     signs = Signs(

@@ -1,5 +1,6 @@
 """Calibration on all validation images: is a prediction with 80 % confidence right in 80 % of cases?"""
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,21 @@ from torch import Tensor
 
 from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.rows import Row
+from train.errors import UserError
 
 PART = "calibration"
 BINS = 15
+
+
+def has_library() -> bool:
+    """Return whether the library that measures calibration is installed."""
+    return importlib.util.find_spec("torchmetrics") is not None
+
+
+def check_library(user: str) -> None:
+    """Raise UserError where it is not; `user` is the option or the command that needs it."""
+    if not has_library():
+        raise UserError(f"{user} needs torchmetrics: pip install 'dali-salaug[evaluation]'")
 
 
 def measure(logits: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Robustness to fifteen corruptions at five severities, generated for the validation images."""
 
+import argparse
 import itertools
 import multiprocessing
 import os
@@ -31,6 +32,12 @@ def check_library() -> None:
             "--parts corruptions needs the package imagecorruptions-imaug (imagecorruptions itself no longer runs with"
             f" current versions of NumPy and scikit-image): pip install 'dali-salaug[evaluation]' ({error})"
         ) from error
+
+
+def put_in_order(options: argparse.Namespace) -> None:
+    """Keep each of the corruptions and severities that the command line chooses once, in one order."""
+    options.corruptions = [name for name in CORRUPTIONS if name in options.corruptions]
+    options.severities = sorted(set(options.severities))
 
 
 def measure(

@@ -11,7 +11,6 @@ docs/evaluation.md defines every number.
 
 import argparse
 import importlib.metadata
-import importlib.util
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -26,7 +25,7 @@ from train.analysis.evaluation.corrupting import CORRUPTIONS, SEVERITIES
 from train.analysis.evaluation.drawing import Picture
 from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject
 from train.analysis.evaluation.rows import Group, Row, mean_over_seeds
-from train.cli.parser import SEED, at_least, check_writable
+from train.cli.parser import SEED, add_boxes, at_least, check_writable
 from train.engine.files import write_json
 from train.errors import UserError
 
@@ -205,12 +204,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="validation images, in any layout of training (default: the run's)"
     )
-    parser.add_argument(
-        "--boxes",
-        type=Path,
-        metavar="FILE",
-        help="table of the objects' boxes (default: boxes.tsv in the data folder, if there)",
-    )
+    add_boxes(parser)
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART",
         help=f"of {', '.join(PARTS)} (default: all)",
@@ -245,12 +239,11 @@ def run(options: argparse.Namespace) -> int:
         UserError, DataError: a run, the images or an option cannot be used.
     """
     check_writable(options.json)
-    options.corruptions = [name for name in CORRUPTIONS if name in options.corruptions]  # each once, in one order
-    options.severities = sorted(set(options.severities))
+    corruptions.put_in_order(options)
     if "corruptions" in options.parts:
         corruptions.check_library()
-    if "calibration" in options.parts and importlib.util.find_spec("torchmetrics") is None:
-        raise UserError("--parts calibration needs torchmetrics: pip install 'dali-salaug[evaluation]'")
+    if "calibration" in options.parts:
+        calibration.check_library("--parts calibration")
     runs = [load_subject(path, options.data) for path in options.runs]
     subjects = dict(zip(titles_of(options.runs), runs, strict=True))
     if len(subjects) < len(runs):

@@ -10,25 +10,21 @@ methods has these as its rows, and runs those that are new.
 """
 
 import argparse
-import importlib.util
+import functools
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from dali_salaug import METHODS
-from train.analysis.evaluation import corruptions
+from train.analysis.evaluation import calibration, corruptions
 from train.analysis.evaluation.corrupting import CORRUPTIONS, SEVERITIES
 from train.benchmarks.measuring import environment
 from train.cli.parser import at_least
 from train.engine.files import atomic_write, write_json
 from train.errors import UserError
-from train.experiments.comparison import Outcome
 from train.experiments.methods import cost, figure
 from train.experiments.methods.plan import (
     BATCH_SIZE,
@@ -48,14 +44,13 @@ from train.experiments.methods.plan import (
     setting_of,
 )  # fmt: skip
 from train.experiments.methods.report import result_of, text_of
-from train.experiments.tasks import Task, add_jobs, run_all, threads_of
+from train.experiments.tasks import INTERRUPTED, Task, add_jobs, outcomes_of, run_left, tell_interruption, threads_of
 
 DESCRIPTION = (
     "methods with the same budget each, on several data sets and models: accuracy, calibration, robustness, cost"
 )
 ALL = "all"
 COST, RESULTS = "cost.json", "results.json"
-INTERRUPTED = 130
 # One corruption of each group that is made in less than a millisecond.
 SOME, SEVERITIES_OF_SOME, IMAGES = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression"), (1, 3, 5), 400
 HOW = (
@@ -112,17 +107,12 @@ class Comparison:
         return self.setting.table(self.conditions, self.rate(), self.options.seeds)
 
     def _run(self, tasks: list[Task], stage: str) -> int:
-        unfinished = [task for task in tasks if task.outcome() is None]
+        left = sum(task.outcome() is None for task in tasks)
         self.setting.folder.mkdir(parents=True, exist_ok=True)
-
-        def finished(task: Task, outcome: Outcome) -> None:
-            if stage == "runs":
-                self.write(tasks)
-            tqdm.write(f"{self.setting}, {task}: {outcome.value:.2f} % after {outcome.seconds:.0f} s")
-
-        if unfinished:
-            print(f"{self.setting}, {stage}: {len(unfinished)} of {len(tasks)} are left", flush=True)
-        return run_all(unfinished, len(tasks), self.options.jobs, self.threads, finished)
+        if left:
+            print(f"{self.setting}, {stage}: {left} of {len(tasks)} are left", flush=True)
+        after = functools.partial(self.write, tasks) if stage == "runs" else None
+        return run_left(tasks, self.options.jobs, f"{self.setting}, ", after)
 
     def _measure_cost(self, tasks: list[Task]) -> None:
         """Measure the steps of the rows that have a run, but for those that are measured already in these sizes."""
@@ -149,11 +139,7 @@ class Comparison:
 
     def write(self, tasks: list[Task]) -> None:
         """Write the results of this data set with this model."""
-        outcomes: dict[str, dict[int, Outcome]] = {}
-        for task in tasks:
-            outcome = task.outcome()
-            if outcome is not None:
-                outcomes.setdefault(task.condition.name, {})[task.seed] = outcome
+        outcomes = outcomes_of(tasks)
         about = {"seeds": self.options.seeds, "jobs": self.options.jobs, "threads": self.threads}
         about |= {"measured_by": shlex.join(self.conditions[0].measured)}
         about |= {"command": command_of(self.options), "environment": self.surroundings}
@@ -213,12 +199,10 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.corruption_images:
         corruptions.check_library()
-    if importlib.util.find_spec("torchmetrics") is None:
-        raise UserError("experiment methods needs torchmetrics: pip install 'dali-salaug[evaluation]'")
+    calibration.check_library("experiment methods")
     names = [*METHODS, f"keep_cutout{MEMORY}"] if options.methods == [ALL] else options.methods
     options.methods = list(dict.fromkeys(["none", *names]))
-    options.corruptions = [name for name in CORRUPTIONS if name in options.corruptions]
-    options.severities = sorted(set(options.severities))
+    corruptions.put_in_order(options)
     for name in options.methods:
         condition_of(name, ())
     if any(rate <= 0 for rate in options.rates or ()):
@@ -245,8 +229,7 @@ def run(options: argparse.Namespace) -> int:
         if status == INTERRUPTED:
             break
     print(f"\n{text}\n\nin {options.out}: table.md, figure.png, results.json")
-    if status == INTERRUPTED:
-        print("Interrupted. To resume, run the same command again.", file=sys.stderr)
+    tell_interruption(status)
     return status
 
 
