@@ -25,7 +25,8 @@ from train.experiments.methods.report import result_of, text_of
 from train.experiments.tasks import Task
 
 SIZES: dict[str, Any] = {
-    "epochs": None, "train_images": None, "image_size": None, "batch_size": 64, "optimizer": None, "rates": None
+    "epochs": None, "train_images": None, "image_size": None, "batch_size": 64, "optimizer": None, "amp": "off",
+    "rates": None,
 }  # fmt: skip
 TINY = ["--train-images", "16", "--epochs", "1", "--image-size", "32", "--batch-size", "8", "--seeds", "1"]
 TINY += ["--jobs", "1", "--corruption-images", "0"]
@@ -186,6 +187,8 @@ def test_the_sizes(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fewer = setting_of(str(shapes), "vit_small", tmp_path, **SIZES | {"train_images": 12, "rates": [2.0]})
     assert (fewer.count, fewer.shared["train_images"], fewer.shared["epochs"]) == (12, 12, 40)
     assert (fewer.resolved.optimizer, fewer.search()) == ("adamw", [])
+    half = setting_of(str(shapes), "small", tmp_path, **SIZES | {"amp": "bfloat16"})
+    assert {task.config.amp for task in half.search()} == {"bfloat16"}
     monkeypatch.setattr(plan, "LARGEST_SIDE", 32)
     assert setting_of(str(shapes), "small", tmp_path, **SIZES).resolved.image_size == 32
     tasks = setting.search()

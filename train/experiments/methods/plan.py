@@ -143,7 +143,7 @@ def data_name(data: str) -> str:
 
 def setting_of(
     data: str, model: str, out: Path, *, epochs: int | None, train_images: int | None, image_size: int | None,
-    batch_size: int, optimizer: str | None, rates: list[float] | None,
+    batch_size: int, optimizer: str | None, amp: str, rates: list[float] | None,
 ) -> Setting:  # fmt: skip
     """Return a data set with a model, with the sizes that are not stated.
 
@@ -157,7 +157,7 @@ def setting_of(
     Raises:
         UserError, DataError: the data or an option cannot be used.
     """
-    shared: dict[str, Any] = {"model": model, "batch_size": batch_size}
+    shared: dict[str, Any] = {"model": model, "batch_size": batch_size, "amp": amp}
     shared["optimizer"] = optimizer or OPTIMIZERS.get(model, "sgd")
     if data != EMBEDDED:
         shared["data"] = absolute(data)

@@ -116,7 +116,10 @@ class Comparison:
 
     def _measure_cost(self, tasks: list[Task]) -> None:
         """Measure the steps of the rows that have a run, but for those that are measured already in these sizes."""
-        of = {name: getattr(self.setting.resolved, name) for name in ("batch_size", "image_size", "optimizer", "lr")}
+        of = {
+            name: getattr(self.setting.resolved, name)
+            for name in ("batch_size", "image_size", "optimizer", "lr", "amp")
+        }
         done = {task.condition.name: task.config for task in tasks if task.outcome() is not None}
         known = self._cost()
         if known is None or known["of"] != of:
@@ -153,7 +156,9 @@ def command_of(options: argparse.Namespace) -> str:
     """Return the command line with the names of the data alone: its place says nothing to others."""
     words = ["python -m train experiment methods", "--data", *map(data_name, options.data)]
     words += ["--model", *options.model, "--methods", *options.methods]
-    stated = ("epochs", "train_images", "image_size", "batch_size", "optimizer", "seeds", "jobs", "corruption_images")
+    stated = (
+        "epochs", "train_images", "image_size", "batch_size", "optimizer", "amp", "seeds", "jobs", "corruption_images",
+    )  # fmt: skip
     for name in stated:
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -213,7 +218,7 @@ def run(options: argparse.Namespace) -> int:
     same = [name for name in names if names.count(name) > 1]
     if same:
         raise UserError(f"--data: two folders are called {same[0]}, by which their results would be told apart")
-    sizes = ("epochs", "train_images", "image_size", "batch_size", "optimizer", "rates")
+    sizes = ("epochs", "train_images", "image_size", "batch_size", "optimizer", "amp", "rates")
     settings = [
         setting_of(folder, model, options.out, **{name: getattr(options, name) for name in sizes})
         for folder in data
@@ -263,6 +268,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     suited = ", ".join(f"{optimizer} for {model}" for model, optimizer in OPTIMIZERS.items())
     parser.add_argument("--optimizer", help=f"as for training (default: {suited}, otherwise sgd)")
+    parser.add_argument(
+        "--amp", choices=("off", "bfloat16", "float16"), default="off", help="as for training (default: %(default)s)"
+    )
     rates = "; of ".join(f"{name} {' '.join(f'{rate:g}' for rate in tried)}" for name, tried in RATES.items())
     parser.add_argument(
         "--rates", type=float, nargs="+", metavar="FACTOR",
