@@ -29,6 +29,7 @@ from train.data.loaders import validation_folder, validation_images
 from train.errors import UserError
 
 BATCH = 64
+_COLUMNS = ("path", "x0", "y0", "x1", "y1")  # of a table of boxes
 _ON_ITS_SIDE = (5, 6, 7, 8)  # orientations by EXIF that exchange width and height
 
 
@@ -60,16 +61,30 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
         By the path of each image: top, left, bottom, right in pixels, half-open.
 
     Raises:
-        UserError: the file does not exist, or lacks a column.
+        UserError: the file does not exist, or lacks a column; or a line has no box, and the message has its number.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; pass --boxes, a table with the columns path, x0, y0, x1, y1")
-    with open(path, newline="") as file:
+        raise UserError(f"{path}: no such file; pass --boxes, a table with the columns {', '.join(_COLUMNS)}")
+    boxes: dict[str, tuple[int, int, int, int]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file, delimiter="\t")
         try:
-            return {r["path"]: (int(r["y0"]), int(r["x0"]), int(r["y1"]) + 1, int(r["x1"]) + 1) for r in rows}
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(f"{path}: needs the tab-separated columns path, x0, y0, x1, y1 ({error!r})") from error
+            missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{path}: needs the tab-separated columns {', '.join(_COLUMNS)}; {missing[0]} is missing"
+                )
+            for row in rows:
+                x0, y0, x1, y1 = (int(row[name]) for name in _COLUMNS[1:])
+                if not (0 <= x0 <= x1 and 0 <= y0 <= y1):
+                    raise ValueError(f"x0 <= x1 and y0 <= y1 from 0 on, got {x0}, {y0}, {x1}, {y1}")
+                boxes[row["path"]] = y0, x0, y1 + 1, x1 + 1
+        except (TypeError, ValueError, csv.Error) as error:
+            numbers = ", ".join(_COLUMNS[1:])
+            raise UserError(
+                f"{path}, line {rows.line_num}: needs a path and four whole numbers, {numbers}: {error}"
+            ) from error
+    return boxes
 
 
 @contextmanager

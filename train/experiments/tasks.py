@@ -54,7 +54,7 @@ class Task(NamedTuple):
         """Return the log of the finished run in the folder; None where there is none, or it is not finished.
 
         Raises:
-            UserError: the folder holds a run with other settings.
+            UserError: the folder holds a run with other settings, or a damaged log.
         """
         path, log = self.folder / "config.yaml", self.folder / LOG
         if not path.is_file():
@@ -71,7 +71,16 @@ class Task(NamedTuple):
                 " remove that folder"
             )
         records = read_log(log) if log.is_file() else []
-        return records if records and records[-1]["epoch"] == self.config.epochs else None
+        if not records or records[-1]["epoch"] != self.config.epochs:
+            return None
+        needed = [*((line, "seconds") for line in range(len(records))), (-1, task_of(self.config).metric)]
+        for line, name in needed:
+            if not is_of(records[line].get(name), float):
+                number = line % len(records) + 1
+                raise UserError(
+                    f"{log}, line {number}: has no number {name!r}; remove {self.folder}, and it is trained again"
+                )
+        return records
 
     def unmeasured(self) -> bool:
         """Return whether the run is finished, but not yet measured, or an evaluation was with other options."""

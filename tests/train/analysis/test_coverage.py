@@ -74,8 +74,24 @@ def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
 def test_boxes_are_inclusive_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "boxes.tsv").write_text("path\tx0\ty0\tx1\ty1\nval/a/1.jpg\t3\t5\t7\t6\n")
     assert read_boxes(tmp_path / "boxes.tsv") == {"val/a/1.jpg": (5, 3, 7, 8)}
-    (tmp_path / "bad.tsv").write_text("path\tx0\nval/a/1.jpg\t3\n")
-    with pytest.raises(UserError, match="needs the tab-separated columns"):
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "needs the tab-separated columns path, x0, y0, x1, y1; path is missing"),
+        (b"path\tx0\n", "needs the tab-separated columns path, x0, y0, x1, y1; y0 is missing"),
+        (b"path x0 y0 x1 y1\n", "path is missing"),
+        (b"path\tx0\ty0\tx1\ty1\na\t0\t0\t1\t1\nb\t0\t0\t1\n", "line 3: needs a path and four whole numbers, x0"),
+        (b"path\tx0\ty0\tx1\ty1\na\t0\t0\t1\t1.5\n", "line 2: .*'1.5'"),
+        (b"path\tx0\ty0\tx1\ty1\na\t4\t0\t3\t1\n", "line 2: .*x0 <= x1 and y0 <= y1 from 0 on, got 4, 0, 3, 1"),
+        (b"path\tx0\ty0\tx1\ty1\na\t-4\t0\t3\t1\n", "line 2: .*got -4, 0, 3, 1"),
+        (b"path\tx0\ty0\tx1\ty1\n\xff\t0\t0\t1\t1\n", "can't decode byte 0xff"),
+    ],
+)
+def test_a_table_without_boxes(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.tsv").write_bytes(content)
+    with pytest.raises(UserError, match=f"bad.tsv.*{message}"):
         read_boxes(tmp_path / "bad.tsv")
 
 

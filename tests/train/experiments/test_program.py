@@ -186,6 +186,18 @@ def test_the_agreement_is_measured_after_training(shapes: Path, tmp_path: Path, 
     assert [json.loads((folder / "agreement.json").read_text()) for folder in folders] == measured
 
 
+def test_a_damaged_log_is_named(options: list[str], out: Path, capsys: pytest.CaptureFixture) -> None:
+    log = out / "none" / "seed0" / "log.jsonl"
+    whole = log.read_text()
+    records = [json.loads(line) for line in whole.splitlines()]
+    for line, name in ((1, "seconds"), (len(records), "val_top1")):
+        damaged = [{**r, name: "1"} if number == line else r for number, r in enumerate(records, 1)]
+        log.write_text("".join(json.dumps(record) + "\n" for record in damaged))
+        assert program(["experiment", *options, "--seeds", "1", "--only", "none"]) == 2
+        assert f"{log}, line {line}: has no number '{name}'; remove {log.parent}" in capsys.readouterr().err
+    log.write_text(whole)
+
+
 def test_a_run_that_fails(options: list[str], out: Path, capsys: pytest.CaptureFixture) -> None:
     """The other goes on, and joins the table of what was there before."""
     folder = out / "none" / "seed0"
