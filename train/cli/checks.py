@@ -1,6 +1,7 @@
 """Checks of a run's options before anything is built from them."""
 
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -132,7 +133,8 @@ def check_value(name: str, value: Any, meta: Mapping[str, Any]) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if is_number and not (low <= number <= (sys.float_info.max if high is None else high)):
-            legal = f"at least {low}" if high is None else f"in [{low}, {high}]"
+            finite = "" if math.isfinite(number) else "a finite number of "
+            legal = f"{finite}at least {low}" if high is None else f"in [{low}, {high}]"
             raise UserError(f"{flag} must be {legal}; got {number}")
 
 

@@ -20,6 +20,7 @@ from train.experiments.comparison import Condition, Outcome, differences, mean_o
 from train.experiments.conditions import Experiment
 from train.experiments.tasks import INTERRUPTED, Task, run_left, tell_interruption
 from train.tasks.detection.config import DetectionConfig
+from train.tasks.detection.loaders import training_images, validation_images
 from train.tasks.detection.task import Detection
 
 DESCRIPTION = (
@@ -145,9 +146,16 @@ def _outcomes(tasks: list[Task]) -> tuple[dict[str, dict[int, Outcome]], dict[st
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the experiment as the command line states. Returns the exit status, as that of other experiments."""
+    """Run the experiment as the command line states. Returns the exit status, as that of other experiments.
+
+    Raises:
+        UserError, DataError: the data or an option cannot be used.
+    """
     options.epochs, options.seeds = options.epochs or EPOCHS, options.seeds or SEEDS
     options.out = options.out or Path("runs/detect")
+    if options.data is not None:  # it is wrong before the backbones are trained, not after
+        config = DetectionConfig(data=options.data, val_split=PHOTOGRAPHS["val_split"])
+        validation_images(config, training_images(config).classes)
     options.out.mkdir(parents=True, exist_ok=True)
     surroundings = environment()
     trained = backbones(options)

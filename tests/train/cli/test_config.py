@@ -111,6 +111,7 @@ def test_a_command_that_is_not_understood(words: list[str], message: str, capsys
         ({"tau": 1.5}, r"--tau must be in \[0, 1\]; got 1.5"),
         ({"tau": float("nan")}, r"--tau must be in \[0, 1\]; got nan"),
         ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
+        ({"lr": float("inf")}, r"--lr must be a finite number of at least 0.*; got inf"),
         ({"train_images": 0}, r"--train-images must be at least 1; got 0"),
         ({"validate_every": 0}, r"--validate-every must be at least 1; got 0"),
         ({"batch_size": -1}, r"--batch-size must be in \[1, 2147483647\]; got -1"),

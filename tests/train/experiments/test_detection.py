@@ -9,6 +9,7 @@ import pytest
 
 import train.data.scenes
 import train.data.shapes
+from pipelines import DataError
 from train.__main__ import main as program
 from train.errors import UserError
 from train.experiments import detection
@@ -66,10 +67,12 @@ def test_the_table(tmp_path: Path) -> None:
     [
         (["keepaugment"], "--data is required: this experiment has no embedded images"),
         (["detect", "--only", "mixup"], "--only mixup: no such condition; there are none, cutout"),
+        (["detect", "--data", "tests"], r"'.*tests': neither Pascal VOC's layout \(Annotations"),
     ],
 )
-def test_what_is_refused(words: list[str], message: str) -> None:
+def test_what_is_refused(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from train.cli.commands import run
 
-    with pytest.raises(UserError, match=message):
+    monkeypatch.setattr(Task, "start", lambda *_: pytest.fail("nothing is trained before it is refused"))
+    with pytest.raises((UserError, DataError), match=message):
         run(["experiment", *words])

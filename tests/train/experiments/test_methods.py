@@ -151,7 +151,8 @@ def test_interrupted_while_steps_are_measured(
     [
         (["--methods", "cutmx"], "--methods cutmx: no such method; legal are all, none, .*; did you mean cutmix?"),
         (["--methods", "cutmix-memory"], "--methods cutmix-memory: cutmix uses no map of each image"),
-        (["--rates", "1", "0"], "--rates must be above 0; got 1 0"),
+        (["--rates", "1", "0"], "--rates must be finite numbers above 0; got 1 0"),
+        (["--rates", "nan"], "--rates must be finite numbers above 0; got nan"),
         (["--optimizer", "sdg"], "--optimizer must be one of sgd, adam, adamw, lamb; got 'sdg'"),
         (["--model", "smal"], "the closest names are small"),
         (["--image-size", "30", "--model", "vit_small"], "image_size must be a multiple of 8"),

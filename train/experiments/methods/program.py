@@ -12,6 +12,7 @@ methods has these as its rows, and runs those that are new.
 import argparse
 import functools
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -210,8 +211,9 @@ def run(options: argparse.Namespace) -> int:
     corruptions.put_in_order(options)
     for name in options.methods:
         condition_of(name, ())
-    if any(rate <= 0 for rate in options.rates or ()):
-        raise UserError(f"--rates must be above 0; got {' '.join(f'{rate:g}' for rate in options.rates)}")
+    if not all(0 < rate < math.inf for rate in options.rates or ()):
+        given = " ".join(f"{rate:g}" for rate in options.rates)
+        raise UserError(f"--rates must be finite numbers above 0; got {given}")
     options.out = options.out or Path("runs/methods")
     data = list(dict.fromkeys(options.data))
     names = [*map(data_name, data)]
