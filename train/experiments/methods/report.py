@@ -14,6 +14,7 @@ METRICS = {  # of `Outcome.evaluation`, in words
     "corruption": "corruption accuracy, %",
     "calibration": "calibration error, %",  # the lower the better, as of no other
 }
+_PRECISION = {"off": "", "bfloat16": ", bfloat16 where autocast has it", "float16": ", float16 where autocast has it"}
 
 
 def values_of(runs: Mapping[int, Outcome], metric: str) -> dict[int, float]:
@@ -61,7 +62,7 @@ def result_of(
             if cost and name in cost["batches"]
             else None,
         }
-    kept = ("epochs", "image_size", "batch_size", "optimizer", "weight_decay")
+    kept = ("epochs", "image_size", "batch_size", "optimizer", "weight_decay", "amp")
     sizes = {name: getattr(setting.resolved, name) for name in kept}
     searched = {
         "rates": list(setting.rates),
@@ -102,7 +103,7 @@ def _sizes(result: Mapping[str, Any]) -> str:
     side, epochs = settings["image_size"], settings["epochs"]
     text = (
         f"Each run: {settings['train_images']} images of {side}×{side} pixels, {epochs} epoch{'s' * (epochs > 1)},"
-        f" {settings['optimizer']}, batches of {settings['batch_size']}."
+        f" {settings['optimizer']}, batches of {settings['batch_size']}{_PRECISION[settings['amp']]}."
     )
     cost = result["cost"]
     if cost:
