@@ -32,6 +32,7 @@ def test_a_backbone_and_a_detector_on_it(
     assert 0 <= found["val_map"] <= 100
     assert report["backbones"]["none"]["0"] <= 100
     config = DetectionConfig.load(tmp_path / "out" / "scenes" / "none" / "seed0" / "config.yaml")
+    assert config.clip_grad == 5
     assert config.backbone == str(tmp_path / "out" / "backbones" / "none" / "seed0" / "best.pt")
     capsys.readouterr()
     monkeypatch.setattr(Task, "start", lambda *_: pytest.fail("a finished run is not started again"))
