@@ -111,7 +111,6 @@ def test_a_command_that_is_not_understood(words: list[str], message: str, capsys
         ({"tau": 1.5}, r"--tau must be in \[0, 1\]; got 1.5"),
         ({"tau": float("nan")}, r"--tau must be in \[0, 1\]; got nan"),
         ({"epochs": 0}, r"--epochs must be at least 1; got 0"),
-        ({"lr": float("inf")}, r"--lr must be a finite number of at least 0.*; got inf"),
         ({"train_images": 0}, r"--train-images must be at least 1; got 0"),
         ({"validate_every": 0}, r"--validate-every must be at least 1; got 0"),
         ({"batch_size": -1}, r"--batch-size must be in \[1, 2147483647\]; got -1"),
@@ -237,9 +236,9 @@ def test_a_preset_of_another_type(line: str, message: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lr": float("inf")}, "--lr must be at least 0; got inf"),
-        ({"lr_warmup_epochs": float("inf")}, "--lr-warmup-epochs must be at least 0; got inf"),
-        ({"clip_grad": float("nan")}, "--clip-grad must be at least 0; got nan"),
+        ({"lr": float("inf")}, "--lr must be a finite number of at least 0; got inf"),
+        ({"lr_warmup_epochs": float("inf")}, "--lr-warmup-epochs must be a finite number of at least 0; got inf"),
+        ({"clip_grad": float("nan")}, "--clip-grad must be a finite number of at least 0; got nan"),
         ({"batch_size": 2**31}, r"--batch-size must be in \[1, 2147483647\]; got 2147483648"),
         ({"image_size": 10**6}, r"--image-size must be in \[8, 16384\]; got 1000000"),
         ({"workers": 2000}, r"--workers must be in \[1, 1024\]; got 2000"),
