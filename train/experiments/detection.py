@@ -16,9 +16,9 @@ from train.config import Config
 from train.data.loaders import absolute, data_folder, resolve_for_data
 from train.engine.checkpoint import BEST
 from train.engine.files import write_json
-from train.experiments.comparison import Condition, Outcome, differences, mean_of, sentences
+from train.experiments.comparison import Condition, differences, mean_of, sentences
 from train.experiments.conditions import Experiment
-from train.experiments.tasks import INTERRUPTED, Task, run_left, tell_interruption
+from train.experiments.tasks import INTERRUPTED, Task, outcomes_of, run_left, tell_interruption
 from train.tasks.detection.config import DetectionConfig
 from train.tasks.detection.loaders import training_images, validation_images
 from train.tasks.detection.task import Detection
@@ -45,8 +45,7 @@ PUBLISHED = (
     " levels."
 )
 EXPERIMENT = Experiment(DESCRIPTION, CONDITIONS, EPOCHS, 0, SEEDS, DURATION, PUBLISHED)
-# Of all detectors: without it, one on a weak backbone diverged in its second epoch.
-STABLE: dict[str, Any] = {"clip_grad": 5.0}
+CLIP_GRAD = 5.0  # of all detectors: without it, one on a weak backbone diverged in its second epoch
 # Of photographs of 640×480 pixels, for two cores; each option as on the command line.
 PHOTOGRAPHS: dict[str, Any] = {
     "short_sides": (160, 176, 192),
@@ -91,7 +90,7 @@ def detectors(options: argparse.Namespace, trained: list[Task]) -> dict[str, lis
     for name, own in sets.items():
         for backbone in trained:
             weights = absolute(str(backbone.folder / BEST))
-            shared = STABLE | own | {"backbone": weights, "model": options.model, "seed": backbone.seed}
+            shared = own | {"clip_grad": CLIP_GRAD, "backbone": weights, "model": options.model, "seed": backbone.seed}
             stated = shared | {"validate_every": own["epochs"]}
             config = DetectionConfig(**stated)
             check(config)
@@ -115,7 +114,7 @@ def table(name: str, tasks: list[Task], accuracies: dict[tuple[str, int], float]
         tasks: the runs of detection on it; those that are not finished are missing.
         accuracies: top-1 of the backbones, by condition and seed.
     """
-    outcomes, records = _outcomes(tasks)
+    outcomes, records = outcomes_of(tasks), _last_lines(tasks)
     conditions = [c for c in CONDITIONS if any(task.condition == c for task in tasks)]
     compared = differences(conditions, outcomes)
     header = (
@@ -135,16 +134,14 @@ def table(name: str, tasks: list[Task], accuracies: dict[tuple[str, int], float]
     return f"## {name}\n\n" + "\n".join(lines) + "\n\n" + sentences(conditions, outcomes)
 
 
-def _outcomes(tasks: list[Task]) -> tuple[dict[str, dict[int, Outcome]], dict[str, dict[int, dict[str, Any]]]]:
-    """Return the outcomes, and the last lines of the logs, of finished runs by condition and seed."""
-    outcomes: dict[str, dict[int, Outcome]] = {}
-    records: dict[str, dict[int, dict[str, Any]]] = {}
+def _last_lines(tasks: list[Task]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Return the last lines of the logs of finished runs, by condition and seed."""
+    lines: dict[str, dict[int, dict[str, Any]]] = {}
     for task in tasks:
-        outcome, log = task.outcome(), task.log()
-        if outcome is not None and log is not None:
-            outcomes.setdefault(task.condition.name, {})[task.seed] = outcome
-            records.setdefault(task.condition.name, {})[task.seed] = log[-1]
-    return outcomes, records
+        log = task.log()
+        if log is not None:
+            lines.setdefault(task.condition.name, {})[task.seed] = log[-1]
+    return lines
 
 
 def run(options: argparse.Namespace) -> int:
@@ -183,7 +180,7 @@ def run(options: argparse.Namespace) -> int:
         [*parts, how, PUBLISHED, f"Command: `{command}`", "; ".join(f"{k} {v}" for k, v in surroundings.items())]
     )
     results = {
-        name: {c: {str(s): log for s, log in logs.items()} for c, logs in _outcomes(tasks)[1].items()}
+        name: {c: {str(s): log for s, log in logs.items()} for c, logs in _last_lines(tasks).items()}
         for name, tasks in found.items()
     }
     top1: dict[str, dict[str, float]] = {}

@@ -73,13 +73,12 @@ class Task(NamedTuple):
         records = read_log(log) if log.is_file() else []
         if not records or records[-1]["epoch"] != self.config.epochs:
             return None
-        needed = [*((line, "seconds") for line in range(len(records))), (-1, task_of(self.config).metric)]
-        for line, name in needed:
-            if not is_of(records[line].get(name), float):
-                number = line % len(records) + 1
-                raise UserError(
-                    f"{log}, line {number}: has no number {name!r}; remove {self.folder}, and it is trained again"
-                )
+        for line, record in enumerate(records, 1):
+            for name in ("seconds", task_of(self.config).metric) if line == len(records) else ("seconds",):
+                if not is_of(record.get(name), float):
+                    raise UserError(
+                        f"{log}, line {line}: has no number {name!r}; remove {self.folder}, and it is trained again"
+                    )
         return records
 
     def unmeasured(self) -> bool:

@@ -24,6 +24,7 @@ from train.analysis.evaluation import calibration, corruptions
 from train.analysis.evaluation.corrupting import CORRUPTIONS, SEVERITIES
 from train.benchmarks.measuring import environment
 from train.cli.parser import at_least
+from train.config import Config
 from train.engine.files import atomic_write, write_json
 from train.errors import UserError
 from train.experiments.methods import cost, figure
@@ -270,8 +271,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     suited = ", ".join(f"{optimizer} for {model}" for model, optimizer in OPTIMIZERS.items())
     parser.add_argument("--optimizer", help=f"as for training (default: {suited}, otherwise sgd)")
+    amp = Config.options()["amp"]
     parser.add_argument(
-        "--amp", choices=("off", "bfloat16", "float16"), default="off", help="as for training (default: %(default)s)"
+        "--amp", choices=amp.metadata["choices"], default=amp.default, help="as for training (default: %(default)s)"
     )
     rates = "; of ".join(f"{name} {' '.join(f'{rate:g}' for rate in tried)}" for name, tried in RATES.items())
     parser.add_argument(

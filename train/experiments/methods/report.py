@@ -14,7 +14,6 @@ METRICS = {  # of `Outcome.evaluation`, in words
     "corruption": "corruption accuracy, %",
     "calibration": "calibration error, %",  # the lower the better, as of no other
 }
-_PRECISION = {"off": "", "bfloat16": ", bfloat16 where autocast has it", "float16": ", float16 where autocast has it"}
 
 
 def values_of(runs: Mapping[int, Outcome], metric: str) -> dict[int, float]:
@@ -101,9 +100,10 @@ def text_of(setting: Setting, conditions: Sequence[Condition], outcomes: Outcome
 def _sizes(result: Mapping[str, Any]) -> str:
     settings = result["settings"]
     side, epochs = settings["image_size"], settings["epochs"]
+    precision = "" if settings["amp"] == "off" else f", {settings['amp']} where autocast has it"
     text = (
         f"Each run: {settings['train_images']} images of {side}×{side} pixels, {epochs} epoch{'s' * (epochs > 1)},"
-        f" {settings['optimizer']}, batches of {settings['batch_size']}{_PRECISION[settings['amp']]}."
+        f" {settings['optimizer']}, batches of {settings['batch_size']}{precision}."
     )
     cost = result["cost"]
     if cost:
