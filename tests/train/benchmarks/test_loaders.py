@@ -1,9 +1,12 @@
 """The scoreboard of loaders: what it prints and writes, its judgements, and the environments of the peers."""
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +24,7 @@ from train.benchmarks.loaders.job import MEAN, STD, Job
 from train.benchmarks.loaders.peers import NAMES
 from train.benchmarks.loaders.processes import Peer, PeerError
 from train.benchmarks.loaders.program import table
+from train.benchmarks.loaders.worker import Session, cpu_seconds_of
 
 
 @pytest.fixture
@@ -153,9 +157,12 @@ def test_reshuffled() -> None:
     within = [[generator.permutation(shard).tolist() for shard in drawn[0]] for _ in range(3)]
     assert reshuffled(within, count)[1] == "each process has the same samples in all epochs"
     local = [shards(np.argsort(np.arange(count) + generator.uniform(0, 200, count))) for _ in range(3)]
-    verdict, why = reshuffled(local, count)
-    assert verdict == "no"
-    assert "not by 0.33" in why
+    blocks = np.arange(count // 50 * 50).reshape(-1, 50)
+    shuffled = [shards(generator.permuted(generator.permutation(blocks), axis=1).ravel()) for _ in range(3)]
+    for epochs in (local, shuffled):
+        verdict, why = reshuffled(epochs, count)
+        assert verdict == "no"
+        assert "samples that followed one another are 0.0" in why
 
 
 def normalised(image: Image.Image) -> torch.Tensor:
@@ -218,3 +225,21 @@ def test_a_peer_has_a_folder_for_temporary_files(tmp_path: Path) -> None:
     with Peer("ours", str(python), tmp_path / "log") as peer:
         assert peer.ask("open") == str(tmp_path / "tmp")
         assert (tmp_path / "tmp").is_dir()
+
+
+@contextlib.contextmanager
+def child(code: str) -> Iterator[None]:
+    with subprocess.Popen([sys.executable, "-c", f"import sys, time\n{code}"]) as process:
+        yield
+        process.kill()
+
+
+def test_rest_waits_for_what_is_made_ahead(tmp_path: Path) -> None:
+    session, made = Session("ours"), tmp_path / "made"
+    with child(f"while time.process_time() < 2: pass\nopen({str(made)!r}, 'x')\ntime.sleep(600)"):
+        session.rest(limit=60)
+        assert made.exists()
+        assert cpu_seconds_of(os.getpid()) > 2
+    with child("while True: pass"):
+        time.sleep(0.5)
+        assert 1 <= session.rest(limit=1) < 10

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,7 +24,7 @@ QUESTIONS = {
     "resume with other processes": "a state of two processes, in one: the rest of the epoch, each sample once",
     "memory": "growth over the batches is at most 16 MiB",
 }
-MOVED = 0.28  # share of the data set by which samples move on average; 1/3 in an order drawn over all
+APART = 0.28  # of an epoch; 1/3 in an order that is drawn over all samples
 GROWTH = 16 * 2**20
 HANG = 60.0  # seconds for four small files
 
@@ -254,15 +253,23 @@ def reshuffled(epochs: list[list[list[int]]], count: int) -> tuple[str, str]:
     if any(a == b for a, b in itertools.pairwise(epochs)):
         return "no", "each epoch has the same order"
     fixed = [set(a[0]) == set(b[0]) for a, b in itertools.pairwise(epochs)]
-    places = [_places(epoch, count) for epoch in epochs]
-    start = np.arange(count) / count
-    moves = [float(np.nanmean(np.abs(b - a))) for a, b in zip([start, *places], places, strict=False)]
-    moves += [float(np.nanmean(np.abs(place - start))) for place in places]
     if all(fixed):
         return "no", "each process has the same samples in all epochs"
-    if min(moves) < MOVED * (1 if count > 1000 else 0.6):  # few samples: the mean varies
-        return "no", f"samples move by {statistics.mean(moves):.2f} of the data set, not by 0.33"
+    in_files = [list(range(count))]
+    before = [*itertools.pairwise([in_files, *epochs]), *((in_files, epoch) for epoch in epochs[1:])]
+    apart = min(_apart(*orders, count) for orders in before)
+    if apart < APART * (1 if count > 1000 else 0.6):  # few samples: the mean varies
+        return "no", f"samples that followed one another are {apart:.2f} of an epoch apart, not 0.33"
     return "yes", ""
+
+
+def _apart(before: list[list[int]], after: list[list[int]], count: int) -> float:
+    """Return how much of an epoch lies between two samples, on average, that followed one another in the one before.
+
+    In an order by blocks, the samples of a block stay together, although they move far.
+    """
+    places = _places(after, count)
+    return float(np.nanmean(np.concatenate([np.abs(np.diff(places[labels])) for labels in before])))
 
 
 def _places(epoch: list[list[int]], count: int) -> np.ndarray:

@@ -174,7 +174,7 @@ class Board:
         total = len(self.starts) * (options.repeats + 1)
         side = 32 if options.quick else 224 if self.device == "cuda" else 64  # of the step's images
         with self._bar("neighbour", total) as bar, speed.Turns(self.starts, self._jobs(True)) as turns:
-            runs = speed.neighbours(turns, options.repeats, 2, options.batches, side, bar.update)
+            runs = speed.neighbours(turns, options.repeats, self.skip, options.batches, side, bar.update)
         found: dict[str, Any] = {
             name: {what: summary(values) for what, values in rows.items()} for name, rows in runs.items()
         }

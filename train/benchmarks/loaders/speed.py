@@ -49,6 +49,7 @@ def speeds(turns: Turns, repeats: int, skip: int, batches: int, tick: Callable[[
             speed = turns.ask(name, "speed", skip=skip, batches=batches)
             if turn and speed is not None:
                 runs[name].append(speed)
+            turns.ask(name, "rest")
             tick()
     return {name: values for name, values in runs.items() if name not in turns.failed}
 
@@ -61,8 +62,9 @@ def neighbours(
     found: dict[str, dict[str, list[float]]] = {n: {"slower": [], "step": [], "images/s": []} for n in turns.peers}
     for turn in range(repeats + 1):
         for name, values in found.items():
-            alone = turns.ask(name, "alone", skip=skip, batches=batches, side=side)
+            alone = turns.ask(name, "alone", steps=batches, side=side)
             beside = turns.ask(name, "neighbour", skip=skip, batches=batches, side=side)
+            turns.ask(name, "rest")
             if turn and beside is not None:
                 values["step"].append(median(alone))
                 values["slower"].append(median(beside["steps"]) / median(alone))

@@ -6,6 +6,7 @@ to the process's error stream. It runs in the peer's own interpreter, and import
 (and what the peer does).
 """
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from train.benchmarks.loaders.job import Job, read_samples
 from train.benchmarks.loaders.peers.base import Loader, NotOffered
+
+_MOMENT = 0.25  # seconds in which a loader at rest uses next to no processor time
 
 
 class Session:
@@ -101,19 +104,30 @@ class Session:
             seconds.append(time.perf_counter() - before)
         return {"steps": seconds, "images/s": images / (time.perf_counter() - start)}
 
-    def alone(self, skip: int, batches: int, side: int) -> list[float]:
-        """Return the seconds of each step while the loader is open, and nobody asks it for a batch."""
+    def alone(self, steps: int, side: int) -> list[float]:
+        """Return the seconds of each step, but for the first two, while nobody asks the open loader for a batch."""
         step, seconds = self._training_step(side), []
-        for _ in range(skip + batches):
+        for _ in range(2 + steps):
             before = time.perf_counter()
             step()
             seconds.append(time.perf_counter() - before)
-        return seconds[skip:]
+        return seconds[2:]
 
     def _training_step(self, side: int) -> Callable[[], object]:
         if self.step is None:
             self.step = training_step(self.job.device, self.job.batch_size, side)
         return self.step
+
+    def rest(self, limit: float = 10.0) -> float:
+        """Wait until the loader has made what it makes ahead, which would slow the next peer's turn. Returns the
+        seconds that it took; `limit` where it works on."""
+        start, used = time.perf_counter(), cpu_seconds_of(os.getpid())
+        while (waited := time.perf_counter() - start) < limit:
+            time.sleep(_MOMENT)
+            before, used = used, cpu_seconds_of(os.getpid())
+            if used - before < 0.1 * _MOMENT:
+                break
+        return waited
 
     def take(self, epoch: int, limit: int | None = None, checksums: bool = False) -> list[list[Any]]:
         """Return the labels of an epoch's batches, with `checksums` also one of the pixels of each batch."""
@@ -174,23 +188,37 @@ def training_step(device: str, batch_size: int, side: int) -> Callable[[], objec
 
 def memory_of(process: int) -> float:
     """Return the bytes in memory of a process and all that it has started; shared pages count once (Linux's PSS)."""
+    total = 0
+    for rollup in _files_of_family(process, "smaps_rollup"):
+        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return 1024.0 * total
+
+
+def cpu_seconds_of(process: int) -> float:
+    """Return the processor time of a process and all that it has started and that still runs."""
+    ticks = 0
+    for stat in _files_of_family(process, "stat"):
+        ticks += sum(map(int, _fields(stat)[11:13]))  # of the user and of the system
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _files_of_family(process: int, name: str) -> Iterator[str]:
+    """Yield the text of a file in /proc of a process and of all that it has started."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
-            continue
+        with contextlib.suppress(OSError):  # it has ended
+            parents[int(folder.name)] = int(_fields((folder / "stat").read_text())[1])
     family = {process}
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
-    total = 0
     for member in family:
-        try:
-            rollup = Path(f"/proc/{member}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return 1024.0 * total
+        with contextlib.suppress(OSError):
+            yield Path(f"/proc/{member}/{name}").read_text()
+
+
+def _fields(stat: str) -> list[str]:
+    """Return the fields of /proc's `stat` after the process's name, which may have blanks and parentheses in it."""
+    return stat.rpartition(")")[2].split()
 
 
 def main(peer: str) -> None:
