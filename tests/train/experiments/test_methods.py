@@ -1,6 +1,7 @@
 """Which method for which data: a tiny comparison from search to figure, resumed; its sizes, rows, table and errors."""
 
 import io
+import itertools
 import json
 import re
 import statistics
@@ -14,6 +15,7 @@ from PIL import Image
 
 from dali_salaug import METHODS
 from train.__main__ import main as program
+from train.analysis.evaluation.drawing import new_figure
 from train.benchmarks.whole_steps import beside_plain_steps
 from train.config import ResolvedConfig
 from train.engine.files import write_yaml
@@ -226,7 +228,7 @@ def test_the_best_rate() -> None:
 def outcomes_of(values: dict[str, list[tuple[float, float]]]) -> dict[str, dict[int, Outcome]]:
     return {
         name: {
-            seed: Outcome(top1, 1.0, 1.0, evaluation={"top1": top1, "calibration": error, "corruption": None})
+            seed: Outcome(7.0, 1.0, 1.0, evaluation={"top1": top1, "calibration": error, "corruption": None})
             for seed, (top1, error) in enumerate(runs)
         }
         for name, runs in values.items()
@@ -269,7 +271,8 @@ def test_the_table_against_plain_arithmetic(shapes: Path, tmp_path: Path) -> Non
     assert "Learning rate: 0.15, the best for the mean of none and cutmix on 9 training images" in text
     assert "0.0375: 40.0, 38.0; 0.15: 43.0, 39.0" in text
     assert "It is the greatest that was tried: widen --rates." in text
-    assert "- keep_cutout and cutout: +1.67" in text or "- keep_cutout is above cutout: +1.67" in text
+    assert rows[4][5].startswith("+1.67 [")
+    assert f"- keep_cutout and cutout: {rows[4][5]}" in text or f"- keep_cutout is above cutout: {rows[4][5]}" in text
 
 
 def test_the_cost_on_a_gpu_is_that_of_the_step() -> None:
@@ -291,6 +294,31 @@ def test_the_figure_has_a_panel_for_each_result(shapes: Path, tmp_path: Path) ->
             sizes.append(image.size)
     assert sizes[0] == sizes[1] == (sizes[2][0] / 2, sizes[2][1] / 2)
     assert figure.draw([without]) is None
+
+
+def test_the_names_of_a_crowd_do_not_cover_one_another() -> None:
+    rows: dict[str, Any] = {
+        name: {
+            "cost": {"median": 100 + number % 3, "least": 99, "most": 440},
+            "metrics": {"top1": {"mean": 70 + number % 2 / 10, "deviation": 1.0}},
+            "plain_form": None,
+            "with_saliency": bool(number % 2),
+        }
+        for number, name in enumerate(DOZEN)
+    }
+    rows["none"]["cost"]["median"] = 400
+    drawing, [panel] = new_figure(1, width=figure.WIDTH, height=figure.HEIGHT)
+    figure._panel(panel, {"data": "some", "model": "small"}, rows)
+    drawing.canvas.draw()
+    assert [text.get_text() for text in panel.texts] == sorted(rows, key=lambda name: _at(rows[name]))
+    boxes = [text.get_window_extent() for text in panel.texts]
+    assert not [1 for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    marks = [panel.transData.transform(_at(row)) for row in rows.values()]
+    assert not [1 for box in boxes for x, y in marks if box.contains(x, y)]
+
+
+def _at(row: dict[str, Any]) -> tuple[float, float]:
+    return row["cost"]["median"], row["metrics"]["top1"]["mean"]
 
 
 def test_steps_are_measured_between_plain_ones() -> None:

@@ -94,7 +94,15 @@ def text_of(setting: Setting, conditions: Sequence[Condition], outcomes: Outcome
         lines.append("| " + " | ".join(cells) + " |")
     further = [(c.name, plain) for c in conditions if (plain := plain_form(c.name)) in outcomes and plain]
     parts = [f"## {setting}", "\n".join(lines), _of_the_search(result["search"]), _sizes(result), "Of top-1:"]
-    return "\n\n".join([*parts, sentences(conditions, outcomes, further)])
+    return "\n\n".join([*parts, sentences(conditions, _evaluated(outcomes), further)])
+
+
+def _evaluated(outcomes: Outcomes) -> Outcomes:
+    """Return the outcomes with the top-1 of `evaluate`, as in the table: that of training may be in other precision."""
+    return {
+        name: {seed: runs[seed]._replace(value=value) for seed, value in values_of(runs, "top1").items()}
+        for name, runs in outcomes.items()
+    }
 
 
 def _sizes(result: Mapping[str, Any]) -> str:
