@@ -229,9 +229,11 @@ def test_a_peer_has_a_folder_for_temporary_files(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def child(code: str) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", f"import sys, time\n{code}"]) as process:
-        yield
-        process.kill()
+    with subprocess.Popen([sys.executable, "-c", f"import time\n{code}"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def test_rest_waits_for_what_is_made_ahead(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class Session:
         while (waited := time.perf_counter() - start) < limit:
             time.sleep(_MOMENT)
             before, used = used, cpu_seconds_of(os.getpid())
-            if used - before < 0.1 * _MOMENT:
+            if abs(used - before) < 0.1 * _MOMENT:  # less than before: a process has ended
                 break
         return waited
 
