@@ -40,8 +40,8 @@ def stages_of(model: nn.Module, name: str) -> list[Stage]:
         name: of the model, for messages.
 
     Raises:
-        UserError: torch.fx cannot trace the model, or it has no two feature maps whose sides are those of the image
-            over powers of 2.
+        UserError: torch.fx cannot trace the model, the model does not take images of 256×256 pixels, or it has no two
+            feature maps whose sides are those of the image over powers of 2.
     """
     training = model.training
     try:
@@ -51,9 +51,10 @@ def stages_of(model: nn.Module, name: str) -> list[Stage]:
         traced = GraphModule(tracer.root, graph)
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # on which it prints its errors
             ShapeProp(traced).propagate(torch.zeros(1, 3, _SIDE, _SIDE, device=device))
-    except Exception as error:  # of the model's own code, which runs on proxies
+    except Exception as error:  # of the model's own code; ShapeProp wraps its words in its own
         raise UserError(
-            f"--model {name} cannot be a backbone: torch.fx cannot trace it: {first_line(error)}"
+            f"--model {name} cannot be a backbone: it fails, traced by torch.fx, on an image of {_SIDE}×{_SIDE} pixels:"
+            f" {first_line(error.__cause__ or error)}"
         ) from error
     finally:
         model.train(training)
