@@ -23,6 +23,7 @@ from train.cli.checks import check_traceable, is_traceable
 from train.cli.parser import SEED
 from train.config import Config
 from train.data.loaders import validation_images
+from train.errors import UserError
 from train.tasks.classification.objective import transform
 from train.tasks.classification.stage import make_stage
 
@@ -110,6 +111,8 @@ def measure(run: Path, chosen: dict[str, Any], data: Path | None, limit: int, se
         if len(batch.labels) > 1:  # a single image has no unrelated one to compare with
             trace, how = transform(stage, model, batch)
             parts.append(compare(model, batch.images, trace.inputs, batch.labels, trace.targets, how))
+    if not parts:
+        raise UserError(f"{dataset.root}: has one image; the agreement needs two, whose maps are unrelated")
     values = {name: torch.cat(part) for name, part in zip(Measured._fields, zip(*parts, strict=True), strict=True)}
     return {
         "run": str(run),

@@ -20,14 +20,13 @@ from torch import Tensor
 from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, are_candidates, candidate_axis, in_image, region_scores
 from dali_salaug.saliency.maps import reduced_size
-from pipelines import Batch, Dataset
-from train.analysis.coverage import read_boxes, upright_size
+from pipelines import Batch
+from train.analysis.boxes import objects_of
 from train.analysis.history import History, Snapshot, load_history, whole_images
 from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
 from train.analysis.trained import spread_evenly
 from train.cli.parser import add_boxes, check_writable
-from train.errors import UserError
 from train.tasks.classification.pictures import Column, draw_sheet
 
 SHARES = ("cut", "paste", "cut_box", "paste_box")  # the keys of a row; the first two in the order of RULES
@@ -91,35 +90,6 @@ def box_shares(regions: Regions, objects: Tensor) -> Tensor:
     return (shares * regions.admitted).sum(1) / regions.admitted.sum(1)
 
 
-def objects_of(dataset: Dataset, boxes: Path | None, batch: Batch, side: int) -> Tensor | None:
-    """Return the boxes of a batch's objects in its pixels, (B, 4), float64; None where there is no table of them.
-
-    An image without a box, or without any of it in view, has a box of no area.
-
-    Args:
-        dataset: that the batch's indices are of.
-        boxes: see `read_boxes`; None: boxes.tsv in the data folder, where there is one.
-        batch: with views.
-    """
-    default = Path(dataset.root) / "boxes.tsv"
-    if dataset.reader.kind != "files" or (boxes is None and not default.is_file()):
-        return None
-    if any("://" in path for path in dataset.reader.files):
-        raise UserError(f"{dataset.root}: the sizes of images with boxes are read on this machine only; pass --data")
-    table, prefix, objects = read_boxes(boxes or default), f"{dataset.root}/", []
-    for index, view in zip(batch.indices.tolist(), batch.views.double().cpu(), strict=True):  # type: ignore[union-attr]
-        path = dataset.reader.files[index]
-        box = table.get(path.removeprefix(prefix))
-        if box is None:
-            objects.append(torch.zeros(4, dtype=torch.float64))
-            continue
-        size = torch.tensor(upright_size(path), dtype=torch.float64)
-        corners = torch.tensor(box, dtype=torch.float64).view(2, 2).flip(1) / size  # (x, y), from 0 to 1
-        corners = (side * (corners * view.diagonal() + view[:, 2])).clamp(0, side)
-        objects.append(corners.flip(1).flatten())
-    return torch.stack(objects)
-
-
 def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
     """Compare the maps of a run, see the top of this file.
 
@@ -170,14 +140,20 @@ def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
 
 def maps_of(now: Snapshot, history: History, batch: Batch, places: Tensor) -> Iterator[tuple[str, int, Tensor]]:
     """Yield the name, the age in epochs and the maps (B, h, w) of each kind after an epoch; the full ones first."""
-    scale, live = history.config.saliency_scale, (now.network.model, batch.images, batch.labels)
-    full = saliency_map(*live, scale=1.0)
+    config, scale = history.config, history.config.saliency_scale
+    how: dict[str, Any] = {"method": config.live_saliency, "target": config.saliency_target}
+
+    def live(**options: Any) -> Tensor:
+        noise = torch.Generator(history.device).manual_seed(config.seed)  # SmoothGrad's, the same for all maps
+        return saliency_map(now.network.model, batch.images, batch.labels, **how, generator=noise, **options)
+
+    full = live(scale=1.0)
     yield "full", 0, full
     yield "flat", 0, torch.ones_like(full)
     if scale < 1:
-        yield "scaled", 0, saliency_map(*live, scale=scale)
+        yield "scaled", 0, live(scale=scale)
     if now.network.early is not None:
-        yield "early head", 0, saliency_map(*live, head=now.network.early, scale=scale)
+        yield "early head", 0, live(head=now.network.early, scale=scale)
     for then in reversed(history.snapshots):
         if then.memory is not None and then.epoch <= now.epoch and batch.views is not None:
             maps = then.memory.read(places, batch.views, reduced_size(batch.images, scale))

@@ -67,7 +67,7 @@ def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> Res
     Raises:
         UserError: an illegal value.
     """
-    options = vars(trained.config) | {
+    options = {name: getattr(trained.config, name) for name in Config.options()} | {
         "warmup_epochs": 0, "consistency": None, "consistency_scale": 1.0, "consistency_layers": None
     }  # fmt: skip
     if chosen.get("method", trained.config.method) != trained.config.method:

@@ -107,8 +107,11 @@ class Task(NamedTuple):
             if self.condition.measured[0] == "prices":
                 return {"prices": _require(found["rows"], bool(found["rows"]) and all(map(is_row, found["rows"])))}
             if self.condition.measured[0] == "evaluate":
-                own_options = shlex.join(self.condition.measured[1:]) in found["command"]
-                return {"evaluation": _require(of_evaluation(found["runs"][0]), own_options)}
+                options = shlex.split(found["command"])[
+                    -1 - len(self.condition.measured[1:]) : -1
+                ]  # --json is the last
+                own = options == list(self.condition.measured[1:])
+                return {"evaluation": _require(of_evaluation(found["runs"][0]), own)}
             if self.condition.measured[0] == "advise":
                 return _require({}, bool(found["advice"]))
             means = (found["own"]["mean"], found["unrelated"]["mean"])

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from dali_salaug import saliency_map
-from pipelines import Dataset
-from train.analysis.coverage import box_shares, measure, read_boxes, view
+from train.analysis.boxes import with_boxes, with_objects
+from train.analysis.coverage import box_shares, measure
 from train.analysis.trained import Trained, load_best, loader_of
 from train.cli.checks import check
 from train.cli.parser import SEED, add_boxes, add_option, add_run, at_least, check_writable, stated
@@ -74,14 +73,20 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
     Raises:
         UserError: the table does not exist, or has none of the images.
     """
-    config, table = trained.config, read_boxes(boxes)
-    dataset = validation_images(config, trained.classes)
-    chosen = dict(itertools.islice(_objects_in_view(dataset, table, config.image_size), count))
-    if not chosen:
-        raise UserError(f"{boxes}: has none of the validation images; its paths are relative to the data folder")
-    shown = dataset.take(np.array(list(chosen)))
-    batch = next(iter(loader_of(trained, config, shown, policy="randaugment", batch_size=len(chosen), seed=seed)))
-    objects = torch.stack(list(chosen.values())).to(batch.images.device)
+    config, dataset = trained.config, validation_images(trained.config, trained.classes)
+    places = of_different_classes(dataset.class_indices, len(dataset))
+    places = places[np.isin(places, with_boxes(dataset, boxes))]
+    in_view = (
+        (place, thing)
+        for some, _, _, things in with_objects(trained, dataset, boxes, places)
+        for place, thing in zip(some, things, strict=True)
+    )
+    found = list(itertools.islice(in_view, count))
+    if not found:
+        raise UserError(f"{boxes}: none of the objects is in the part of its image that the network sees")
+    shown = dataset.take(np.array([place for place, _ in found]))
+    batch = next(iter(loader_of(trained, config, shown, policy="randaugment", batch_size=len(found), seed=seed)))
+    objects = torch.stack([thing for _, thing in found]).to(batch.images.device)
 
     saliency = saliency_map(
         trained.model,
@@ -90,6 +95,7 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
         method=config.live_saliency,
         target=config.saliency_target,
         scale=config.saliency_scale,
+        generator=torch.Generator(batch.images.device).manual_seed(seed),
     )
 
     def pixels(images: Tensor) -> np.ndarray:
@@ -121,17 +127,6 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
         kept,
     ]
     return Examples([trained.classes[label] for label in batch.labels.tolist()], objects, columns)
-
-
-def _objects_in_view(dataset: Dataset, table: dict[str, Any], side: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the index and the object's box of the first image of each class, then of the second, and so on."""
-    for index in of_different_classes(dataset.class_indices, len(dataset)).tolist():
-        path = dataset.name(index)
-        name = path.removeprefix(f"{dataset.root}/")
-        if name in table:
-            box = torch.from_numpy(view(path, table[name], side)[1])
-            if (box[2:] > box[:2]).all():
-                yield index, box
 
 
 def _in_colour(maps: Tensor) -> np.ndarray:

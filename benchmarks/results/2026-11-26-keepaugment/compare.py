@@ -11,7 +11,11 @@ SIDE = 32
 
 
 def runs(conditions: dict[str, Any], name: str) -> dict[int, Outcome]:
-    return {int(seed): Outcome(**run) for seed, run in conditions[name]["runs"].items()}
+    renamed = {"top1": "value"}  # since these results were written
+    return {
+        int(seed): Outcome(**{renamed.get(key, key): value for key, value in run.items()})
+        for seed, run in conditions[name]["runs"].items()
+    }
 
 
 def mean_area(size: int) -> float:
@@ -33,7 +37,7 @@ for size in (16, 20):
     cutout = runs(new["conditions"], names[0])
     for name in names:
         outcomes = runs(new["conditions"], name)
-        values = [outcomes[seed].top1 for seed in sorted(outcomes)]
+        values = [outcomes[seed].value for seed in sorted(outcomes)]
         areas = [run.region_area for run in outcomes.values() if run.region_area is not None]
         area = statistics.fmean(areas) if areas else mean_area(size)
         difference = before = ""

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from dali_salaug import SaliencyMemory, saliency_map
 from dali_salaug.saliency.maps import reduced_size
+from train.analysis.boxes import objects_of
 from train.analysis.history import History, whole_images
 from train.analysis.precision import RULES
-from train.analysis.prices import admitted_too, box_shares, objects_of, regions_of
+from train.analysis.prices import admitted_too, box_shares, regions_of
 from train.cli.checks import check
 from train.config import Config
 from train.data.loaders import resolve_for_data

@@ -1,6 +1,7 @@
 """The agreement of maps, by the loss itself and by a network whose maps are known; the program."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,21 @@ def test_what_cannot_be_measured(
 ) -> None:
     assert program(["agreement", str(trained), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_semi_supervised_run_and_a_single_image(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--labels", "16", "--unlabelled-ratio", "2", "--epochs", "1", "--image-size", "16", "--batch-size", "8"]
+    run = str(tmp_path / "run")
+    assert program(["semi", "--data", str(shapes), "--out", run, *options, "--device", "cpu"]) == 0
+    assert program(["agreement", run, "--policy", "affine", "--images", "8"]) == 0
+    assert program(["show", run, "--method", "keep_cutout", "--out", str(tmp_path / "sheet.png")]) == 0
+    for folder in (shapes / "train").iterdir():
+        (tmp_path / "one" / "train" / folder.name).mkdir(parents=True)
+        shutil.copy(min(folder.iterdir()), tmp_path / "one" / "train" / folder.name)
+    shutil.copytree(tmp_path / "one" / "train" / "disc", tmp_path / "one" / "val" / "disc")
+    capsys.readouterr()
+    assert program(["agreement", run, "--policy", "affine", "--data", str(tmp_path / "one")]) == 2
+    assert "has one image; the agreement needs two" in capsys.readouterr().err
 
 
 def test_a_run_with_the_loss_is_measured_by_its_own_policy(shapes: Path, tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ import torch
 from PIL import ExifTags, Image
 
 from train.__main__ import main as program
-from train.analysis.coverage import box_shares, read_boxes, upright_size, view
+from train.analysis.boxes import read_boxes, upright_size, with_boxes, with_objects
+from train.analysis.coverage import box_shares
+from train.analysis.trained import Trained
+from train.config import Config
+from train.data.loaders import validation_images
 from train.errors import UserError
 
 
@@ -38,37 +42,73 @@ def test_shares_against_counting_pixels() -> None:
     assert shares.tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "turns"), [(64, 64, 0), (90, 60, 0), (60, 90, 0), (48, 200, 0), (90, 60, 1), (60, 90, 2)]
-)
-def test_the_box_goes_with_its_object_through_the_resize(width: int, height: int, turns: int, tmp_path: Path) -> None:
-    """Oracle: paint the box white on black, resize, and look where it is. Files may be on their side or head."""
-    y0, x0, y1, x1 = height // 2 - 9, width // 2 - 13, height // 2 + 12, width // 2 + 10
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[y0:y1, x0:x1] = 255
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = (1, 6, 3)[turns]  # to be turned by a quarter, clockwise, so many times
-    Image.fromarray(np.rot90(pixels, turns)).save(tmp_path / "x.png", exif=exif)
-    assert upright_size(str(tmp_path / "x.png")) == (width, height)
-    seen, box = view(str(tmp_path / "x.png"), (y0, x0, y1, x1), 96)
-    assert seen.shape == (96, 96, 3)
-    rows, columns = np.nonzero(seen[:, :, 0] > 127)
-    assert box == pytest.approx([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1], abs=1)
+def network_for(side: int, data: Path) -> Trained:
+    """A run on images of a folder, of `side` pixels, without a normalisation."""
+    config = Config(data=str(data), image_size=side, device="cpu", workers=1)
+    zero = torch.zeros(3, 1, 1)
+    resolved = config.resolved(side=side, embedded=False, cifar=False)
+    return Trained(resolved, ["a"], torch.nn.Identity(), zero, zero + 1, torch.device("cpu"))
 
 
-def test_a_box_outside_of_the_central_crop_is_empty(tmp_path: Path) -> None:
-    Image.new("RGB", (200, 50)).save(tmp_path / "x.png")
-    _, (top, left, bottom, right) = view(str(tmp_path / "x.png"), (0, 0, 50, 20), 50)
-    assert (bottom - top) * (right - left) == 0
+def folder_of(images: dict[str, tuple[Image.Image, tuple[int, int, int, int]]], folder: Path) -> Path:
+    """Write validation images of one class, and the table of their boxes: x0, y0, x1, y1, inclusive."""
+    for part in ("train", "val"):
+        (folder / part / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "train" / "a" / "x.png")
+    lines = ["path\tx0\ty0\tx1\ty1"]
+    for name, (image, box) in images.items():
+        image.save(folder / "val" / "a" / name, exif=image.getexif())
+        lines.append("\t".join(map(str, (f"val/a/{name}", *box))))
+    (folder / "boxes.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("side", [96, 160])  # from 128 pixels on, validation resizes to more than it keeps
+def test_the_box_goes_with_its_object_through_the_resize(side: int, tmp_path: Path) -> None:
+    """Oracle: paint the box white on black, and look where it is in what the network sees. Files may be on their side
+    or head."""
+    images = {}
+    for number, (width, height, turns) in enumerate(
+        [(64, 64, 0), (90, 60, 0), (60, 90, 0), (48, 200, 0), (90, 60, 1), (60, 90, 2)]
+    ):
+        y0, x0, y1, x1 = height // 2 - 9, width // 2 - 13, height // 2 + 12, width // 2 + 10
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[y0:y1, x0:x1] = 255
+        image = Image.fromarray(np.rot90(pixels, turns))
+        # To be turned by a quarter, clockwise, so many times.
+        image.getexif()[ExifTags.Base.Orientation] = (1, 6, 3)[turns]
+        images[f"{number}.png"] = image, (x0, y0, x1 - 1, y1 - 1)
+    data = folder_of(images, tmp_path)
+    assert upright_size(str(data / "val" / "a" / "4.png")) == (90, 60)
+    dataset = validation_images(Config(data=str(data)))
+    known = with_boxes(dataset, data / "boxes.tsv")
+    assert known.tolist() == list(range(6))
+    ((places, seen, labels, objects),) = with_objects(network_for(side, data), dataset, data / "boxes.tsv", known[::-1])
+    assert places.tolist() == [5, 4, 3, 2, 1, 0]
+    assert seen.shape == (6, 3, side, side)
+    assert labels.tolist() == [0] * 6
+    for image, box in zip(seen, objects, strict=True):
+        rows, columns = np.nonzero(image[0].numpy() > 0.5)
+        found = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        assert box.tolist() == pytest.approx(found, abs=1.5)
+
+
+def test_an_object_outside_of_the_central_crop_is_left_out(tmp_path: Path) -> None:
+    grey = Image.new("RGB", (200, 50))
+    data = folder_of({"out.png": (grey, (0, 0, 19, 49)), "in.png": (grey, (90, 0, 109, 49))}, tmp_path)
+    dataset = validation_images(Config(data=str(data)))
+    names = [Path(dataset.name(int(place))).name for place in with_boxes(dataset, data / "boxes.tsv")]
+    ((places, _, _, objects),) = with_objects(network_for(50, data), dataset, data / "boxes.tsv", np.arange(2))
+    assert [names[place] for place in places] == ["in.png"]
+    assert objects.flatten().tolist() == pytest.approx([0, 15, 50, 35])
 
 
 def test_an_image_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"<html>")
-    for read in (upright_size, lambda path: view(path, (0, 0, 50, 20), 50)):
-        with pytest.raises(UserError, match=r"x\.png: cannot decode the image: it is no image of a known format"):
-            read(str(tmp_path / "x.png"))
-        with pytest.raises(UserError, match=r"y\.png: cannot decode the image: No such file"):
-            read(str(tmp_path / "y.png"))
+    with pytest.raises(UserError, match=r"x\.png: cannot decode the image: it is no image of a known format"):
+        upright_size(str(tmp_path / "x.png"))
+    with pytest.raises(UserError, match=r"y\.png: cannot decode the image: No such file"):
+        upright_size(str(tmp_path / "y.png"))
 
 
 def test_boxes_are_inclusive_in_the_file(tmp_path: Path) -> None:
@@ -114,6 +154,18 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "KeepCutout" in text
     assert "paired by image" in text
+
+
+def test_objects_that_no_network_sees(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    options = ["--image-size", "32", "--batch-size", "24", "--epochs", "1", "--method", "none"]
+    assert program(["--data", str(shapes), "--out", str(run), *options]) == 0
+    first = min((shapes / "val").glob("*/*")).relative_to(shapes)
+    table = tmp_path / "boxes.tsv"
+    table.write_text(f"path\tx0\ty0\tx1\ty1\n{first}\t900\t900\t909\t909\n")
+    for command in (["coverage", str(run)], ["picture", str(run), "--out", str(tmp_path / "a.png")]):
+        assert program([*command, "--boxes", str(table)]) == 2
+        assert "in the part of its image that the network sees" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_or_boxes(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,9 +12,12 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from dali_salaug import saliency_map
 from train.__main__ import main as program
+from train.analysis.boxes import objects_of
+from train.analysis.history import load_history, whole_images
 from train.analysis.precision import RULES, Rule
-from train.analysis.prices import admitted_too, box_shares, objects_of, regions_of
+from train.analysis.prices import admitted_too, box_shares, maps_of, regions_of
 from train.config import Config
 from train.data.loaders import make_loader, resolve_for_data
 from train.engine import checkpoint
@@ -167,6 +170,22 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     checkpoint.save(state | {"objective": {"memory": {"maps": torch.zeros(3)}}}, run / "last.pt")
     assert program(["prices", str(run)]) == 2
     assert "last.pt: malformed checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "smoothgrad"])
+def test_the_maps_are_those_of_the_run(method: str, shapes: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--image-size", "32", "--batch-size", "24", "--epochs", "1", "--method", "keep_cutout"]
+    options += ["--saliency", method, "--saliency-target", "loss", "--device", "cpu"]
+    assert program(["--data", str(shapes), "--out", str(run), *options]) == 0
+    history = load_history(run)
+    batch, places = next(whole_images(history, 4))
+    (last,) = history.snapshots
+    found = {name: maps for name, _, maps in maps_of(last, history, batch, places)}
+    for name, scale in (("full", 1.0), ("scaled", 0.5)):
+        noise = torch.Generator().manual_seed(0)
+        how: dict[str, Any] = {"method": method, "target": "loss", "scale": scale, "generator": noise}
+        torch.testing.assert_close(found[name], saliency_map(last.network.model, batch.images, batch.labels, **how))
 
 
 def test_an_early_head_and_no_memory(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -74,6 +74,22 @@ def test_a_peer_that_cannot_be_installed_is_said_to_be(
     assert json.loads(path.read_text())["correctness"] == {}
 
 
+def test_a_peer_that_cannot_convert_is_not_timed(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What it wrote before it failed would be read as if it were all."""
+    monkeypatch.setattr(environments, "interpreter", lambda *_: sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "litdata.py").write_text("raise OSError('the disk is full')")
+    path = tmp_path / "board.json"
+    options = ["--data", str(shapes), "--parts", "speed", "--quick", "--workers", "1", "--json", str(path)]
+    assert program(["benchmark", "loaders", "--peers", "litdata", *options]) == 0
+    report = json.loads(path.read_text())
+    assert report["conversion"]["litdata"] == {"failed": "error: OSError: the disk is full"}
+    assert all(rows == {} for rows in report["speed"].values())
+    assert "the disk is full" in capsys.readouterr().out
+
+
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DALI_SALAUG_CACHE", str(tmp_path))
     commands: list[list[str]] = []

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines import find_dataset
-from train.analysis.coverage import read_boxes
+from train.analysis.boxes import read_boxes
 from train.config import Config
 from train.data.settings import COLOURS, CORNER, MARK, SETTINGS, SHAPES, SIDE, TONES, write_setting
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dali_salaug import METHODS
@@ -148,10 +149,40 @@ def test_interrupted_while_steps_are_measured(
     path.write_text(content)
 
 
+def test_all_rows_have_one_measurement_of_the_cost(
+    finished: tuple[list[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one is missing, or the threads are others; a batch has as many threads as a step."""
+    words, out = finished
+    monkeypatch.setattr(plan, "SEARCHED", ("none",))
+    path = next(out.glob("*/*/cost.json"))
+    content = path.read_text()
+    asked: list[dict[str, Any]] = []
+
+    def measured(configs: dict[str, Any], _: Any) -> dict[str, Any]:
+        asked.append(configs)
+        return json.loads(content)
+
+    monkeypatch.setattr(cost, "measure", measured)
+    missing, others = json.loads(content), json.loads(content)
+    del missing["batches"]["keep_cutout-memory"]
+    others["of"]["threads"] = 99
+    for known in (missing, others):
+        path.write_text(json.dumps(known))
+        assert program(words) == 0
+        assert json.loads(path.read_text())["batches"] == json.loads(content)["batches"]
+    assert [[*configs] for configs in asked] == 2 * [["none", "keep_cutout-memory"]]
+    assert {config.workers for configs in asked for config in configs.values()} == {torch.get_num_threads()}
+    path.write_text(content)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "cutmx"], "--methods cutmx: no such method; legal are all, none, .*; did you mean cutmix?"),
+        (
+            ["--methods", "cutmx"],
+            "--methods cutmx: no such method; legal are none, .*, and NAME-memory; or all, alone; did you mean cutmix?",
+        ),
         (["--methods", "cutmix-memory"], "--methods cutmix-memory: cutmix uses no map of each image"),
         (["--rates", "1", "0"], "--rates must be finite numbers above 0; got 1 0"),
         (["--rates", "nan"], "--rates must be finite numbers above 0; got nan"),
@@ -344,7 +375,11 @@ def test_an_evaluation_with_other_options_does_not_count(tmp_path: Path, run_of:
     write_yaml(tmp_path / "config.yaml", config.to_dict())
     (tmp_path / "log.jsonl").write_text(json.dumps({"epoch": 1, "val_top1": 50.0, "seconds": 1.0}) + "\n")
     found = {"accuracy": {"top1": 0.5}, "calibration": None}
-    for command, counts in (("evaluate /x --parts accuracy --json=/x/y", True), ("evaluate /x --parts attacks", False)):
+    for command, counts in (
+        ("evaluate /x --parts accuracy --json=/x/y", True),
+        ("evaluate /x --parts accuracy calibration --json=/x/y", False),  # more than is asked for
+        ("evaluate /x --parts attacks --json=/x/y", False),
+    ):
         (tmp_path / "evaluate.json").write_text(json.dumps({"command": command, "runs": [found]}))
         assert task.unmeasured() is not counts
         outcome = task.outcome()

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from train.__main__ import main as program
-from train.analysis.coverage import box_shares, measure, read_boxes
+from train.analysis.boxes import read_boxes
+from train.analysis.coverage import box_shares, measure
 from train.analysis.trained import Trained, load_best
 from train.config import Config
 from train.data.shapes import SHAPES, SIDE

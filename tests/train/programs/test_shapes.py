@@ -7,7 +7,7 @@ from PIL import Image
 
 from pipelines import find_dataset
 from train.__main__ import main as program
-from train.analysis.coverage import read_boxes
+from train.analysis.boxes import read_boxes
 from train.data.shapes import SHAPES, write_shapes
 
 

@@ -30,7 +30,7 @@ def draw(subject: Subject, sample: Sample, measured: Measured, boxes: Path | Non
     objects = None if made.objects is None else made.objects.round().long()
     columns = [
         Column("image", made.clean, sources=objects),
-        Column("its map", live_map(subject, made.clean, made.labels), sources=objects),
+        Column("its map", live_map(subject, made.clean, made.labels, seed), sources=objects),
         Column("mean map", _alike(measured.mean_map, count), _alike(measured.common, count)),
         *(Column(name, made.inputs[name], made.boxes[name]) for name in AUGMENTATIONS),
     ]

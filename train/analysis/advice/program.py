@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from dali_salaug import __version__
-from pipelines import Dataset
+from pipelines import Dataset, find_dataset
 from train.analysis.advice import picture, rules
 from train.analysis.advice.signs import Measured, measure
-from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject
+from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject, require_objects
 from train.analysis.trained import OF_THE_METHOD, Trained, check_classes
 from train.cli.parser import SEED, add_boxes, add_run, at_least, check_writable, flags_of
 from train.config import Config
-from train.data.loaders import absolute, resolve_for_data, shares_images, training_images
+from train.data.loaders import absolute, data_folder, resolve_for_data, shares_images, training_images
 from train.engine.files import write_json
 from train.errors import UserError
 
@@ -51,7 +51,8 @@ def load(run: Path, data: Path | None, val_data: Path | None) -> tuple[Subject, 
         raise UserError(f"{run}: a run of {trained.config.task}; advice is for runs of {Config.task}")
     training = training_images(trained.config, data)
     check_classes(trained, training, run)
-    if shares_images(training, validation.dataset):
+    apart = trained.config.held_out is not None and not (data or val_data)  # of one file, perhaps, but not one image
+    if not apart and shares_images(training, validation.dataset):
         raise UserError(
             f"{training.root}: its validation images are its training images, so that there is nothing to compare; pass"
             " --val-data"
@@ -63,7 +64,7 @@ def command(trained: Trained, dataset: Dataset, method: str, data: Path | None, 
     """Return the command that trains as the run was trained, with another method.
 
     Args:
-        dataset: the training images.
+        dataset: the images of `--data`, of which the run may hold some out.
         data, val_data: in place of the run's.
     """
     config = trained.config
@@ -169,11 +170,13 @@ def run(options: argparse.Namespace) -> int:
     for each in (options.json, path):
         check_writable(each)
     samples: list[Sample] = [draw_sample(subject, options.images, options.boxes) for subject in (training, validation)]
+    require_objects(samples[1], options.boxes)
     measured = measure(training, validation, (samples[0], samples[1]), options.boxes, options.seed)
     advice = rules.advise(measured.signs)
     try_first = None
     if advice.method is not None:
-        try_first = command(training.trained, training.dataset, advice.method, options.data, options.val_data)
+        everything = find_dataset(options.data or data_folder(training.trained.config))
+        try_first = command(training.trained, everything, advice.method, options.data, options.val_data)
     report = make_report(options.run, training.trained, measured, advice, try_first)
     print(as_text(report))
     if options.json:

@@ -227,8 +227,9 @@ def _sign(
     name: str, value: float | None, threshold: float, family: str, points: int, reason: str, *, above: bool = True,
     error: float = 0.0, when: bool = True,
 ) -> Sign:  # fmt: skip
-    """Return a sign, given where the value is beyond the threshold, and beyond two standard errors from 0."""
-    beyond = value is not None and (value > threshold if above else value < threshold) and abs(value) > 2 * error
+    """Return a sign, given where the value is beyond the threshold, and, by its error, beyond two of these from 0."""
+    beyond = value is not None and (value > threshold if above else value < threshold)
+    beyond = beyond and (error == 0 or abs(value or 0.0) > 2 * error)
     return Sign(name, value, threshold, above, family, points, beyond and when, reason)
 
 

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.analysis.advice.rules import Signs
+from train.analysis.boxes import objects_of
 from train.analysis.coverage import box_shares
 from train.analysis.evaluation import calibration
 from train.analysis.evaluation.explanation import NOISE, concentration, correlation, energy_inside, object_masks
 from train.analysis.evaluation.images import BATCH, Sample, Subject
 from train.analysis.evaluation.occlusion import corners_around, live_map, occlude, peaks
-from train.analysis.prices import objects_of
 from train.analysis.trained import configure, loader_of
 from train.tasks.classification.stage import make_stage
 
@@ -56,13 +56,13 @@ def look(subject: Subject, sample: Sample, seed: int) -> Looks:
         images, labels = subject.normalised(sample.pixels[part]), sample.labels[part]
         noise = (2 * torch.rand(images.shape, generator=generator) - 1).to(images.device) * NOISE
         noisy = subject.normalised((sample.pixels[part] / 255 + noise).clamp(0, 1))
-        maps = live_map(subject, images, labels)
+        maps = live_map(subject, images, labels, seed)
         with torch.no_grad():
             parts.append(
                 Looks(
                     subject.model(images).float(),
                     unit_maps(maps, subject.side),
-                    correlation(maps, live_map(subject, noisy, labels)),
+                    correlation(maps, live_map(subject, noisy, labels, seed)),
                     concentration(maps),
                 )
             )

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import Dataset
-from train.analysis.prices import objects_of
+from train.analysis.boxes import objects_of
 from train.analysis.trained import Trained, check_classes, load_best, loader_of
 from train.data.loaders import validation_images
+from train.errors import UserError
 from train.tasks.classification.pictures import of_different_classes
 
 BATCH = 64
@@ -62,6 +63,15 @@ class Sample:
         chosen = torch.from_numpy(places)
         objects = None if self.objects is None else self.objects[chosen]
         return Sample(self.pixels[chosen], self.labels[chosen], self.indices[places], objects)
+
+
+def require_objects(sample: Sample, boxes: Path | None) -> None:
+    """Raise UserError where a table of boxes is stated, and no image of the sample has its object in view."""
+    if boxes is not None and (sample.objects is None or not (sample.objects[:, 2:] > sample.objects[:, :2]).any()):
+        raise UserError(
+            f"--boxes {boxes}: has none of the {len(sample)} images that are measured; its paths are those of image"
+            " files, relative to the data folder"
+        )
 
 
 def load_subject(run: Path, data: Path | None) -> Subject:

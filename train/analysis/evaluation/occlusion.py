@@ -43,7 +43,7 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
         for number, part in enumerate(batches, 1):
             images, labels = subject.normalised(sample.pixels[part]), sample.labels[part]
             middles = {"centre": torch.full((len(images), 2), side / 2, dtype=torch.float64, device=device)}
-            middles["salient"] = peaks(live_map(subject, images, labels), side)
+            middles["salient"] = peaks(live_map(subject, images, labels, seed), side)
             if objects is not None:
                 middles["object"] = (objects[part, :2] + objects[part, 2:]) / 2
             for place in places:
@@ -64,10 +64,15 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
     return result
 
 
-def live_map(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
-    """Return the maps (B, h, w) of images, normalised, as the options of the run have them."""
+def live_map(subject: Subject, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """Return the maps (B, h, w) of images, normalised, as the options of the run have them.
+
+    Args:
+        seed: of SmoothGrad's noise, which is the same for each batch.
+    """
     config = subject.trained.config
     how: dict[str, Any] = {"method": config.live_saliency, "target": config.saliency_target}
+    how["generator"] = torch.Generator(images.device).manual_seed(seed)
     with torch.enable_grad():
         try:
             return saliency_map(subject.model, images, labels, scale=config.saliency_scale, **how)

@@ -23,7 +23,7 @@ from dali_salaug import __version__
 from train.analysis.evaluation import accuracy, attacks, calibration, corruptions, explanation, occlusion, page
 from train.analysis.evaluation.corrupting import CORRUPTIONS, SEVERITIES
 from train.analysis.evaluation.drawing import Picture
-from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject
+from train.analysis.evaluation.images import Sample, Subject, draw_sample, load_subject, require_objects
 from train.analysis.evaluation.rows import Group, Row, mean_over_seeds
 from train.cli.parser import SEED, add_boxes, at_least, check_writable
 from train.engine.files import write_json
@@ -64,6 +64,7 @@ def evaluate(
         sampled = [name for name in ("attacks", "explanation", "occlusion") if name in parts]
         if sampled:
             sample = draw_sample(subject, images, boxes)
+            require_objects(sample, boxes)
             for name in sampled:
                 result[name] = MODULES[name].measure(subject, sample, seed)
             if "explanation" in parts:
@@ -121,7 +122,7 @@ def notes_of(subjects: Mapping[str, Subject], results: Sequence[Mapping[str, Any
         if result.get("explanation"):
             objects = result["explanation"]["objects"]
             notes.append(f"{title}: {objects} images have the box of their object." if objects else
-                         f"{title}: no table of the objects' boxes, so neither pointing game nor energy.")  # fmt: skip
+                         f"{title}: no box of an object, so neither pointing game nor energy.")  # fmt: skip
             for name, why in result["explanation"]["unsupported"].items():
                 notes.append(f"{title}: the model does not support the map {name}: {why}.")
     if "corruptions" in parts:

@@ -33,7 +33,8 @@ def group_by_seed(configs: Sequence[ResolvedConfig]) -> list[tuple[list[int], li
     groups: list[tuple[dict[str, Any], dict[int, int]]] = []  # options, and the place by seed
     for place, config in enumerate(configs):
         options = {name: value for name, value in config.to_dict().items() if name not in (*config.free(), "seed")}
-        options["epochs"] = config.epochs  # may change with --resume, but has an effect
+        # May change with --resume, but have an effect; not all tasks have them all.
+        options |= {name: getattr(config, name, None) for name in ("epochs", "data", "val_data", "unlabelled")}
         of_these = next((places for other, places in groups if other == options), None)
         if of_these is None:
             groups.append((options, of_these := {}))

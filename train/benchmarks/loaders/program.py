@@ -77,6 +77,7 @@ class Board:
         self.skip = 2 if options.quick else 8 + 4 * self.workers  # batches that may have been made ahead
         self.sizes = correctness.QUICK if options.quick else correctness.Sizes()
         self.starts: dict[str, Callable[[], Peer]] = {}
+        self.timed: dict[str, Callable[[], Peer]] = {}  # those whose own form of the data there is
         self.facts = {
             name: {"title": peer.TITLE, "form": peer.FORM, "pip": list(peer.PIP), "left out": None}
             for name, peer in modules.items()
@@ -136,6 +137,7 @@ class Board:
                     found[name] = {"images": len(samples), **peer.ask("convert", listing=str(listing), out=out)}
                 except PeerError as error:
                     found[name] = {"failed": f"{error.how}: {error}"[:300]}
+        self.timed = {name: start for name, start in self.starts.items() if "failed" not in found.get(name, {})}
         return found
 
     def _converting(self) -> list[str]:
@@ -153,7 +155,7 @@ class Board:
                 workers=self.workers,
                 device=self.device,
             )
-            for name in self.starts
+            for name in self.timed
         }
 
     def _bar(self, what: str, total: int) -> tqdm:
@@ -161,8 +163,8 @@ class Board:
 
     def _speed(self, work: str, augment: bool) -> dict[str, Any]:
         options = self.options
-        total = len(self.starts) * (options.repeats + 1)
-        with self._bar(work, total) as bar, speed.Turns(self.starts, self._jobs(augment)) as turns:
+        total = len(self.timed) * (options.repeats + 1)
+        with self._bar(work, total) as bar, speed.Turns(self.timed, self._jobs(augment)) as turns:
             runs = speed.speeds(turns, options.repeats, self.skip, options.batches, bar.update)
         found: dict[str, Any] = {name: {"images/s": summary(values)} for name, values in runs.items()}
         for name, values in runs.items() if "ours" in runs else ():
@@ -171,9 +173,9 @@ class Board:
 
     def _neighbour(self) -> dict[str, Any]:
         options = self.options
-        total = len(self.starts) * (options.repeats + 1)
+        total = len(self.timed) * (options.repeats + 1)
         side = 32 if options.quick else 224 if self.device == "cuda" else 64  # of the step's images
-        with self._bar("neighbour", total) as bar, speed.Turns(self.starts, self._jobs(True)) as turns:
+        with self._bar("neighbour", total) as bar, speed.Turns(self.timed, self._jobs(True)) as turns:
             runs = speed.neighbours(turns, options.repeats, self.skip, options.batches, side, bar.update)
         found: dict[str, Any] = {
             name: {what: summary(values) for what, values in rows.items()} for name, rows in runs.items()

@@ -1,6 +1,5 @@
 """What a step of each method costs: measured beside plain steps, in turns, while no run is under way."""
 
-import os
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,7 +36,7 @@ def measure(configs: Mapping[str, ResolvedConfig], dataset: Dataset, *, turns: i
 
     Returns:
         "plain", "steps" and "ratios", see `train.benchmarks.whole_steps`; "batches", by the name of each row the
-        seconds of a batch in each turn; "device"; "threads", of torch and of the loader.
+        seconds of a batch in each turn; "device".
     """
     device = place_of(next(iter(configs.values())).device)
     as_in_training(device)
@@ -55,7 +54,6 @@ def measure(configs: Mapping[str, ResolvedConfig], dataset: Dataset, *, turns: i
         **found,
         "batches": {name: seconds[kind] for name, kind in kinds.items()},
         "device": device.type,
-        "threads": {"torch": torch.get_num_threads(), "loader": len(os.sched_getaffinity(0))},
     }
 
 

@@ -53,7 +53,8 @@ def condition_of(name: str, measured: tuple[str, ...]) -> Condition:
     method = name.removesuffix(MEMORY)
     if method not in METHODS:
         hint = did_you_mean(name, (*METHODS, *DOZEN))
-        raise UserError(f"--methods {name}: no such method; legal are all, {', '.join(METHODS)}, and NAME-memory{hint}")
+        legal = f"{', '.join(METHODS)}, and NAME-memory; or all, alone"
+        raise UserError(f"--methods {name}: no such method; legal are {legal}{hint}")
     options: dict[str, Any] = {"method": method}
     if method != name:
         if not METHODS[method].build(2).uses_saliency:

@@ -19,10 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dali_salaug import METHODS
 from train.analysis.evaluation import calibration, corruptions
 from train.analysis.evaluation.corrupting import CORRUPTIONS, SEVERITIES
-from train.benchmarks.measuring import environment
+from train.benchmarks.measuring import environment, place_of
 from train.cli.parser import at_least
 from train.config import Config
 from train.engine.files import atomic_write, write_json
@@ -117,26 +119,22 @@ class Comparison:
         return run_left(tasks, self.options.jobs, f"{self.setting}, ", after)
 
     def _measure_cost(self, tasks: list[Task]) -> None:
-        """Measure the steps of the rows that have a run, but for those that are measured already in these sizes."""
-        of = {
-            name: getattr(self.setting.resolved, name)
-            for name in ("batch_size", "image_size", "optimizer", "lr", "amp")
-        }
+        """Measure the steps of the rows that have a run, unless all are measured already in these sizes.
+
+        One measurement has all rows: those of another day would have been beside other plain steps.
+        """
+        sizes = ("batch_size", "image_size", "optimizer", "lr", "amp")
+        of = {name: getattr(self.setting.resolved, name) for name in sizes}
+        of |= {"device": place_of(self.setting.resolved.device).type, "threads": torch.get_num_threads()}
         done = {task.condition.name: task.config for task in tasks if task.outcome() is not None}
         known = self._cost()
-        if known is None or known["of"] != of:
-            known = {"of": of, "plain": [], "steps": {}, "ratios": {}, "batches": {}}
-        missing = [name for name in done if name not in known["batches"]]
-        if not missing or "none" not in done:
+        if "none" not in done or (known is not None and known["of"] == of and done.keys() <= known["batches"].keys()):
             return
-        print(f"{self.setting}, cost: steps of {len(missing)} rows, in turns", flush=True)
-        configs = {name: replace(done[name], workers=None) for name in dict.fromkeys(["none", *missing])}
+        print(f"{self.setting}, cost: steps of {len(done)} rows, in turns", flush=True)
+        # A batch's seconds are added to a step's: both have as many threads.
+        configs = {name: replace(config, workers=torch.get_num_threads()) for name, config in done.items()}
         found = cost.measure(configs, self.setting.dataset)  # type: ignore[arg-type]
-        merged = {name: known[name] | found.pop(name) for name in ("steps", "ratios", "batches")}
-        plain = known["plain"] + found.pop("plain")
-        write_json(
-            self.setting.folder / COST, {"of": of, "plain": plain, **merged, **found, "environment": environment()}
-        )
+        write_json(self.setting.folder / COST, {"of": of, **found, "environment": environment()})
 
     def _cost(self) -> dict[str, Any] | None:
         path = self.setting.folder / COST

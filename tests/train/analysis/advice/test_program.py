@@ -90,6 +90,25 @@ def test_the_command_trains_as_the_run_was_trained(run: Path, shapes: Path) -> N
     assert "'--data=/a b'" in elsewhere
 
 
+@pytest.mark.parametrize("kept", [["--held-out", "12", "--train-images", "36"], ["--held-out", "12"]])
+def test_a_run_that_held_images_out(
+    kept: list[str], shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Its validation images are of the training folder, but not those that it trained on."""
+    draw = "train.tasks.classification.task.write_figure"
+    monkeypatch.setattr(draw, lambda *given, **_: Image.new("RGB", (1, 1)).save(given[-1]))
+    run = tmp_path / "run"
+    assert program(["--data", str(shapes), "--out", str(run), *TRAINING, *kept]) == 0
+    monkeypatch.setattr(rules, "LEAST", 0)  # some family is favoured, and its command is stated
+    monkeypatch.setattr(module, "shares_images", lambda *_: True)  # as where both are in one file
+    assert program(["advise", str(run), "--images", "12"]) == 0
+    line = capsys.readouterr().out.split("  python -m train ")[1].splitlines()[0]
+    options = build_parser(["train"]).parse_args(["train", *line.split()])
+    config = Config(**stated(options, Config.options()))
+    trained = module.load(run, None, None)[0].trained.config
+    assert (config.held_out, config.train_images) == (trained.held_out, trained.train_images)
+
+
 def test_text_of_both_outcomes() -> None:
     base: dict[str, Any] = {
         "trained_with": {"method": "none"},

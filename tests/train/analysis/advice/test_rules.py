@@ -97,6 +97,7 @@ def test_maps_off_the_object_support_but_do_not_decide() -> None:
     advice = advise(signs(energy=0.2))
     assert advice.points["drop"] == 1
     assert advice.family is None
+    assert advise(signs(energy=0.0)).points["drop"] == 1  # wholly off it
     assert advise(signs(energy=0.6, box_area=0.7)).points["drop"] == 0  # a box that is most of the image tells little
     assert advise(signs(energy=None, box_area=None)).points["drop"] == 0
 

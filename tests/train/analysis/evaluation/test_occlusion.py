@@ -56,6 +56,19 @@ class Run:
         return images / 255
 
 
+def test_noisy_maps_are_the_same_again() -> None:
+    class Smooth(Run):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        class trained:
+            config = Config(saliency="smoothgrad", method="keep_cutout").resolved(side=16, embedded=True, cifar=False)
+
+    images, labels = torch.rand(2, 3, 16, 16), torch.ones(2).long()
+    maps = [occlusion.live_map(Smooth(), images, labels, seed) for seed in (0, 0, 1)]  # type: ignore[arg-type]
+    assert torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])
+
+
 def test_the_square_on_the_peak_is_the_one_that_hurts() -> None:
     pixels = torch.full((5, 3, 16, 16), 128, dtype=torch.uint8)
     objects = torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 3 + [[0.0] * 4] * 2, dtype=torch.float64)

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from train.analysis.evaluation import accuracy, calibration
-from train.analysis.evaluation.rows import Row, mean_over_seeds
+from train.analysis.evaluation.rows import Row, group_by_seed, mean_over_seeds
 from train.analysis.intervals import half_interval
 from train.config import Config, ResolvedConfig
 
@@ -99,3 +99,13 @@ def test_runs_that_differ_in_the_seed_alone_have_a_mean() -> None:
     assert group.means[0] == pytest.approx((7 / 3, half_interval([0.0, 2.0, 5.0])))
     assert group.means[1] is None
     assert mean_over_seeds(tables[:2], configs[:2]) == []
+
+
+@pytest.mark.parametrize("name", ["data", "val_data", "unlabelled"])
+def test_runs_on_other_data_are_no_seeds_of_one_another(name: str) -> None:
+    first, second = config(seed=0), config(seed=1)
+    for each, place in ((first, "/a"), (second, "/b")):
+        setattr(each, name, place)
+    assert group_by_seed([first, second]) == []
+    setattr(second, name, "/a")
+    assert group_by_seed([first, second]) == [([0, 1], [0, 1])]

@@ -128,7 +128,7 @@ def test_without_boxes_and_with_small_images(
     assert program(["evaluate", str(run), "--parts", "corruptions"]) == 2
     assert "nothing to measure: the corruptions need images of at least 32" in capsys.readouterr().err
     assert "run: no corruptions, since the corruptions need images of at least 32 pixels a side." in notes
-    assert "run: no table of the objects' boxes, so neither pointing game nor energy." in notes
+    assert "run: no box of an object, so neither pointing game nor energy." in notes
 
 
 def test_a_semi_supervised_run(shapes: Path, tmp_path: Path) -> None:
@@ -164,6 +164,10 @@ def test_errors(
             Image.new("RGB", (32, 32)).save(other / split / name / "x.png")
     assert "its classes are not those that the run in" in refused(a, "--data", str(other))
     assert "no such file; pass --boxes" in refused(a, "--parts", "occlusion", "--boxes", str(tmp_path / "none.tsv"))
+    paths_below_val = tmp_path / "others.tsv"
+    paths_below_val.write_text("path\tx0\ty0\tx1\ty1\ndisc/0000.jpg\t3\t3\t9\t9\n")
+    wrong = refused(a, "--parts", "explanation", "--images", "4", "--boxes", str(paths_below_val))
+    assert f"--boxes {paths_below_val}: has none of the 4 images that are measured" in wrong
     with pytest.raises(SystemExit):
         program(["evaluate", a, "--parts", "colour"])
     assert "invalid choice: 'colour'" in capsys.readouterr().err
