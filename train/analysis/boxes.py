@@ -1,6 +1,7 @@
 """The objects' boxes: their table, and their places in the images as the network sees them."""
 
 import csv
+import functools
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +54,31 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
     return boxes
 
 
+def _table(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Return `read_boxes` of a file, which is read once for all batches."""
+    stat = path.stat() if path.is_file() else None
+    return _unchanged(path, *((stat.st_mtime_ns, stat.st_size) if stat else (0, 0)))
+
+
+@functools.lru_cache(maxsize=2)
+def _unchanged(path: Path, *_: int) -> dict[str, tuple[int, int, int, int]]:
+    return read_boxes(path)
+
+
+def _check_place(dataset: Dataset) -> None:
+    """Raise UserError unless the image files are on this machine."""
+    if any("://" in path for path in dataset.reader.files):
+        raise UserError(f"{dataset.root}: images with boxes are read on this machine only, not from s3://; pass --data")
+
+
+def no_objects(boxes: Path) -> UserError:
+    """Return the error of a stated table that is of no use."""
+    return UserError(
+        f"--boxes {boxes}: none of the images that are measured has its object in view; the table's paths are those of"
+        " image files, relative to the data folder"
+    )
+
+
 def upright_size(path: str) -> tuple[int, int]:
     """Return the width and height of an image with the orientation in its metadata applied, by its header.
 
@@ -84,9 +110,8 @@ def objects_of(dataset: Dataset, boxes: Path | None, batch: Batch, side: int) ->
     default = Path(dataset.root) / "boxes.tsv"
     if dataset.reader.kind != "files" or (boxes is None and not default.is_file()):
         return None
-    if any("://" in path for path in dataset.reader.files):
-        raise UserError(f"{dataset.root}: the sizes of images with boxes are read on this machine only; pass --data")
-    table, prefix, objects = read_boxes(boxes or default), f"{dataset.root}/", []
+    _check_place(dataset)
+    table, prefix, objects = _table(boxes or default), f"{dataset.root}/", []
     for index, view in zip(batch.indices.tolist(), batch.views.double().cpu(), strict=True):  # type: ignore[union-attr]
         path = dataset.reader.files[index]
         box = table.get(path.removeprefix(prefix))
@@ -111,7 +136,8 @@ def with_boxes(dataset: Dataset, boxes: Path) -> np.ndarray:
     """
     if dataset.reader.kind != "files":
         raise UserError(f"{dataset.root}: it has no image files, which boxes belong to; pass --data")
-    table, prefix = read_boxes(boxes), f"{dataset.root}/"  # a list may have paths of other folders: as they are
+    _check_place(dataset)
+    table, prefix = _table(boxes), f"{dataset.root}/"  # a list may have paths of other folders: as they are
     known = [place for place, path in enumerate(dataset.reader.files) if path.removeprefix(prefix) in table]
     if not known:
         raise UserError(f"{boxes}: has none of the validation images; its paths are relative to the data folder")

@@ -21,7 +21,7 @@ from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, are_candidates, candidate_axis, in_image, region_scores
 from dali_salaug.saliency.maps import reduced_size
 from pipelines import Batch
-from train.analysis.boxes import objects_of
+from train.analysis.boxes import no_objects, objects_of
 from train.analysis.history import History, Snapshot, load_history, whole_images
 from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
@@ -104,7 +104,7 @@ def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
         the object's box, None without boxes.
 
     Raises:
-        UserError: the table of the boxes cannot be used.
+        UserError: the table of the boxes cannot be used, or one is stated and no object is in view.
     """
     config, side = history.config, history.config.image_size
     sums: dict[tuple[str, int, int], Tensor] = {}
@@ -130,6 +130,8 @@ def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
             for (name, age), found in values.items():
                 key = (name, now.epoch, age)
                 sums[key] = sums.get(key, torch.zeros_like(found)) + found
+    if boxes is not None and not counts[2]:
+        raise no_objects(boxes)
     rows = []
     for (name, epoch, age), found in sums.items():
         means = [value.item() if count else None for value, count in zip(found / counts, counts, strict=True)]

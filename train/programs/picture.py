@@ -230,7 +230,7 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.out)
     trained = load_best(options.run)
     given = stated(options, MAP_OPTIONS)
-    check(Config(**vars(trained.config) | given))
+    check(Config(**{name: getattr(trained.config, name) for name in Config.options()} | given))
     trained = trained._replace(config=dataclasses.replace(trained.config, **given))
     boxes = options.boxes or validation_folder(trained.config) / "boxes.tsv"
     examples = make_examples(trained, boxes, count=options.count, draws=options.draws, seed=options.seed)

@@ -183,6 +183,7 @@ def test_a_semi_supervised_run_and_a_single_image(shapes: Path, tmp_path: Path, 
     assert program(["semi", "--data", str(shapes), "--out", run, *options, "--device", "cpu"]) == 0
     assert program(["agreement", run, "--policy", "affine", "--images", "8"]) == 0
     assert program(["show", run, "--method", "keep_cutout", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert program(["picture", run, "--count", "2", "--draws", "1", "--out", str(tmp_path / "picture.png")]) == 0
     for folder in (shapes / "train").iterdir():
         (tmp_path / "one" / "train" / folder.name).mkdir(parents=True)
         shutil.copy(min(folder.iterdir()), tmp_path / "one" / "train" / folder.name)

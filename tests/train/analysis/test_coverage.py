@@ -1,5 +1,6 @@
 """The share of the object's box, against loops over pixels; the boxes' way through the resize; the program."""
 
+import dataclasses
 import json
 from pathlib import Path
 from statistics import NormalDist
@@ -154,6 +155,15 @@ def test_the_program(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert "KeepCutout" in text
     assert "paired by image" in text
+
+
+def test_images_elsewhere_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    data = folder_of({"x.png": (Image.new("RGB", (8, 8)), (0, 0, 3, 3))}, tmp_path)
+    dataset = validation_images(Config(data=str(data)))
+    reader = dataclasses.replace(dataset.reader, files=["s3://bucket/val/a/x.png"])  # type: ignore[type-var]
+    dataset = dataclasses.replace(dataset, reader=reader)
+    with pytest.raises(UserError, match="images with boxes are read on this machine only, not from s3://"):
+        with_boxes(dataset, tmp_path / "none.tsv")
 
 
 def test_objects_that_no_network_sees(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -196,6 +196,9 @@ def test_an_early_head_and_no_memory(shapes: Path, tmp_path: Path, capsys: pytes
     assert not (run / "checkpoints").exists()
     assert program(["prices", str(run), "--images", "4", "--boxes", str(tmp_path / "none.tsv")]) == 2
     assert "no such file; pass --boxes" in capsys.readouterr().err
+    (tmp_path / "others.tsv").write_text("path\tx0\ty0\tx1\ty1\nelsewhere/x.jpg\t3\t3\t9\t9\n")
+    assert program(["prices", str(run), "--images", "4", "--boxes", str(tmp_path / "others.tsv")]) == 2
+    assert "none of the images that are measured has its object in view" in capsys.readouterr().err
     assert [row["map"] for row in prices(run, tmp_path)] == ["full", "flat", "scaled", "early head"]
     assert program(["prices", str(tmp_path)]) == 2
     assert "no such checkpoint" in capsys.readouterr().err

@@ -170,7 +170,9 @@ def test_all_rows_have_one_measurement_of_the_cost(
     for known in (missing, others):
         path.write_text(json.dumps(known))
         assert program(words) == 0
-        assert json.loads(path.read_text())["batches"] == json.loads(content)["batches"]
+        found, expected = json.loads(path.read_text()), json.loads(content)
+        for name in ("plain", "steps", "ratios", "batches"):
+            assert found[name] == expected[name]  # nothing is left of the one before
     assert [[*configs] for configs in asked] == 2 * [["none", "keep_cutout-memory"]]
     assert {config.workers for configs in asked for config in configs.values()} == {torch.get_num_threads()}
     path.write_text(content)

@@ -40,7 +40,8 @@ def load(run: Path, data: Path | None, val_data: Path | None) -> tuple[Subject, 
     Args:
         run: its folder, or its best.pt.
         data: the images, in any layout of `--data`; None: those of the run.
-        val_data: the validation images; None: those of `data`, where it is stated, else of the run.
+        val_data: the validation images; None: those that the run held out, or those of `data`, where it is stated, else
+            of the run.
 
     Raises:
         UserError, DataError: the run or the images cannot be used.
@@ -49,10 +50,13 @@ def load(run: Path, data: Path | None, val_data: Path | None) -> tuple[Subject, 
     trained = validation.trained
     if trained.config.task != Config.task:
         raise UserError(f"{run}: a run of {trained.config.task}; advice is for runs of {Config.task}")
+    held_out = None if val_data else trained.config.held_out
+    if held_out is not None and data is not None:
+        validation = validation._replace(dataset=find_dataset(data).first(held_out))
+        check_classes(trained, validation.dataset, run)
     training = training_images(trained.config, data)
     check_classes(trained, training, run)
-    apart = trained.config.held_out is not None and not (data or val_data)  # of one file, perhaps, but not one image
-    if not apart and shares_images(training, validation.dataset):
+    if held_out is None and shares_images(training, validation.dataset):  # those held out may be of one file with these
         raise UserError(
             f"{training.root}: its validation images are its training images, so that there is nothing to compare; pass"
             " --val-data"
@@ -77,6 +81,8 @@ def command(trained: Trained, dataset: Dataset, method: str, data: Path | None, 
     left_out = _NOT_REPEATED.union(Config.free()) - {"epochs"}
     own = {name: getattr(config, name) for name in Config.options() if name not in left_out}
     own = {name: value for name, value in own.items() if value is not None}
+    if places["val_data"] is not None:
+        own.pop("held_out", None)
     stated |= {n: value for n, value in own.items() if value != getattr(plain, n) and getattr(plain, n) is not None}
     for name, value in own.items():  # one after the other, since the batch size decides the learning rate
         if getattr(plain, name) is None and value != getattr(resolve_for_data(Config(**stated), dataset), name):
@@ -170,7 +176,7 @@ def run(options: argparse.Namespace) -> int:
     for each in (options.json, path):
         check_writable(each)
     samples: list[Sample] = [draw_sample(subject, options.images, options.boxes) for subject in (training, validation)]
-    require_objects(samples[1], options.boxes)
+    require_objects(options.boxes, samples)
     measured = measure(training, validation, (samples[0], samples[1]), options.boxes, options.seed)
     advice = rules.advise(measured.signs)
     try_first = None

@@ -1,6 +1,6 @@
 """The network of a run and its validation images, as whole numbers and as the network's input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import Dataset
-from train.analysis.boxes import objects_of
+from train.analysis.boxes import no_objects, objects_of
 from train.analysis.trained import Trained, check_classes, load_best, loader_of
 from train.data.loaders import validation_images
-from train.errors import UserError
 from train.tasks.classification.pictures import of_different_classes
 
 BATCH = 64
@@ -53,6 +52,10 @@ class Sample:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def has_objects(self) -> bool:
+        """Return whether any image has its object in view."""
+        return self.objects is not None and bool((self.objects[:, 2:] > self.objects[:, :2]).all(1).any())
+
     def batches(self) -> Iterator[slice]:
         """Yield the parts that go through the network at once."""
         for first in range(0, len(self), BATCH):
@@ -63,15 +66,6 @@ class Sample:
         chosen = torch.from_numpy(places)
         objects = None if self.objects is None else self.objects[chosen]
         return Sample(self.pixels[chosen], self.labels[chosen], self.indices[places], objects)
-
-
-def require_objects(sample: Sample, boxes: Path | None) -> None:
-    """Raise UserError where a table of boxes is stated, and no image of the sample has its object in view."""
-    if boxes is not None and (sample.objects is None or not (sample.objects[:, 2:] > sample.objects[:, :2]).any()):
-        raise UserError(
-            f"--boxes {boxes}: has none of the {len(sample)} images that are measured; its paths are those of image"
-            " files, relative to the data folder"
-        )
 
 
 def load_subject(run: Path, data: Path | None) -> Subject:
@@ -89,6 +83,12 @@ def load_subject(run: Path, data: Path | None) -> Subject:
     check_classes(trained, dataset, run)
     trained.model.eval().requires_grad_(False)
     return Subject(run, trained, dataset)
+
+
+def require_objects(boxes: Path | None, samples: Iterable[Sample]) -> None:
+    """Raise UserError where a table of boxes is stated, and no sample has an object in view."""
+    if boxes is not None and not any(sample.has_objects() for sample in samples):
+        raise no_objects(boxes)
 
 
 def whole_set(subject: Subject) -> Iterator[tuple[Tensor, Tensor]]:

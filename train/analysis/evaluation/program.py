@@ -54,6 +54,9 @@ def evaluate(
     """
     results: list[dict[str, Any]] = [dict.fromkeys(parts) for _ in subjects]
     examples = []
+    sampled = [name for name in ("attacks", "explanation", "occlusion") if name in parts]
+    samples = {title: draw_sample(subject, images, boxes) for title, subject in subjects.items() if sampled}
+    require_objects(boxes, samples.values())
     for (title, subject), result in zip(subjects.items(), results, strict=True):
         if {"accuracy", "calibration"} & set(parts):
             logits, labels = accuracy.predict(subject)
@@ -61,21 +64,17 @@ def evaluate(
                 result["accuracy"] = accuracy.measure(logits, labels, subject.trained.classes)
             if "calibration" in parts:
                 result["calibration"] = calibration.measure(logits, labels)
-        sampled = [name for name in ("attacks", "explanation", "occlusion") if name in parts]
-        if sampled:
-            sample = draw_sample(subject, images, boxes)
-            require_objects(sample, boxes)
-            for name in sampled:
-                result[name] = MODULES[name].measure(subject, sample, seed)
-            if "explanation" in parts:
-                examples.append(explanation.draw_examples(subject, sample, seed, title))
+        for name in sampled:
+            result[name] = MODULES[name].measure(subject, samples[title], seed)
+        if "explanation" in parts:
+            examples.append(explanation.draw_examples(subject, samples[title], seed, title))
     if "corruptions" in parts:
         every = list(subjects.values())
         able = [place for place, subject in enumerate(every) if corruptions.refusal(subject) is None]
-        samples = {place: draw_sample(every[place], corruption_images, boxes) for place in able}
-        for places in _seeing_the_same(samples):
+        corrupted = {place: draw_sample(every[place], corruption_images, None) for place in able}
+        for places in _seeing_the_same(corrupted):
             runs = [every[place] for place in places]
-            found = corruptions.measure(runs, samples[places[0]], seed, names=names, severities=severities)
+            found = corruptions.measure(runs, corrupted[places[0]], seed, names=names, severities=severities)
             for place, values in zip(places, found, strict=True):
                 results[place]["corruptions"] = values
     return results, examples
@@ -245,6 +244,8 @@ def run(options: argparse.Namespace) -> int:
         corruptions.check_library()
     if "calibration" in options.parts:
         calibration.check_library("--parts calibration")
+    if options.boxes is not None and not {"explanation", "occlusion"} & set(options.parts):
+        raise UserError(f"--boxes is for the parts explanation and occlusion; got --parts {' '.join(options.parts)}")
     runs = [load_subject(path, options.data) for path in options.runs]
     subjects = dict(zip(titles_of(options.runs), runs, strict=True))
     if len(subjects) < len(runs):

@@ -162,11 +162,12 @@ def write_figure(
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(model, images, labels, augmented)
     if trace.saliency is None:
-        target, scale = config.saliency_target, config.saliency_scale
+        how: dict[str, Any] = {"method": config.live_saliency, "target": config.saliency_target}
+        how["generator"] = torch.Generator(images.device).manual_seed(seed)
         try:
-            saliency = saliency_map(model, images, labels, target=target, scale=scale)
+            saliency = saliency_map(model, images, labels, scale=config.saliency_scale, **how)
         except ValueError:  # the model takes no smaller images, which this method does not need
-            saliency = saliency_map(model, images, labels, target=target, scale=1.0)
+            saliency = saliency_map(model, images, labels, scale=1.0, **how)
         trace = trace._replace(saliency=saliency)
     augmentation = config.policy
     if augmented is None and METHODS[config.method].kind != TWO_IMAGES:

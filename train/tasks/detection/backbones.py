@@ -44,18 +44,21 @@ def stages_of(model: nn.Module, name: str) -> list[Stage]:
             feature maps whose sides are those of the image over powers of 2.
     """
     training = model.training
+    tracer = NodePathTracer(**_tracing(model))
     try:
-        tracer = NodePathTracer(**_tracing(model))
-        graph = tracer.trace(model.eval())
-        device = next(model.parameters()).device
+        try:
+            graph = tracer.trace(model.eval())
+        except Exception as error:  # of the model's own code, which runs on proxies
+            reason = f"torch.fx cannot trace it: {first_line(error)}"
+            raise UserError(f"--model {name} cannot be a backbone: {reason}") from error
         traced = GraphModule(tracer.root, graph)
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # on which it prints its errors
-            ShapeProp(traced).propagate(torch.zeros(1, 3, _SIDE, _SIDE, device=device))
-    except Exception as error:  # of the model's own code; ShapeProp wraps its words in its own
-        raise UserError(
-            f"--model {name} cannot be a backbone: it fails, traced by torch.fx, on an image of {_SIDE}×{_SIDE} pixels:"
-            f" {first_line(error.__cause__ or error)}"
-        ) from error
+        device = next(model.parameters()).device
+        try:
+            with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):  # on which it prints its errors
+                ShapeProp(traced).propagate(torch.zeros(1, 3, _SIDE, _SIDE, device=device))
+        except Exception as error:  # of the model's own code, whose words ShapeProp has as the cause of its own
+            reason = f"it fails on an image of {_SIDE}×{_SIDE} pixels: {first_line(error.__cause__ or error)}"
+            raise UserError(f"--model {name} cannot be a backbone: {reason}") from error
     finally:
         model.train(training)
     nodes = list(graph.nodes)

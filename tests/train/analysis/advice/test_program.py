@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipelines import find_dataset
 from train.__main__ import main as program
 from train.analysis.advice import program as module
 from train.analysis.advice import rules
@@ -105,8 +106,30 @@ def test_a_run_that_held_images_out(
     line = capsys.readouterr().out.split("  python -m train ")[1].splitlines()[0]
     options = build_parser(["train"]).parse_args(["train", *line.split()])
     config = Config(**stated(options, Config.options()))
-    trained = module.load(run, None, None)[0].trained.config
-    assert (config.held_out, config.train_images) == (trained.held_out, trained.train_images)
+    training, validation = module.load(run, None, None)
+    trained = training.trained
+    assert (config.held_out, config.train_images) == (trained.config.held_out, trained.config.train_images)
+
+    # Where the folder is elsewhere now; and where validation images of their own are stated.
+    moved = tmp_path / "moved"
+    shutil.copytree(shapes / "train", moved)
+    found = module.load(run, moved, None)
+    for own, before in zip(found, (training, validation), strict=True):
+        names = [Path(own.dataset.name(place)).name for place in range(len(own.dataset))]
+        assert names == [Path(before.dataset.name(place)).name for place in range(len(before.dataset))]
+    line = module.command(trained, find_dataset(moved), "cutout", moved, shapes / "val")
+    assert "--val-data" in line
+    assert "--held-out" not in line
+
+
+def test_a_table_of_training_images_alone(run: Path, shapes: Path, tmp_path: Path) -> None:
+    """The sign of the maps in the objects needs no other."""
+    lines = (shapes / "boxes.tsv").read_text().splitlines()
+    table = tmp_path / "boxes.tsv"
+    table.write_text("\n".join([lines[0], *(line for line in lines if line.startswith("train/"))]) + "\n")
+    words = ["advise", str(run), "--images", "8", "--boxes", str(table), "--picture", str(tmp_path / "a.png")]
+    assert program([*words, "--json", str(tmp_path / "a.json")]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["measured"]["energy"] > 0
 
 
 def test_text_of_both_outcomes() -> None:

@@ -167,7 +167,10 @@ def test_errors(
     paths_below_val = tmp_path / "others.tsv"
     paths_below_val.write_text("path\tx0\ty0\tx1\ty1\ndisc/0000.jpg\t3\t3\t9\t9\n")
     wrong = refused(a, "--parts", "explanation", "--images", "4", "--boxes", str(paths_below_val))
-    assert f"--boxes {paths_below_val}: has none of the 4 images that are measured" in wrong
+    assert f"--boxes {paths_below_val}: none of the images that are measured has its object in view" in wrong
+    assert "--boxes is for the parts explanation and occlusion; got --parts attacks" in refused(
+        a, "--parts", "attacks", "--boxes", str(paths_below_val)
+    )
     with pytest.raises(SystemExit):
         program(["evaluate", a, "--parts", "colour"])
     assert "invalid choice: 'colour'" in capsys.readouterr().err

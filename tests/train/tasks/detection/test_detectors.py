@@ -110,6 +110,12 @@ def test_the_last_stage_continues_where_the_one_before_ends(name: str) -> None:
 
 
 def test_what_cannot_be_a_backbone_is_named() -> None:
+    class Branching(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images if images.sum() > 0 else -images
+
+    with pytest.raises(UserError, match=r"--model branching cannot be a backbone: torch\.fx cannot trace it: "):
+        stages_of(Branching(), "branching")
     reasons = {"vit_b_16": "256×256 pixels: Wrong image height!", "squeezenet1_1": "no feature maps at two resolutions"}
     for name, reason in reasons.items():
         with pytest.raises(UserError, match=rf"--model {name} cannot be a backbone: .*{reason}"):
