@@ -56,12 +56,11 @@ def read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
 
 def _table(path: Path) -> dict[str, tuple[int, int, int, int]]:
     """Return `read_boxes` of a file, which is read once for all batches."""
-    stat = path.stat() if path.is_file() else None
-    return _unchanged(path, *((stat.st_mtime_ns, stat.st_size) if stat else (0, 0)))
+    return _unchanged(path, path.stat().st_mtime_ns if path.is_file() else 0)
 
 
 @functools.lru_cache(maxsize=2)
-def _unchanged(path: Path, *_: int) -> dict[str, tuple[int, int, int, int]]:
+def _unchanged(path: Path, _: int) -> dict[str, tuple[int, int, int, int]]:
     return read_boxes(path)
 
 
@@ -125,6 +124,11 @@ def objects_of(dataset: Dataset, boxes: Path | None, batch: Batch, side: int) ->
     return torch.stack(objects)
 
 
+def in_view(objects: Tensor) -> Tensor:
+    """Return which boxes of `objects_of` have any of their object in view: (B,), bool."""
+    return (objects[:, 2:] > objects[:, :2]).all(1)
+
+
 def with_boxes(dataset: Dataset, boxes: Path) -> np.ndarray:
     """Return the places of the images that have a box in the table, (N,) int64, at least one.
 
@@ -154,14 +158,20 @@ def with_objects(
         places: of the images in the data set, (N,) int64; all have a box, see `with_boxes`.
 
     Yields:
-        The places of some, (B,); the images, normalised, (B, 3, H, W), and their labels, (B,), both on the device; and
-        the boxes, see `objects_of`.
+        The places of some, (B,), at least one; the images, normalised, (B, 3, H, W), and their labels, (B,), both on
+        the device; and the boxes, see `objects_of`.
+
+    Raises:
+        UserError: no image has its object in view.
     """
-    part = dataset.take(places)
+    part, found = dataset.take(places), False
     loader = loader_of(trained, trained.config, part, policy=None, batch_size=BATCH, with_views=True)
     for batch in loader:
         objects = objects_of(part, boxes, batch, trained.config.image_size)
         assert objects is not None
-        (seen,) = torch.nonzero((objects[:, 2:] > objects[:, :2]).all(1), as_tuple=True)
-        here = seen.to(batch.images.device)
-        yield places[batch.indices.cpu().numpy()[seen.numpy()]], batch.images[here], batch.labels[here], objects[seen]
+        seen = in_view(objects)
+        if seen.any():
+            found, here = True, seen.to(batch.images.device)
+            yield places[batch.indices.cpu()[seen].numpy()], batch.images[here], batch.labels[here], objects[seen]
+    if not found:
+        raise UserError(f"{boxes}: none of the {len(places)} objects is in the part of its image that the network sees")

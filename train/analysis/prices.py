@@ -21,7 +21,7 @@ from dali_salaug import saliency_map
 from dali_salaug.regions import admitted, are_candidates, candidate_axis, in_image, region_scores
 from dali_salaug.saliency.maps import reduced_size
 from pipelines import Batch
-from train.analysis.boxes import no_objects, objects_of
+from train.analysis.boxes import in_view, no_objects, objects_of
 from train.analysis.history import History, Snapshot, load_history, whole_images
 from train.analysis.precision import RULES, Rule
 from train.analysis.report import add_measuring_options, report
@@ -113,7 +113,7 @@ def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
         objects = objects_of(history.dataset, boxes, batch._replace(indices=places), side)
         seen = torch.zeros(len(places), dtype=torch.bool)
         if objects is not None:
-            seen = (objects[:, 2:] - objects[:, :2]).prod(1) > 0
+            seen = in_view(objects)
         counts += torch.tensor([len(places)] * 2 + [int(seen.sum())] * 2)
         for now in history.snapshots:
             maps = list(maps_of(now, history, batch, places))
@@ -136,8 +136,8 @@ def measure(history: History, boxes: Path | None, limit: int) -> dict[str, Any]:
     for (name, epoch, age), found in sums.items():
         means = [value.item() if count else None for value, count in zip(found / counts, counts, strict=True)]
         rows.append({"map": name, "epoch": epoch, "age": age, **dict(zip(SHARES, means, strict=True))})
-    images, _, in_view, _ = map(int, counts)
-    return {"images": images, "boxes": in_view, "size": config.region_size, "tau": config.tau, "rows": rows}
+    images, _, with_object, _ = map(int, counts)
+    return {"images": images, "boxes": with_object, "size": config.region_size, "tau": config.tau, "rows": rows}
 
 
 def maps_of(now: Snapshot, history: History, batch: Batch, places: Tensor) -> Iterator[tuple[str, int, Tensor]]:

@@ -55,6 +55,11 @@ def check_classes(trained: Trained, dataset: Dataset, run: Path) -> None:
         raise UserError(f"{dataset.root}: its classes are not those that the run in {run} was trained on")
 
 
+def options_of(trained: Trained) -> dict[str, Any]:
+    """Return the options of classification of a run, which may be of a task that has more."""
+    return {name: getattr(trained.config, name) for name in Config.options()}
+
+
 def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> ResolvedConfig:
     """Return the run's configuration with other options in place, for training on nothing but the method's images.
 
@@ -67,7 +72,7 @@ def configure(trained: Trained, chosen: dict[str, Any], dataset: Dataset) -> Res
     Raises:
         UserError: an illegal value.
     """
-    options = {name: getattr(trained.config, name) for name in Config.options()} | {
+    options = options_of(trained) | {
         "warmup_epochs": 0, "consistency": None, "consistency_scale": 1.0, "consistency_layers": None
     }  # fmt: skip
     if chosen.get("method", trained.config.method) != trained.config.method:

@@ -107,11 +107,9 @@ class Task(NamedTuple):
             if self.condition.measured[0] == "prices":
                 return {"prices": _require(found["rows"], bool(found["rows"]) and all(map(is_row, found["rows"])))}
             if self.condition.measured[0] == "evaluate":
-                options = shlex.split(found["command"])[
-                    -1 - len(self.condition.measured[1:]) : -1
-                ]  # --json is the last
-                own = options == list(self.condition.measured[1:])
-                return {"evaluation": _require(of_evaluation(found["runs"][0]), own)}
+                asked = list(self.condition.measured[1:])
+                words = shlex.split(found["command"])[-1 - len(asked) : -1]  # the last one is --json
+                return {"evaluation": _require(of_evaluation(found["runs"][0]), words == asked)}
             if self.condition.measured[0] == "advise":
                 return _require({}, bool(found["advice"]))
             means = (found["own"]["mean"], found["unrelated"]["mean"])

@@ -23,7 +23,7 @@ from torch import Tensor
 from dali_salaug import saliency_map
 from train.analysis.boxes import with_boxes, with_objects
 from train.analysis.coverage import box_shares, measure
-from train.analysis.trained import Trained, load_best, loader_of
+from train.analysis.trained import Trained, load_best, loader_of, options_of
 from train.cli.checks import check
 from train.cli.parser import SEED, add_boxes, add_option, add_run, at_least, check_writable, stated
 from train.config import Config
@@ -82,8 +82,6 @@ def make_examples(trained: Trained, boxes: Path, *, count: int, draws: int, seed
         for place, thing in zip(some, things, strict=True)
     )
     found = list(itertools.islice(in_view, count))
-    if not found:
-        raise UserError(f"{boxes}: none of the objects is in the part of its image that the network sees")
     shown = dataset.take(np.array([place for place, _ in found]))
     batch = next(iter(loader_of(trained, config, shown, policy="randaugment", batch_size=len(found), seed=seed)))
     objects = torch.stack([thing for _, thing in found]).to(batch.images.device)
@@ -230,7 +228,7 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.out)
     trained = load_best(options.run)
     given = stated(options, MAP_OPTIONS)
-    check(Config(**{name: getattr(trained.config, name) for name in Config.options()} | given))
+    check(Config(**options_of(trained) | given))
     trained = trained._replace(config=dataclasses.replace(trained.config, **given))
     boxes = options.boxes or validation_folder(trained.config) / "boxes.tsv"
     examples = make_examples(trained, boxes, count=options.count, draws=options.draws, seed=options.seed)

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from train.analysis.advice.signs import AUGMENTATIONS, Measured, augment
 from train.analysis.evaluation.images import Sample, Subject
-from train.analysis.evaluation.occlusion import live_map
 from train.analysis.trained import spread_evenly
 from train.tasks.classification.pictures import Column, draw_sheet
+from train.tasks.classification.stage import live_map
 
 IMAGES = 4
 
@@ -26,11 +26,11 @@ def draw(subject: Subject, sample: Sample, measured: Measured, boxes: Path | Non
     """
     shown = sample.some(spread_evenly(len(sample), IMAGES))
     made = next(augment(subject, shown, boxes, seed))
-    count = len(shown)
+    count, config = len(shown), subject.trained.config
     objects = None if made.objects is None else made.objects.round().long()
     columns = [
         Column("image", made.clean, sources=objects),
-        Column("its map", live_map(subject, made.clean, made.labels, seed), sources=objects),
+        Column("its map", live_map(subject.model, made.clean, made.labels, config, seed), sources=objects),
         Column("mean map", _alike(measured.mean_map, count), _alike(measured.common, count)),
         *(Column(name, made.inputs[name], made.boxes[name]) for name in AUGMENTATIONS),
     ]

@@ -228,9 +228,13 @@ def _sign(
     error: float = 0.0, when: bool = True,
 ) -> Sign:  # fmt: skip
     """Return a sign, given where the value is beyond the threshold, and, by its error, beyond two of these from 0."""
-    beyond = value is not None and (value > threshold if above else value < threshold)
-    beyond = beyond and (error == 0 or abs(value or 0.0) > 2 * error)
-    return Sign(name, value, threshold, above, family, points, beyond and when, reason)
+    given = (
+        value is not None
+        and (value > threshold if above else value < threshold)
+        and (error == 0 or abs(value) > 2 * error)
+        and when
+    )
+    return Sign(name, value, threshold, above, family, points, given, reason)
 
 
 def _variance(share: float, count: int) -> float:

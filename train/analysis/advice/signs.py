@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.analysis.advice.rules import Signs
-from train.analysis.boxes import objects_of
+from train.analysis.boxes import in_view, objects_of
 from train.analysis.coverage import box_shares
 from train.analysis.evaluation import calibration
 from train.analysis.evaluation.explanation import NOISE, concentration, correlation, energy_inside, object_masks
 from train.analysis.evaluation.images import BATCH, Sample, Subject
-from train.analysis.evaluation.occlusion import corners_around, live_map, occlude, peaks
+from train.analysis.evaluation.occlusion import corners_around, occlude, peaks
 from train.analysis.trained import configure, loader_of
-from train.tasks.classification.stage import make_stage
+from train.tasks.classification.stage import live_map, make_stage
 
 SQUARE = 4  # the covering square's side is the image's divided by this
 AUGMENTATIONS = ("cutout", "keep_cutout", "randaugment", "keep_randaugment")
@@ -56,13 +56,13 @@ def look(subject: Subject, sample: Sample, seed: int) -> Looks:
         images, labels = subject.normalised(sample.pixels[part]), sample.labels[part]
         noise = (2 * torch.rand(images.shape, generator=generator) - 1).to(images.device) * NOISE
         noisy = subject.normalised((sample.pixels[part] / 255 + noise).clamp(0, 1))
-        maps = live_map(subject, images, labels, seed)
+        maps = live_map(subject.model, images, labels, subject.trained.config, seed)
         with torch.no_grad():
             parts.append(
                 Looks(
                     subject.model(images).float(),
                     unit_maps(maps, subject.side),
-                    correlation(maps, live_map(subject, noisy, labels, seed)),
+                    correlation(maps, live_map(subject.model, noisy, labels, subject.trained.config, seed)),
                     concentration(maps),
                 )
             )
@@ -145,11 +145,11 @@ def destruction(subject: Subject, batches: Iterable[Augmented]) -> Destruction:
                 stay[name] += int((was_right & (subject.model(inputs).argmax(1) == batch.labels)).sum())
             if batch.objects is None:
                 continue
-            in_view = (batch.objects[:, 2:] - batch.objects[:, :2]).prod(1) > 0
+            seen = in_view(batch.objects)
             for name, each in shares.items():
                 squares = batch.boxes[name]
                 if squares is not None:
-                    each.append(box_shares(squares.cpu()[in_view], batch.objects[in_view]))
+                    each.append(box_shares(squares.cpu()[seen], batch.objects[seen]))
     all_shares = {name: torch.cat(each) if each else torch.zeros(0) for name, each in shares.items()}
     return Destruction(
         {name: count / right if right else None for name, count in stay.items()},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import Dataset
-from train.analysis.boxes import no_objects, objects_of
+from train.analysis.boxes import in_view, no_objects, objects_of
 from train.analysis.trained import Trained, check_classes, load_best, loader_of
 from train.data.loaders import validation_images
 from train.tasks.classification.pictures import of_different_classes
@@ -54,7 +54,7 @@ class Sample:
 
     def has_objects(self) -> bool:
         """Return whether any image has its object in view."""
-        return self.objects is not None and bool((self.objects[:, 2:] > self.objects[:, :2]).all(1).any())
+        return self.objects is not None and bool(in_view(self.objects).any())
 
     def batches(self) -> Iterator[slice]:
         """Yield the parts that go through the network at once."""

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dali_salaug import saliency_map
+from train.analysis.boxes import in_view
 from train.analysis.evaluation.drawing import Picture, colour, new_figure, picture
 from train.analysis.evaluation.images import Sample, Subject
 from train.analysis.evaluation.rows import Row
 from train.engine.progress import Progress
+from train.tasks.classification.stage import live_map
 
 PART = "occlusion"
 SIZES = 8  # of the square: 0, 1/8 … 7/8 of the image's side
@@ -36,14 +37,14 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
     hits = {place: torch.zeros(SIZES, dtype=torch.float64, device=device) for place in places}
     has_object = torch.zeros(len(sample), dtype=torch.float64, device=device)
     if objects is not None:
-        has_object = ((objects[:, 2:] - objects[:, :2]).prod(1) > 0).double()
+        has_object = in_view(objects).double()
     batches = list(sample.batches())
     work = f"{subject.run}: occlusion"
     with torch.no_grad(), Progress(work, batches=len(batches), images=len(sample)) as progress:
         for number, part in enumerate(batches, 1):
             images, labels = subject.normalised(sample.pixels[part]), sample.labels[part]
             middles = {"centre": torch.full((len(images), 2), side / 2, dtype=torch.float64, device=device)}
-            middles["salient"] = peaks(live_map(subject, images, labels, seed), side)
+            middles["salient"] = peaks(live_map(subject.model, images, labels, subject.trained.config, seed), side)
             if objects is not None:
                 middles["object"] = (objects[part, :2] + objects[part, 2:]) / 2
             for place in places:
@@ -62,22 +63,6 @@ def measure(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
         count = with_object if place == "object" else len(sample)
         result[place] = (hits[place] / count).tolist() if count else None
     return result
-
-
-def live_map(subject: Subject, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """Return the maps (B, h, w) of images, normalised, as the options of the run have them.
-
-    Args:
-        seed: of SmoothGrad's noise, which is the same for each batch.
-    """
-    config = subject.trained.config
-    how: dict[str, Any] = {"method": config.live_saliency, "target": config.saliency_target}
-    how["generator"] = torch.Generator(images.device).manual_seed(seed)
-    with torch.enable_grad():
-        try:
-            return saliency_map(subject.model, images, labels, scale=config.saliency_scale, **how)
-        except ValueError:  # the model takes no smaller images, which a method without a map does not need
-            return saliency_map(subject.model, images, labels, scale=1.0, **how)
 
 
 def peaks(maps: Tensor, side: int) -> Tensor:

@@ -55,7 +55,7 @@ def evaluate(
     results: list[dict[str, Any]] = [dict.fromkeys(parts) for _ in subjects]
     examples = []
     sampled = [name for name in ("attacks", "explanation", "occlusion") if name in parts]
-    samples = {title: draw_sample(subject, images, boxes) for title, subject in subjects.items() if sampled}
+    samples = {title: draw_sample(subject, images, boxes) for title, subject in subjects.items()} if sampled else {}
     require_objects(boxes, samples.values())
     for (title, subject), result in zip(subjects.items(), results, strict=True):
         if {"accuracy", "calibration"} & set(parts):

@@ -21,7 +21,6 @@ from dali_salaug import (
     ResizeMix,
     SaliencyMemory,
     StageTrace,
-    saliency_map,
 )
 from dali_salaug.methods.base import TWO_IMAGES
 from dali_salaug.methods.hybridmix import HybridMixDraw
@@ -31,7 +30,7 @@ from pipelines.names import printable
 from train.config import ResolvedConfig
 from train.data.loaders import make_loader
 from train.engine.network import Network
-from train.tasks.classification.stage import training_stage
+from train.tasks.classification.stage import live_map, training_stage
 
 IMAGES = 6
 LONGEST = 26  # characters of a file name, in the width of a picture
@@ -162,13 +161,7 @@ def write_figure(
     stage.set_epoch(stage.warmup_epochs)
     trace = stage.trace(model, images, labels, augmented)
     if trace.saliency is None:
-        how: dict[str, Any] = {"method": config.live_saliency, "target": config.saliency_target}
-        how["generator"] = torch.Generator(images.device).manual_seed(seed)
-        try:
-            saliency = saliency_map(model, images, labels, scale=config.saliency_scale, **how)
-        except ValueError:  # the model takes no smaller images, which this method does not need
-            saliency = saliency_map(model, images, labels, scale=1.0, **how)
-        trace = trace._replace(saliency=saliency)
+        trace = trace._replace(saliency=live_map(model, images, labels, config, seed))
     augmentation = config.policy
     if augmented is None and METHODS[config.method].kind != TWO_IMAGES:
         generator = torch.Generator(images.device).manual_seed(seed)

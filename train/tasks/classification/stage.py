@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from dali_salaug import METHODS, SaliencyMemory, SaliencyStage
+from dali_salaug import METHODS, SaliencyMemory, SaliencyStage, saliency_map
 from dali_salaug.remembering import MEMORY, layer_of
 from dali_salaug.saliency.maps import COMPILED
 from train.config import Config, ResolvedConfig
@@ -16,6 +17,20 @@ def check_cuda_graph(config: ResolvedConfig, device: torch.device) -> None:
     """Raise UserError where a CUDA graph is asked for on a device without."""
     if config.cuda_graph and device.type != "cuda":
         raise UserError(f"--cuda-graph needs a GPU; the run is on the {device.type}. Use --no-cuda-graph")
+
+
+def live_map(model: nn.Module, images: Tensor, labels: Tensor, config: ResolvedConfig, seed: int) -> Tensor:
+    """Return the maps (B, h, w) of images, normalised, as the options of a run have them; its method may use none.
+
+    Args:
+        seed: of SmoothGrad's noise, which is the same at each call.
+    """
+    how: dict[str, Any] = {"method": config.live_saliency, "target": config.saliency_target}
+    how["generator"] = torch.Generator(images.device).manual_seed(seed)
+    try:
+        return saliency_map(model, images, labels, scale=config.saliency_scale, **how)
+    except ValueError:  # the model takes no smaller images, which a method without a map does not need
+        return saliency_map(model, images, labels, scale=1.0, **how)
 
 
 def make_stage(config: ResolvedConfig, num_classes: int, seed: int, **options: Any) -> SaliencyStage:

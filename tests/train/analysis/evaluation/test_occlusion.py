@@ -9,6 +9,7 @@ from train.analysis.evaluation import occlusion
 from train.analysis.evaluation.images import Sample
 from train.analysis.evaluation.occlusion import corners_around, occlude, peaks
 from train.config import Config
+from train.tasks.classification.stage import live_map
 
 
 def test_squares_against_loops() -> None:
@@ -64,7 +65,7 @@ def test_noisy_maps_are_the_same_again() -> None:
             config = Config(saliency="smoothgrad", method="keep_cutout").resolved(side=16, embedded=True, cifar=False)
 
     images, labels = torch.rand(2, 3, 16, 16), torch.ones(2).long()
-    maps = [occlusion.live_map(Smooth(), images, labels, seed) for seed in (0, 0, 1)]  # type: ignore[arg-type]
+    maps = [live_map(Smooth.model, images, labels, Smooth.trained.config, seed) for seed in (0, 0, 1)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
 
